@@ -1,0 +1,262 @@
+"""study.toml: the only human input of a study, read into frozen models that refuse unknown keys.
+
+Input: a TOML file. Output: :class:`StudyConfig`. Unknown keys are refused with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data.errors import InvalidInput, NotFound
+
+Loss = Literal["set-wise", "hard-pairs", "score-weighted"]
+TEXT_ANCHORS = (
+    "not a chest X-ray or contradicts the text",
+    "finding absent",
+    "wrong side or site",
+    "present but atypical",
+    "correct with a minor flaw",
+    "unambiguous",
+)
+NORMAL_ANCHORS = (
+    "not a chest X-ray",
+    "gross disease",
+    "definite abnormality",
+    "doubtful",
+    "normal with a minor flaw",
+    "clearly normal",
+)
+MASK_ANCHORS = (
+    "does not follow the mask",
+    "wrong region",
+    "under half overlap",
+    "roughly right",
+    "minor boundary error",
+    "matches",
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Where the real images come from."""
+
+    reader: Literal["phantom", "table"] = "phantom"
+    """Name of the data-set reader."""
+    path: str | None = None
+    """Table file (CSV or parquet) of the ``table`` reader; ``radpref data import`` may override it."""
+    columns: dict[str, str | list[str]] = Field(default_factory=dict)
+    """Column map of the ``table`` reader: image, patient, split, text, labels (list), mask.<structure>, where."""
+    image_size: int = Field(128, ge=32, le=1024)
+    """Side of the square images, pixels."""
+    structures: tuple[str, ...] = ("lungs", "heart", "lesion", "pneumothorax")
+    """Names of the mask structures, one hint channel each, in this order."""
+    n_train: int = Field(600, ge=0)
+    """Phantom patients in the training split."""
+    n_val: int = Field(200, ge=0)
+    """Phantom patients in the validation split: thresholds, and conditions of rated sets."""
+    n_test: int = Field(400, ge=0)
+    """Phantom patients in the test split: never seen by generator, ratings, pairs or thresholds."""
+    seed: int = 0
+    """Seed of the phantom draw and of splits that the table does not give."""
+
+
+class GeneratorConfig(_Section):
+    """The baseline generator and how it samples; equal in all arms that are compared."""
+
+    model: str = "embedded"
+    """``embedded``, or a diffusers directory."""
+    n_steps: int = Field(20, ge=1, le=1000)
+    guidance_scale: float = Field(2.0, ge=1.0, le=30.0)
+    batch_size: int = Field(32, ge=1)
+    precision: Literal["f32", "bf16"] = "f32"
+    seed: int = 0
+
+
+class SetsConfig(_Section):
+    """Rating sets: four images of one condition."""
+
+    n: int = Field(200, ge=1)
+    mix: tuple[int, int, int] = (75, 15, 10)
+    """Percentages of T2I, M2I and TM2I (study: 75/15/10)."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sums_to_100(self) -> SetsConfig:
+        if sum(self.mix) != 100 or min(self.mix) < 0:
+            raise ValueError(f"mix = {list(self.mix)} must be three percentages that sum to 100")
+        return self
+
+
+class AnnotateConfig(_Section):
+    """The reading room."""
+
+    text_anchors: tuple[str, ...] = TEXT_ANCHORS
+    normal_anchors: tuple[str, ...] = NORMAL_ANCHORS
+    mask_anchors: tuple[str, ...] = MASK_ANCHORS
+    session_hours: float = Field(12.0, gt=0)
+    """Absolute life of a login, hours."""
+    idle_minutes: float = Field(60.0, gt=0)
+    seed: int = 0
+    """Seed of the per-rater orders."""
+
+
+class SimulatedRater(_Section):
+    """One simulated rater: always labelled simulated."""
+
+    name: str
+    network: str
+    """Measuring network of its own (role ``rater``)."""
+    severity: float = 0.0
+    """Shift of the latent score; positive is harsher, in score points."""
+    noise: float = Field(0.6, ge=0.0)
+    """Standard deviation of the rater's noise, score points."""
+    inattention: float = Field(0.03, ge=0.0, le=1.0)
+    """Share of scores given without looking (uniform 0-5)."""
+
+
+class SimulateConfig(_Section):
+    """Simulated raters (``radpref annotate simulate``)."""
+
+    raters: tuple[SimulatedRater, ...] = (
+        SimulatedRater(name="sim-1", network="rater-1", severity=-0.3, noise=0.5, inattention=0.02),
+        SimulatedRater(name="sim-2", network="rater-2", severity=0.0, noise=0.6, inattention=0.03),
+        SimulatedRater(name="sim-3", network="rater-3", severity=0.3, noise=0.7, inattention=0.03),
+        SimulatedRater(name="sim-4", network="rater-4", severity=0.6, noise=0.8, inattention=0.05),
+    )
+    seed: int = 0
+
+
+class AlignConfig(_Section):
+    """Diffusion-DPO. Defaults are those measured for the embedded model."""
+
+    loss: Loss = "set-wise"
+    beta: float = Field(500.0, gt=0)
+    """500 for the embedded model, 5000 at Stable-Diffusion size."""
+    learning_rate: float = Field(3e-4, gt=0)
+    controlnet_learning_rate: float = Field(1e-5, gt=0)
+    n_steps: int = Field(900, ge=1)
+    """The study trained 4,000 steps."""
+    sets_per_step: int = Field(4, ge=1)
+    warmup_steps: int = Field(20, ge=0)
+    lora_rank: int = Field(16, ge=1)
+    held_out_fraction: float = Field(0.2, gt=0, lt=1)
+    raters: Literal["human", "simulated", "auto"] = "auto"
+    """Whose scores are used; ``auto`` takes the kind that is there and refuses a mixture."""
+    finetune_min_score: float = Field(4.0, ge=0, le=5)
+    """The filter-and-fine-tune arm keeps images with a mean score at or above this."""
+    seed: int = 0
+
+
+class TaskConfig(_Section):
+    """One downstream task."""
+
+    name: str
+    kind: Literal["multilabel", "binary", "segmentation"]
+    labels: tuple[str, ...] = ()
+    """Classification: the label names. Binary: one."""
+    structure: str | None = None
+    """Segmentation: the structure whose mask is the label."""
+    where: dict[str, str] = Field(default_factory=dict)
+    """Keep only records whose column has this value (e.g. population = "adult")."""
+
+
+class DownstreamConfig(_Section):
+    """The downstream grid. Primary comparisons and the family are fixed here, before the grid runs."""
+
+    tasks: tuple[TaskConfig, ...] = (
+        TaskConfig(name="chexpert5", kind="multilabel", labels=("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion")),
+        TaskConfig(name="pneumonia", kind="binary", labels=("pneumonia",)),
+        TaskConfig(name="pneumothorax", kind="segmentation", structure="pneumothorax"),
+    )
+    fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    multiples: tuple[int, ...] = (2, 5, 10, 25)
+    arms: tuple[str, ...] = ("baseline", "aligned")
+    """Synthetic arms beside real-only."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    image_size: int = Field(64, ge=16)
+    n_steps: int = Field(300, ge=1)
+    """Optimizer steps, equal for every cell (fairness)."""
+    batch_size: int = Field(32, ge=2)
+    network: Literal["resnet18", "resnet50", "small"] = "small"
+    primary: tuple[str, ...] = ("aligned>baseline", "baseline>real", "aligned>real")
+    alpha: float = Field(0.05, gt=0, lt=1)
+    seed: int = 0
+
+
+class StudyConfig(_Section):
+    """A whole study.toml."""
+
+    name: str = Field("pilot", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")
+    title: str = "Synthetic chest X-ray preference study"
+    data: DataConfig = DataConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    sets: SetsConfig = SetsConfig()
+    annotate: AnnotateConfig = AnnotateConfig()
+    simulate: SimulateConfig = SimulateConfig()
+    align: AlignConfig = AlignConfig()
+    downstream: DownstreamConfig = DownstreamConfig()
+
+
+def parse_config(content: dict[str, Any], origin: str = "study.toml") -> StudyConfig:
+    """Validate a parsed TOML document.
+
+    Raises:
+        InvalidInput: an unknown key (the nearest valid name is given) or a bad value, named with its path.
+    """
+    try:
+        return StudyConfig.model_validate(content)
+    except ValidationError as error:
+        raise InvalidInput(f"{origin}: {_first_problem(error)}") from error
+
+
+def load_config(path: Path) -> StudyConfig:
+    """Read study.toml at ``path``.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: the file is not TOML, or holds an unknown key or a bad value.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotFound(f"no study at {path.parent}: {path.name} is missing; make one with `radpref study new`") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not valid TOML: {' '.join(str(error).split())}; mend that line") from error
+    return parse_config(content, str(path))
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        valid = _keys_at(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(sorted(valid))}"
+        return f"unknown key '{path}'; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path or 'study'} = {problem['input']!r}: {message}" if path else message
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section at ``location`` (list positions are passed over)."""
+    sections: dict[str, type[BaseModel]] = {
+        name: field.annotation
+        for name, field in StudyConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    names = [part for part in location if isinstance(part, str)]
+    if not names:
+        return list(StudyConfig.model_fields)
+    if names == ["downstream", "tasks"]:
+        return list(TaskConfig.model_fields)
+    if names == ["simulate", "raters"]:
+        return list(SimulatedRater.model_fields)
+    return list(sections[names[0]].model_fields)

@@ -1,0 +1,78 @@
+"""Files are written beside their final place and renamed, so that a reader never sees half a file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.errors import InvalidInput, StorageFull
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "not allowed to write" on ``path`` into one-line errors.
+
+    Raises:
+        StorageFull: the disk or quota is full.
+        InvalidInput: the folder cannot be written.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull(f"no space left while writing {path}; free space and run the same command again") from error
+        raise
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write ``content`` to ``path`` so that it is there whole or not at all (durable: fsync, then rename).
+
+    Raises:
+        StorageFull: the disk is full; an older file at ``path`` is left as it was.
+    """
+    payload = content.encode("utf-8") if isinstance(content, str) else content
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def sha256_bytes(content: bytes) -> str:
+    """SHA-256 of ``content`` as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of the file at ``path``, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_tree(folder: Path) -> str:
+    """One hash over every file below ``folder``: names and contents, in sorted order."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(sha256_file(path).encode())
+    return digest.hexdigest()
