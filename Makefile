@@ -1,0 +1,49 @@
+# make demo | setup | test | check | lint | fmt | bench | docs.  TORCH_ARGS passes options to pip (README, "Installing").
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH_ARGS ?=
+ARGS ?=
+PACKAGES := data generation alignment annotate_app downstream
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check lint fmt bench docs browser clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "radpref needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $(TORCH_ARGS) -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/radpref demo $(ARGS)
+
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || command -v chromium-browser >/dev/null || sh scripts/install_chromium.sh
+
+test: setup browser
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup browser
+	$(BIN)/python -m pytest -m "not slow and not browser" -x -q $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks.sampling --size tiny --json
+
+docs: setup
+	$(BIN)/python -m benchmarks.figures
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

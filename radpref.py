@@ -1,0 +1,110 @@
+"""The command line: one name per step of the loop; ``demo`` and ``round`` run the whole loop.
+
+Room commands live in ``<room>/cli.py`` and import what is heavy inside the commands, so that
+``radpref --help`` answers at once. Anything a user got wrong is one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import alignment.cli
+import annotate_app.cli
+import data.cli
+import downstream.cli
+import generation.cli
+from data.errors import RadprefError
+
+EPILOG = "The loop: study new, data import, generate sets, annotate serve, align pairs, align train, align evaluate, generate pool, downstream run, downstream report. See docs/tutorial.md."
+
+app = typer.Typer(
+    name="radpref",
+    help="Radiologist preferences for synthetic chest X-rays: sample sets, score them blinded, align the generator, prove it downstream.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.cli.study_app, name="study", help="Make, show, verify, back up and export a study.")
+app.add_typer(data.cli.data_app, name="data", help="Import real (or phantom) images with labels, masks and reports.")
+app.add_typer(generation.cli.app, name="generate", help="Train the generator; sample sets and pools; measure fidelity.")
+app.add_typer(annotate_app.cli.app, name="annotate", help="Serve the reading room, manage raters, measure agreement, simulate raters.")
+app.add_typer(alignment.cli.app, name="align", help="Scores to pairs, Diffusion-DPO, held-out evaluation.")
+app.add_typer(downstream.cli.app, name="downstream", help="Train classifiers and segmenters on real and augmented data; report.")
+round_app = typer.Typer(help="One full round of the loop; stops where people must score and resumes after.", no_args_is_help=True)
+app.add_typer(round_app, name="round")
+
+StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
+
+
+@annotate_app.cli.app.command("simulate")
+def simulate(study: StudyOption = Path("."), as_json: JsonOption = False) -> None:
+    """Score every open set by the simulated raters of study.toml; always labelled simulated."""
+    import alignment.raters
+    from data.study import Study
+
+    data.cli.emit(alignment.raters.run_simulate(Study(study)), as_json)
+
+
+@round_app.command("run")
+def round_run(
+    study: StudyOption = Path("."),
+    simulated: Annotated[bool, typer.Option("--simulated", help="Let the simulated raters of study.toml score.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run every step that is not done yet. Stops with exit code 3 while people still have sets to score."""
+    import rounds
+    from data.study import Study
+
+    outcome = rounds.run_round(Study(study), simulated=simulated)
+    data.cli.emit(outcome, as_json)
+    if outcome["state"] == "waiting for raters":
+        raise typer.Exit(3)
+
+
+@app.command()
+def demo(
+    study: StudyOption = Path("studies/demo"),
+    size: Annotated[str, typer.Option(help="demo: sized to ten minutes on two cores; full: the study's real numbers.")] = "demo",
+    serve: Annotated[bool, typer.Option(help="Serve the reading room and the report afterwards.")] = True,
+    port: Annotated[int, typer.Option(help="Port on the loopback address.")] = 7860,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole loop on the embedded default, then serve the reading room and the report. Run again to resume."""
+    import rounds
+
+    rounds.run_demo(study, size=size, serve=serve, port=port, as_json=as_json)
+
+
+def main() -> None:
+    """Entry point: errors of the user are one line on standard error and exit code 2."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app()
+    except RadprefError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": str(error), "kind": type(error).__name__}))
+        print(f"radpref: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("radpref: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        import errno
+
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+            raise
+        print(f"radpref: {error.strerror} ({error.filename}); free space or choose another folder, then run the same command again", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

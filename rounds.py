@@ -1,0 +1,175 @@
+"""The loop as one list of steps: a round of any study, and the demo on the embedded default.
+
+Every step is a service function that resumes what is unfinished and returns at once where all is done,
+so running the list again is how an interrupted round goes on.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from data.errors import Conflict, InvalidInput
+from data.study import Study
+
+Step = tuple[str, Callable[[], dict[str, Any]]]
+DEMO_ACCOUNTS = (("reader", "rater", "demo-reader"), ("office", "admin", "demo-office"))
+"""(user name, role, password) of the demo; only ``radpref demo`` makes them, and it serves on loopback alone."""
+
+
+def import_step(study: Study) -> dict[str, Any]:
+    """Import the records of study.toml's reader; returns at once where they are all there."""
+    from data.importing import import_records
+
+    return import_records(study)
+
+
+def before_scoring(study: Study) -> list[Step]:
+    """The steps up to the reading room."""
+    import generation.sets
+
+    steps: list[Step] = [("Import real images", lambda: import_step(study))]
+    if study.config.generator.model == "trained":
+        import generation.study_training
+
+        steps.append(("Train the generator", lambda: generation.study_training.run_train(study)))
+    return [*steps, ("Sample sets of four", lambda: generation.sets.run_sets(study))]
+
+
+def after_scoring(study: Study) -> list[Step]:
+    """The steps from scores to the report."""
+    import alignment.dpo
+    import alignment.evaluate
+    import alignment.finetune
+    import alignment.pairs
+    import downstream.grid
+    import downstream.report
+    import generation.pool
+
+    return [
+        ("Turn scores into preference pairs", lambda: alignment.pairs.run_pairs(study)),
+        ("Align with Diffusion-DPO", lambda: alignment.dpo.run_align(study)),
+        ("Fine-tune on high scores (control arm)", lambda: alignment.finetune.run_finetune(study)),
+        ("Evaluate on held-out conditions", lambda: alignment.evaluate.run_evaluate(study)),
+        ("Sample augmentation pools", lambda: generation.pool.run_pool(study)),
+        ("Train the downstream models", lambda: downstream.grid.run_grid(study)),
+        ("Write the report", lambda: {"report": str(downstream.report.run_report(study))}),
+    ]
+
+
+def open_presentations(study: Study) -> tuple[int, int]:
+    """(human raters, sets they still have to score), over active raters."""
+    from data.scores import ensure_presentations
+
+    raters = study.db.rows("SELECT rater_id FROM raters WHERE kind = 'human' AND role = 'rater' AND active = 1")
+    for rater in raters:
+        ensure_presentations(study.db, int(rater["rater_id"]), study.config.annotate.seed)
+    left = study.db.value(
+        "SELECT count(*) FROM presentation_states p JOIN raters r USING (rater_id) WHERE r.kind = 'human' AND r.role = 'rater' AND r.active = 1 AND p.state = 'open'"
+    )
+    return len(raters), int(left)
+
+
+def run_steps(steps: list[Step], *, first: int = 1, total: int | None = None) -> dict[str, Any]:
+    """Run steps in order with a headline and the time each took; returns {title: result}."""
+    outcome: dict[str, Any] = {}
+    total = total or first + len(steps) - 1
+    for number, (title, step) in enumerate(steps, start=first):
+        _say(f"[{number}/{total}] {title}")
+        started = time.monotonic()
+        outcome[title] = step()
+        _say(f"      done in {time.monotonic() - started:.0f} s")
+    return outcome
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def run_round(study: Study, *, simulated: bool = False) -> dict[str, Any]:
+    """One full round. Without ``simulated`` it stops where people must score: state "waiting for raters"."""
+    first = before_scoring(study)
+    total = len(first) + 8
+    outcome = run_steps(first, total=total)
+    if simulated:
+        import alignment.raters
+
+        outcome |= run_steps([("Simulated raters score", lambda: alignment.raters.run_simulate(study))], first=len(first) + 1, total=total)
+    else:
+        n_raters, left = open_presentations(study)
+        if n_raters == 0 or left:
+            what = f"{left} sets are still to be scored by {n_raters} raters" if n_raters else "no rater has an account yet"
+            _say(f"{what}: `radpref annotate rater add NAME`, `radpref annotate serve`, then run this command again")
+            return {"state": "waiting for raters", "raters": n_raters, "sets_left": left, "steps": outcome}
+    outcome |= run_steps(after_scoring(study), first=len(first) + 2, total=total)
+    return {"state": "done", "steps": outcome}
+
+
+def template(name: str) -> str:
+    """Text of a study.toml template that ships with radpref.
+
+    Raises:
+        InvalidInput: no such template.
+    """
+    folder = resources.files("data") / "templates"
+    names = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    if name not in names:
+        raise InvalidInput(f"no template '{name}'; choose from {', '.join(names)}")
+    return (folder / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = False) -> None:
+    """The whole loop on the embedded default with simulated raters, then the reading room and the report.
+
+    Raises:
+        InvalidInput: ``size`` is neither demo nor full.
+        Conflict: the folder holds a study of another size.
+    """
+    if size not in ("demo", "full"):
+        raise InvalidInput(f"--size {size}: choose demo or full")
+    started = time.monotonic()
+    toml = template("demo" if size == "demo" else "default")
+    root = root.resolve()
+    study = Study(root) if (root / "study.toml").exists() else Study.create(root, toml)
+    if (root / "study.toml").read_text(encoding="utf-8") != toml:
+        raise Conflict(f"{root} holds another study; give another folder with --study")
+    add_demo_accounts(study)
+    outcome = run_round(study, simulated=True)
+    seconds = time.monotonic() - started
+    _say(f"The loop took {seconds / 60:.1f} minutes.")
+    report = outcome["steps"]["Write the report"]["report"]
+    if as_json:
+        import json
+
+        sys.stdout.write(json.dumps({"study": str(root), "seconds": round(seconds, 1), "report": report}) + "\n")
+    _say(f"Report: {report}")
+    if serve:
+        serve_demo(study, port)
+
+
+def add_demo_accounts(study: Study) -> None:
+    """Make the demo's human accounts if they are not there."""
+    from annotate_app.accounts import hash_password
+    from data.raters import add_rater
+
+    known = {str(row["username"]) for row in study.db.rows("SELECT username FROM raters")}
+    for username, role, password in DEMO_ACCOUNTS:
+        if username not in known:
+            add_rater(study.db, username, hash_password(password), kind="human", role=role, detail={"order_salt": secrets.token_hex(4)})
+
+
+def serve_demo(study: Study, port: int) -> None:
+    """Serve the reading room and the report on loopback until interrupted."""
+    from annotate_app.server import serve
+
+    base = f"http://127.0.0.1:{port}"
+    _say(f"\nReading room  {base}/read     (user reader, password demo-reader)")
+    _say(f"Dashboard     {base}/admin    (user office, password demo-office)")
+    _say(f"Report        {base}/report   (user office)\nStop with Ctrl-C.\n")
+    serve(study, host="127.0.0.1", port=port)
