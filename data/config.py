@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -45,6 +45,31 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ColumnsConfig(_Section):
+    """Column map of the ``table`` reader: which column of the CSV or parquet file holds what."""
+
+    image: str | None = None
+    """Path of the image, relative to the table (required)."""
+    patient: str | None = None
+    """Patient identifier (required: splits never cut through a patient)."""
+    record: str | None = None
+    """Identifier of the row; default: the image path."""
+    split: str | None = None
+    """train, val or test; default: a patient-disjoint split drawn from ``seed``."""
+    text: str | None = None
+    """Caption: a column, or a template such as ``"{population} chest radiograph, {label}"``."""
+    report: str | None = None
+    """Report; default: the text as it stands in the table."""
+    labels: tuple[str, ...] = ()
+    """Each ``name`` | ``name=column`` (1, 0 or blank) | ``name=column:value`` (1 where the cell is, or lists, value)."""
+    mask: dict[str, str] = Field(default_factory=dict)
+    """Structure -> column with the path of its mask (``mask.lungs = "lung_mask"``); blank: none."""
+    where: dict[str, str] = Field(default_factory=dict)
+    """Read only rows whose column has this value."""
+    uncertain: Literal["blank", "0", "1"] = "blank"
+    """What a label of -1 (uncertain, CheXpert) becomes."""
+
+
 class DataConfig(_Section):
     """Where the real images come from."""
 
@@ -52,8 +77,8 @@ class DataConfig(_Section):
     """Name of the data-set reader."""
     path: str | None = None
     """Table file (CSV or parquet) of the ``table`` reader; ``radpref data import`` may override it."""
-    columns: dict[str, str | list[str]] = Field(default_factory=dict)
-    """Column map of the ``table`` reader: image, patient, split, text, labels (list), mask.<structure>, where."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Column map of the ``table`` reader."""
     image_size: int = Field(128, ge=32, le=1024)
     """Side of the square images, pixels."""
     structures: tuple[str, ...] = ("lungs", "heart", "lesion", "pneumothorax")
@@ -172,7 +197,11 @@ class DownstreamConfig(_Section):
     """The downstream grid. Primary comparisons and the family are fixed here, before the grid runs."""
 
     tasks: tuple[TaskConfig, ...] = (
-        TaskConfig(name="chexpert5", kind="multilabel", labels=("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion")),
+        TaskConfig(
+            name="chexpert5",
+            kind="multilabel",
+            labels=("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion"),
+        ),
         TaskConfig(name="pneumonia", kind="binary", labels=("pneumonia",)),
         TaskConfig(name="pneumothorax", kind="segmentation", structure="pneumothorax"),
     )
@@ -247,16 +276,9 @@ def _first_problem(error: ValidationError) -> str:
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """Field names of the section at ``location`` (list positions are passed over)."""
-    sections: dict[str, type[BaseModel]] = {
-        name: field.annotation
-        for name, field in StudyConfig.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    }
-    names = [part for part in location if isinstance(part, str)]
-    if not names:
-        return list(StudyConfig.model_fields)
-    if names == ["downstream", "tasks"]:
-        return list(TaskConfig.model_fields)
-    if names == ["simulate", "raters"]:
-        return list(SimulatedRater.model_fields)
-    return list(sections[names[0]].model_fields)
+    section: type[BaseModel] = StudyConfig
+    for name in (part for part in location if isinstance(part, str)):
+        annotation = section.model_fields[name].annotation
+        candidates = (annotation, *get_args(annotation))
+        section = next(one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel))
+    return list(section.model_fields)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from data.errors import InvalidInput, NotFound
+from data.errors import Conflict, InvalidInput, NotFound
 from data.files import sha256_bytes, write_atomic
 
 Origin = Literal["real", "synthetic"]
@@ -86,6 +86,9 @@ class ImageStore:
         mark = {"Synthetic": "radpref synthetic image; research use, not for diagnosis"} if origin == "synthetic" else None
         sha256 = self._put(encode_png(image, text=mark), "images")
         height, width = image.shape
+        known = connection.execute("SELECT origin FROM images WHERE sha256 = ?", (sha256,)).fetchone()
+        if known is not None and known[0] != origin:
+            raise Conflict(f"image {sha256[:12]} is stored as {known[0]} and cannot also be {origin}; remove it there")
         connection.execute(
             "INSERT INTO images VALUES (?, ?, ?, ?, ?) ON CONFLICT(sha256) DO NOTHING",
             (sha256, origin, width, height, image.dtype.itemsize * 8),

@@ -1,0 +1,54 @@
+"""Fixtures of all tests: an empty study, and a tiny one with phantom records."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RADPREF_QUIET", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from data.importing import import_records
+from data.study import Study
+
+TINY_TOML = """
+name = "tiny"
+
+[data]
+image_size = 64
+n_train = 24
+n_val = 12
+n_test = 12
+seed = 3
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Study]:
+    """A fresh, empty study."""
+    opened = Study.create(tmp_path / "study", 'name = "fresh"\n[data]\nimage_size = 64\n')
+    yield opened
+    opened.db.close()
+
+
+@pytest.fixture(scope="session")
+def _tiny_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("template") / "study"
+    opened = Study.create(root, TINY_TOML)
+    import_records(opened)
+    opened.db.close()
+    return root
+
+
+@pytest.fixture
+def tiny_study(tmp_path: Path, _tiny_template: Path) -> Iterator[Study]:
+    """A study with 24/12/12 phantom records of 64 px (a copy of its own for every test)."""
+    shutil.copytree(_tiny_template, tmp_path / "tiny")
+    opened = Study(tmp_path / "tiny")
+    yield opened
+    opened.db.close()
