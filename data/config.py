@@ -97,11 +97,28 @@ class GeneratorConfig(_Section):
     """The baseline generator and how it samples; equal in all arms that are compared."""
 
     model: str = "embedded"
-    """``embedded``, or a diffusers directory."""
+    """``embedded``, a diffusers directory, or ``trained``: trained on this study's training split (section [train])."""
     n_steps: int = Field(20, ge=1, le=1000)
     guidance_scale: float = Field(2.0, ge=1.0, le=30.0)
     batch_size: int = Field(32, ge=1)
     precision: Literal["f32", "bf16"] = "f32"
+    seed: int = 0
+
+
+class TrainConfig(_Section):
+    """Training a generator on the study's own training split (``generator.model = "trained"``)."""
+
+    start: str = "embedded"
+    """``embedded``, or a diffusers directory: the weights to start from."""
+    vae_steps: int = Field(1500, ge=0)
+    unet_steps: int = Field(4000, ge=0)
+    """Text-to-image steps of UNet and text encoder."""
+    control_steps: int = Field(1500, ge=0)
+    """Steps of UNet and ControlNet together, modes mixed."""
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    prompt_drop: float = Field(0.15, ge=0, lt=1)
+    """Share of training texts replaced by the zero vector, for guidance."""
     seed: int = 0
 
 
@@ -227,6 +244,7 @@ class StudyConfig(_Section):
     title: str = "Synthetic chest X-ray preference study"
     data: DataConfig = DataConfig()
     generator: GeneratorConfig = GeneratorConfig()
+    train: TrainConfig = TrainConfig()
     sets: SetsConfig = SetsConfig()
     annotate: AnnotateConfig = AnnotateConfig()
     simulate: SimulateConfig = SimulateConfig()

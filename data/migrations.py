@@ -235,8 +235,9 @@ CREATE TABLE pool_images (
   condition_id TEXT NOT NULL REFERENCES conditions(condition_id),
   seed INTEGER NOT NULL,
   labels TEXT NOT NULL CHECK (json_valid(labels)),
-  PRIMARY KEY (task, arm, ordinal)
-) STRICT;
+  PRIMARY KEY (run_id, ordinal)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX pool_images_task ON pool_images(task, arm, ordinal);
 
 -- Finished cells of the downstream grid; cell_id hashes only what changes the result.
 CREATE TABLE cells (

@@ -113,18 +113,26 @@ def start_run(study: Study, kind: str, config: dict[str, Any], inputs: Mapping[s
         connection.execute("UPDATE runs SET status = 'done', finished_at = ?, result = ? WHERE run_id = ?", (now(), json.dumps(run.result), run.run_id))
 
 
-def latest_run(study: Study, kind: str, config: dict[str, Any] | None = None) -> Run:
-    """The newest finished run of ``kind`` (with exactly ``config`` if given).
-
-    Raises:
-        NotFound: there is none.
-    """
+def finished_run(study: Study, kind: str, config: dict[str, Any] | None = None) -> Run | None:
+    """The newest finished run of ``kind`` (with exactly ``config`` if given), or None."""
     sql, parameters = "SELECT * FROM runs WHERE kind = ? AND status = 'done'", [kind]
     if config is not None:
         sql, parameters = sql + " AND config = ?", [kind, json.dumps(config, sort_keys=True)]
     found = study.db.row(sql + " ORDER BY started_at DESC, run_id DESC LIMIT 1", parameters)
     if found is None:
-        raise NotFound(f"no finished run of kind '{kind}' in {study.root}; run that step first")
+        return None
     run = Run(study, str(found["run_id"]), kind, json.loads(found["config"]))
     run.result = json.loads(found["result"] or "{}")
+    return run
+
+
+def latest_run(study: Study, kind: str, config: dict[str, Any] | None = None) -> Run:
+    """Like :func:`finished_run`, for a step that must have been done.
+
+    Raises:
+        NotFound: there is none.
+    """
+    run = finished_run(study, kind, config)
+    if run is None:
+        raise NotFound(f"no finished run of kind '{kind}' in {study.root}; run that step first")
     return run

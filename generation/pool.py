@@ -16,7 +16,7 @@ import numpy as np
 from data.conditions_store import StoredCondition, asked_attributes, record_conditions, save_conditions
 from data.errors import InvalidInput
 from data.progress import bar
-from data.records import start_run
+from data.records import finished_run, start_run
 
 if TYPE_CHECKING:
     from data.config import TaskConfig
@@ -130,24 +130,23 @@ def _pool(study: Study, task: TaskConfig, arm: str) -> int:
     from generation.sets import image_seed, sample_stored
 
     n = pool_size(study, task)
-    known = int(study.db.value("SELECT count(*) FROM pool_images WHERE task = ? AND arm = ?", [task.name, arm]))
-    if known >= n:
-        return known
     settings = study.config.downstream
-    config = {"task": task.model_dump(mode="json"), "arm": arm, "model": arm_identity(study, arm), "n": n, "seed": settings.seed, "generator": study.config.generator.model_dump(mode="json")}
+    generator = study.config.generator.model_dump(mode="json")
+    config = {"task": task.model_dump(mode="json"), "arm": arm, "model": arm_identity(study, arm), "n": n, "seed": settings.seed, "generator": generator}
+    if finished_run(study, "pool", config):
+        return n
     rng = np.random.default_rng([settings.seed, 303, image_seed(task.name)])
     records = record_conditions(study, "train", task.where)
-    make = segmentation_conditions(study, task, records, n, rng) if task.kind == "segmentation" else classification_conditions(task, records, n, rng)
+    draw = segmentation_conditions(study, task, records, n, rng) if task.kind == "segmentation" else classification_conditions(task, records, n, rng)
     with start_run(study, "pool", config) as run:
         with study.db.write() as connection:
-            save_conditions(connection, [condition for condition, _ in make])
+            save_conditions(connection, [condition for condition, _ in draw])
+        known = int(study.db.value("SELECT count(*) FROM pool_images WHERE run_id = ?", [run.run_id]))
         stack = load_arm(study, arm)
         with bar(f"pool {task.name} / {arm}", n) as advance:
             advance(known)
-            for start in range(0, n, CHUNK):
-                chunk = make[start : start + CHUNK]
-                if start + len(chunk) <= known:
-                    continue
+            for start in range(known, n, CHUNK):
+                chunk = draw[start : start + CHUNK]
                 seeds = [image_seed("pool", settings.seed, task.name, start + i) for i in range(len(chunk))]
                 images = sample_stored(study, stack, [condition for condition, _ in chunk], seeds)
                 _store(study, run, task.name, arm, start, chunk, seeds, images)
@@ -161,6 +160,6 @@ def _store(study: Study, run: Run, task: str, arm: str, start: int, chunk: list[
         for i, ((condition, labels), seed) in enumerate(zip(chunk, seeds, strict=True)):
             sha = study.store.put_image(connection, images[i], "synthetic")
             connection.execute(
-                "INSERT INTO pool_images VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                "INSERT INTO pool_images VALUES (?,?,?,?,?,?,?,?)",
                 (run.run_id, task, arm, start + i, sha, condition.condition_id, seed, json.dumps(labels)),
             )

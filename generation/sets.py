@@ -15,7 +15,7 @@ import numpy as np
 from data.conditions_store import MODES, Mode, StoredCondition, asked_attributes, mask_stack, record_conditions, save_conditions
 from data.errors import InvalidInput
 from data.progress import bar
-from data.records import start_run
+from data.records import finished_run, start_run
 
 if TYPE_CHECKING:
     from data.records import Run
@@ -107,14 +107,15 @@ def run_sets(study: Study, *, n: int | None = None, mix: Sequence[int] | None = 
         InvalidInput: a bad mix, or arms other than one, or two.
         StorageFull: the disk is full; the same command resumes.
     """
+    from generation.adapters import arm_identity
+
     settings = study.config.sets
     n, mix, seed = n or settings.n, tuple(mix or settings.mix), settings.seed if seed is None else seed
     if len(arms) not in (1, 2) or len(set(arms)) != len(arms):
         raise InvalidInput(f"--arms {','.join(arms)}: give one arm, or two different ones for a comparison")
-    config = {"n": n, "mix": list(mix), "seed": seed, "arms": list(arms), "generator": study.config.generator.model_dump(mode="json")}
-    done = study.db.row("SELECT run_id, result FROM runs WHERE kind = 'sets' AND status = 'done' AND config = json(?)", [_canonical(config)])
-    if done is not None:
-        return {**_summary(study, str(done["run_id"])), "already_done": True}
+    config = {"n": n, "mix": list(mix), "seed": seed, "arms": [[arm, arm_identity(study, arm)] for arm in arms], "generator": study.config.generator.model_dump(mode="json")}
+    if done := finished_run(study, "sets", config):
+        return {**_summary(study, done.run_id), "already_done": True}
     conditions = draw_conditions(study, n, mix, seed)
     with start_run(study, "sets", config, inputs={}) as run:
         with study.db.write() as connection:
@@ -122,12 +123,6 @@ def run_sets(study: Study, *, n: int | None = None, mix: Sequence[int] | None = 
         _sample_missing(study, run, conditions, list(arms), seed)
         run.result = _summary(study, run.run_id)
     return run.result
-
-
-def _canonical(config: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(config, sort_keys=True)
 
 
 def _sample_missing(study: Study, run: Run, conditions: list[StoredCondition], arms: list[str], seed: int) -> None:
