@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,20 +105,22 @@ def load_condition(study: Study, condition_id: str) -> StoredCondition:
     return StoredCondition(row["mode"], row["text"], masks, json.loads(row["asked"]), row["text_record"], row["mask_record"], json.loads(row["extra"]))
 
 
-def mask_stack(study: Study, masks: Mapping[str, str]) -> Mask | None:
-    """Masks as one array (S, H, W) bool, in the order of ``study.config.data.structures``; None if there are none.
+def mask_stack(study: Study, masks: Mapping[str, str], structures: Sequence[str] | None = None) -> Mask | None:
+    """Masks as one array (S, H, W) bool, one plane per structure; None if there are none.
+
+    ``structures`` gives the planes' order; without it ``study.config.data.structures`` does.
 
     Structures that are not among ``masks`` are all False: no condition on them.
 
     Raises:
-        InvalidInput: two masks differ in size, or name a structure that study.toml does not know.
+        InvalidInput: two masks differ in size, or name a structure that is not known.
     """
     if not masks:
         return None
-    structures = study.config.data.structures
+    structures = structures or study.config.data.structures
     unknown = set(masks) - set(structures)
     if unknown:
-        raise InvalidInput(f"structure '{min(unknown)}' is not in data.structures = {list(structures)}; add it to study.toml")
+        raise InvalidInput(f"structure '{min(unknown)}' is not among {list(structures)}; name it in data.structures, and use a generator that knows it")
     loaded = {name: study.store.mask(sha) for name, sha in masks.items()}
     shapes = {mask.shape for mask in loaded.values()}
     if len(shapes) != 1:

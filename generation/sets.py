@@ -183,7 +183,7 @@ def sample_stored(study: Study, stack: Any, conditions: Sequence[StoredCondition
     settings = study.config.generator
     cache: dict[str, Any] = {}
     for condition in conditions:
-        cache.setdefault(condition.condition_id, Condition(condition.text, mask_stack(study, condition.masks)))
+        cache.setdefault(condition.condition_id, Condition(condition.text, mask_stack(study, condition.masks, stack.structures)))
     images = sample(
         stack,
         [cache[condition.condition_id] for condition in conditions],
