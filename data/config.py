@@ -61,7 +61,7 @@ class ColumnsConfig(_Section):
     report: str | None = None
     """Report; default: the text as it stands in the table."""
     labels: tuple[str, ...] = ()
-    """Each ``name`` | ``name=column`` (1, 0 or blank) | ``name=column:value`` (1 where the cell is, or lists, value)."""
+    """Each ``name``, ``name=column`` (1, 0 or blank) or ``name=column:value`` (1 where the cell is or lists value)."""
     mask: dict[str, str] = Field(default_factory=dict)
     """Structure -> column with the path of its mask (``mask.lungs = "lung_mask"``); blank: none."""
     where: dict[str, str] = Field(default_factory=dict)
@@ -79,15 +79,15 @@ class DataConfig(_Section):
     """Table file (CSV or parquet) of the ``table`` reader; ``radpref data import`` may override it."""
     columns: ColumnsConfig = ColumnsConfig()
     """Column map of the ``table`` reader."""
-    image_size: int = Field(128, ge=32, le=1024)
+    image_size: int = Field(default=128, ge=32, le=1024)
     """Side of the square images, pixels."""
     structures: tuple[str, ...] = ("lungs", "heart", "lesion", "pneumothorax")
     """Names of the mask structures, one hint channel each, in this order."""
-    n_train: int = Field(600, ge=0)
+    n_train: int = Field(default=600, ge=0)
     """Phantom patients in the training split."""
-    n_val: int = Field(200, ge=0)
+    n_val: int = Field(default=200, ge=0)
     """Phantom patients in the validation split: thresholds, and conditions of rated sets."""
-    n_test: int = Field(400, ge=0)
+    n_test: int = Field(default=400, ge=0)
     """Phantom patients in the test split: never seen by generator, ratings, pairs or thresholds."""
     seed: int = 0
     """Seed of the phantom draw and of splits that the table does not give."""
@@ -98,9 +98,9 @@ class GeneratorConfig(_Section):
 
     model: str = "embedded"
     """``embedded``, a diffusers directory, or ``trained``: trained on this study's training split (section [train])."""
-    n_steps: int = Field(20, ge=1, le=1000)
-    guidance_scale: float = Field(2.0, ge=1.0, le=30.0)
-    batch_size: int = Field(32, ge=1)
+    n_steps: int = Field(default=20, ge=1, le=1000)
+    guidance_scale: float = Field(default=2.0, ge=1.0, le=30.0)
+    batch_size: int = Field(default=32, ge=1)
     precision: Literal["f32", "bf16"] = "f32"
     seed: int = 0
 
@@ -110,14 +110,14 @@ class TrainConfig(_Section):
 
     start: str = "embedded"
     """``embedded``, or a diffusers directory: the weights to start from."""
-    vae_steps: int = Field(1500, ge=0)
-    unet_steps: int = Field(4000, ge=0)
+    vae_steps: int = Field(default=1500, ge=0)
+    unet_steps: int = Field(default=4000, ge=0)
     """Text-to-image steps of UNet and text encoder."""
-    control_steps: int = Field(1500, ge=0)
+    control_steps: int = Field(default=1500, ge=0)
     """Steps of UNet and ControlNet together, modes mixed."""
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
-    prompt_drop: float = Field(0.15, ge=0, lt=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    prompt_drop: float = Field(default=0.15, ge=0, lt=1)
     """Share of training texts replaced by the zero vector, for guidance."""
     seed: int = 0
 
@@ -125,7 +125,7 @@ class TrainConfig(_Section):
 class SetsConfig(_Section):
     """Rating sets: four images of one condition."""
 
-    n: int = Field(200, ge=1)
+    n: int = Field(default=200, ge=1)
     mix: tuple[int, int, int] = (75, 15, 10)
     """Percentages of T2I, M2I and TM2I (study: 75/15/10)."""
     seed: int = 0
@@ -143,9 +143,9 @@ class AnnotateConfig(_Section):
     text_anchors: tuple[str, ...] = TEXT_ANCHORS
     normal_anchors: tuple[str, ...] = NORMAL_ANCHORS
     mask_anchors: tuple[str, ...] = MASK_ANCHORS
-    session_hours: float = Field(12.0, gt=0)
+    session_hours: float = Field(default=12.0, gt=0)
     """Absolute life of a login, hours."""
-    idle_minutes: float = Field(60.0, gt=0)
+    idle_minutes: float = Field(default=60.0, gt=0)
     seed: int = 0
     """Seed of the per-rater orders."""
 
@@ -158,9 +158,9 @@ class SimulatedRater(_Section):
     """Measuring network of its own (role ``rater``)."""
     severity: float = 0.0
     """Shift of the latent score; positive is harsher, in score points."""
-    noise: float = Field(0.6, ge=0.0)
+    noise: float = Field(default=0.6, ge=0.0)
     """Standard deviation of the rater's noise, score points."""
-    inattention: float = Field(0.03, ge=0.0, le=1.0)
+    inattention: float = Field(default=0.03, ge=0.0, le=1.0)
     """Share of scores given without looking (uniform 0-5)."""
 
 
@@ -180,19 +180,19 @@ class AlignConfig(_Section):
     """Diffusion-DPO. Defaults are those measured for the embedded model."""
 
     loss: Loss = "set-wise"
-    beta: float = Field(500.0, gt=0)
+    beta: float = Field(default=500.0, gt=0)
     """500 for the embedded model, 5000 at Stable-Diffusion size."""
-    learning_rate: float = Field(3e-4, gt=0)
-    controlnet_learning_rate: float = Field(1e-5, gt=0)
-    n_steps: int = Field(900, ge=1)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    controlnet_learning_rate: float = Field(default=1e-5, gt=0)
+    n_steps: int = Field(default=900, ge=1)
     """The study trained 4,000 steps."""
-    sets_per_step: int = Field(4, ge=1)
-    warmup_steps: int = Field(20, ge=0)
-    lora_rank: int = Field(16, ge=1)
-    held_out_fraction: float = Field(0.2, gt=0, lt=1)
+    sets_per_step: int = Field(default=4, ge=1)
+    warmup_steps: int = Field(default=20, ge=0)
+    lora_rank: int = Field(default=16, ge=1)
+    held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
     raters: Literal["human", "simulated", "auto"] = "auto"
     """Whose scores are used; ``auto`` takes the kind that is there and refuses a mixture."""
-    finetune_min_score: float = Field(4.0, ge=0, le=5)
+    finetune_min_score: float = Field(default=4.0, ge=0, le=5)
     """The filter-and-fine-tune arm keeps images with a mean score at or above this."""
     seed: int = 0
 
@@ -227,20 +227,20 @@ class DownstreamConfig(_Section):
     arms: tuple[str, ...] = ("baseline", "aligned")
     """Synthetic arms beside real-only."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    image_size: int = Field(64, ge=16)
-    n_steps: int = Field(300, ge=1)
+    image_size: int = Field(default=64, ge=16)
+    n_steps: int = Field(default=300, ge=1)
     """Optimizer steps, equal for every cell (fairness)."""
-    batch_size: int = Field(32, ge=2)
+    batch_size: int = Field(default=32, ge=2)
     network: Literal["resnet18", "resnet50", "small"] = "small"
     primary: tuple[str, ...] = ("aligned>baseline", "baseline>real", "aligned>real")
-    alpha: float = Field(0.05, gt=0, lt=1)
+    alpha: float = Field(default=0.05, gt=0, lt=1)
     seed: int = 0
 
 
 class StudyConfig(_Section):
     """A whole study.toml."""
 
-    name: str = Field("pilot", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")
+    name: str = Field(default="pilot", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")
     title: str = "Synthetic chest X-ray preference study"
     data: DataConfig = DataConfig()
     generator: GeneratorConfig = GeneratorConfig()
@@ -274,7 +274,8 @@ def load_config(path: Path) -> StudyConfig:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise NotFound(f"no study at {path.parent}: {path.name} is missing; make one with `radpref study new`") from error
+        message = f"no study at {path.parent}: {path.name} is missing; make one with `radpref study new`"
+        raise NotFound(message) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is not valid TOML: {' '.join(str(error).split())}; mend that line") from error
     return parse_config(content, str(path))

@@ -20,6 +20,7 @@ from data.files import sha256_bytes, write_atomic
 Origin = Literal["real", "synthetic"]
 GrayImage = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Mask = npt.NDArray[np.bool_]
+SYNTHETIC_MARK = "radpref synthetic image; research use, not for diagnosis"
 
 
 def encode_png(image: GrayImage, *, text: dict[str, str] | None = None) -> bytes:
@@ -54,7 +55,8 @@ def read_image(path: Path) -> GrayImage:
     except FileNotFoundError as error:
         raise NotFound(f"no image at {path}; check the path in the table") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InvalidInput(f"{path} is not a readable image ({' '.join(str(error).split())}); replace or remove it") from error
+        reason = " ".join(str(error).split())
+        raise InvalidInput(f"{path} is not a readable image ({reason}); replace or remove it") from error
 
 
 class ImageStore:
@@ -74,6 +76,17 @@ class ImageStore:
             write_atomic(target, payload)
         return sha256
 
+    def write_image(self, image: GrayImage, origin: Origin) -> str:
+        """Write the file of an image, without its database row (callable from any thread); returns its SHA-256."""
+        mark = {"Synthetic": SYNTHETIC_MARK} if origin == "synthetic" else None
+        return self._put(encode_png(image, text=mark), "images")
+
+    def write_mask(self, mask: Mask) -> str:
+        """Write the file of a mask (H, W) bool, without its database row; returns its SHA-256."""
+        if mask.ndim != 2 or mask.dtype != np.bool_:
+            raise InvalidInput(f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
+        return self._put(encode_png(mask.astype(np.uint8) * np.uint8(255)), "masks")
+
     def put_image(self, connection: sqlite3.Connection, image: GrayImage, origin: Origin) -> str:
         """Store an image (H, W) uint8/uint16 inside an open write transaction; returns its SHA-256.
 
@@ -83,8 +96,7 @@ class ImageStore:
             StorageFull: the disk is full.
             Conflict: the same pixels are already known with another origin.
         """
-        mark = {"Synthetic": "radpref synthetic image; research use, not for diagnosis"} if origin == "synthetic" else None
-        sha256 = self._put(encode_png(image, text=mark), "images")
+        sha256 = self.write_image(image, origin)
         height, width = image.shape
         known = connection.execute("SELECT origin FROM images WHERE sha256 = ?", (sha256,)).fetchone()
         if known is not None and known[0] != origin:
@@ -97,9 +109,7 @@ class ImageStore:
 
     def put_mask(self, connection: sqlite3.Connection, mask: Mask) -> str:
         """Store a mask (H, W) bool inside an open write transaction; returns its SHA-256."""
-        if mask.ndim != 2 or mask.dtype != np.bool_:
-            raise InvalidInput(f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
-        sha256 = self._put(encode_png(mask.astype(np.uint8) * np.uint8(255)), "masks")
+        sha256 = self.write_mask(mask)
         connection.execute(
             "INSERT INTO masks VALUES (?, ?, ?, ?) ON CONFLICT(sha256) DO NOTHING",
             (sha256, mask.shape[1], mask.shape[0], int(mask.sum())),
@@ -127,5 +137,5 @@ def is_marked_synthetic(path: Path) -> bool:
 def to_uint8(image: GrayImage) -> npt.NDArray[np.uint8]:
     """Scale an image to uint8: 16-bit values are divided by 257 and rounded."""
     if image.dtype == np.uint8:
-        return image
+        return np.asarray(image, dtype=np.uint8)
     return np.round(image.astype(np.float32) / 257.0).astype(np.uint8)

@@ -13,10 +13,12 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.errors import Conflict, InvalidInput, NotFound
+from data.errors import Conflict, InvalidInput, NotFound, RadprefError
 from data.files import sha256_file, write_atomic
 from data.progress import bar
 from data.readers import PlannedRecord, Record, get_reader
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 """Records per transaction: what an interruption loses at most."""
+N_THREADS = 4
+"""Files are synced to disk while other records are rendered or read."""
 
 
 def import_records(study: Study, source: str | None = None, path: Path | str | None = None) -> dict[str, Any]:
@@ -57,7 +61,8 @@ def import_records(study: Study, source: str | None = None, path: Path | str | N
     inputs = {table.name: sha256_file(table)} if table else {}
     with start_run(study, "import", run_config, inputs) as run:
         quarantined = _import_pending(study, pending)
-        result |= {"run_id": run.run_id, "n_imported": len(pending) - len(quarantined), "n_quarantined": len(quarantined)}
+        result |= {"run_id": run.run_id, "n_imported": len(pending) - len(quarantined)}
+        result["n_quarantined"] = len(quarantined)
         result["quarantine"] = _write_quarantine(run, quarantined)
         result["splits"] = split_manifest(study.db)
         run.result = dict(result)
@@ -88,20 +93,32 @@ def _finished_run(study: Study) -> str | None:
 def _import_pending(study: Study, pending: list[PlannedRecord]) -> dict[str, str]:
     """Load and store in batches; returns record_id -> reason of what was quarantined."""
     quarantined: dict[str, str] = {}
-    with bar("import", len(pending)) as advance:
+    with bar("import", len(pending)) as advance, ThreadPoolExecutor(N_THREADS) as pool:
         for batch in _batches(pending):
-            loaded = []
-            for planned in batch:
-                try:
-                    loaded.append(planned.load())
-                except (InvalidInput, NotFound) as error:
-                    quarantined[planned.record_id] = str(error)
-            for record, reason in _store_batch(study, loaded):
+            loaded = list(pool.map(partial(_load, study), batch))
+            quarantined |= {
+                planned.record_id: str(found)
+                for planned, found in zip(batch, loaded, strict=True)
+                if isinstance(found, RadprefError)
+            }
+            for record, reason in _store_batch(study, [found for found in loaded if isinstance(found, Record)]):
                 quarantined[record.record_id] = reason
             advance(len(batch))
     for record_id, reason in itertools.islice(quarantined.items(), 5):
         log.warning("quarantined %s: %s", record_id, reason)
     return quarantined
+
+
+def _load(study: Study, planned: PlannedRecord) -> Record | RadprefError:
+    """Load one record and write its files ahead of the transaction; returns the error of an unusable one."""
+    try:
+        record = planned.load()
+    except (InvalidInput, NotFound) as error:
+        return error
+    study.store.write_image(record.image, "real")
+    for mask in record.masks.values():
+        study.store.write_mask(mask)
+    return record
 
 
 def _batches(items: list[PlannedRecord]) -> Iterator[list[PlannedRecord]]:
@@ -127,7 +144,7 @@ def _store_record(study: Study, connection: sqlite3.Connection, record: Record) 
         (record.dataset, record.patient_id, record.split),
     ).fetchone()
     if other is not None:
-        return f"patient {record.patient_id} is in {record.split} and already in {other[0]}; keep a patient in one split"
+        return f"patient {record.patient_id} is in {record.split} and in {other[0]}; keep a patient in one split"
     try:
         image_sha = study.store.put_image(connection, record.image, "real")
     except Conflict as error:
@@ -140,9 +157,8 @@ def _store_record(study: Study, connection: sqlite3.Connection, record: Record) 
         (record.record_id, record.dataset, record.patient_id, record.split, image_sha, record.caption, record.report,
          json.dumps(record.extra, ensure_ascii=False)),
     )  # fmt: skip
-    connection.executemany(
-        "INSERT INTO labels VALUES (?, ?, ?)", [(record.record_id, name, value) for name, value in record.labels.items()]
-    )
+    labels = [(record.record_id, name, value) for name, value in record.labels.items()]
+    connection.executemany("INSERT INTO labels VALUES (?, ?, ?)", labels)
     for structure, mask in record.masks.items():
         mask_sha = study.store.put_mask(connection, mask)
         connection.execute("INSERT INTO record_masks VALUES (?, ?, ?)", (record.record_id, structure, mask_sha))

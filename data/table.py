@@ -64,7 +64,8 @@ def read_table_file(path: Path) -> pd.DataFrame:
         else:
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parse errors and UnicodeDecodeError are ValueErrors
-        raise InvalidInput(f"{path} is not a readable table ({' '.join(str(error).split())}); mend or export it") from error
+        reason = " ".join(str(error).split())
+        raise InvalidInput(f"{path} is not a readable table ({reason}); mend or export it") from error
     table.columns = [str(name).strip() for name in table.columns]
     return table
 
