@@ -78,7 +78,9 @@ def test_tie_gradient_is_symmetric():
 
 def test_swapping_the_images_changes_nothing():
     errors, reference, p = _case(2, 1, 2)
-    loss = losses.set_wise_loss(losses.preference_logits(torch.tensor(errors), torch.tensor(reference), 50), torch.tensor(p))
+    loss = losses.set_wise_loss(
+        losses.preference_logits(torch.tensor(errors), torch.tensor(reference), 50), torch.tensor(p)
+    )
     flipped = losses.set_wise_loss(
         losses.preference_logits(torch.tensor(errors[:, ::-1].copy()), torch.tensor(reference[:, ::-1].copy()), 50),
         torch.tensor(1 - p),
@@ -100,14 +102,17 @@ def test_diffusers_folds_the_half():
     errors, reference, _ = (torch.tensor(x) for x in _case(4, 5, 2))
     inside = -2500 * ((errors[:, 0] - errors[:, 1]) - (reference[:, 0] - reference[:, 1]))
     theirs = -torch.nn.functional.logsigmoid(inside)
-    ours = losses.set_wise_loss(losses.preference_logits(errors, reference, 5000.0), torch.ones(5, 1, dtype=torch.float64))
+    ours = losses.set_wise_loss(
+        losses.preference_logits(errors, reference, 5000.0), torch.ones(5, 1, dtype=torch.float64)
+    )
     assert torch.allclose(ours, theirs)
 
 
 def test_untrained_policy_has_loss_log_2():
     e = torch.rand(2, 4)
     for p in (torch.ones(2, 6), torch.full((2, 6), 0.5)):
-        assert torch.allclose(losses.set_wise_loss(losses.preference_logits(e, e, 500.0), p), torch.full((2,), math.log(2)))
+        loss = losses.set_wise_loss(losses.preference_logits(e, e, 500.0), p)
+        assert torch.allclose(loss, torch.full((2,), math.log(2)))
 
 
 def test_hard_pairs_leave_ties_out_and_round_the_rest():
@@ -132,9 +137,9 @@ def test_score_weighted_as_the_study_wrote_it():
     errors, reference, _ = _case(6, 1)
     scores = np.array([[5.0, 2.0, 2.0, 0.0]])
     expected = []
-    for w, l in [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]:  # (1, 2) is a tie
+    for w, lo in [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]:  # (1, 2) is a tie
         shift = errors[0] - reference[0]
-        inside = -0.5 * 50 * ((scores[0, w] / 5) * shift[w] - (scores[0, l] / 5) * shift[l])
+        inside = -0.5 * 50 * ((scores[0, w] / 5) * shift[w] - (scores[0, lo] / 5) * shift[lo])
         expected.append(math.log1p(math.exp(-inside)))
     got = losses.score_weighted_loss(torch.tensor(errors), torch.tensor(reference), torch.tensor(scores), 50)
     assert got.item() == pytest.approx(np.mean(expected))

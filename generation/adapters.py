@@ -1,0 +1,208 @@
+"""Adapters of an arm: a LoRA on the UNet and a ControlNet of its own; attaching, saving, loading, merging.
+
+Input: a `GeneratorStack` and a folder ``models/<run_id>/`` with ``unet_lora/`` (peft layout) and, where masks were
+trained, ``controlnet/`` (diffusers layout). Output: the stack of an arm, ready to sample.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from data.errors import Conflict, InvalidInput, NotFound
+from data.files import sha256_tree, write_atomic
+from data.records import now
+from generation.models import EMBEDDED_FOLDER, GeneratorStack, add_lora, load_stack
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    from data.study import Study
+
+ADAPTER = "preference"
+BASELINE = "baseline"
+TRAINED = "trained"
+"""Arm name under which a generator trained on the study's own training split stands in table ``models``."""
+LORA_FOLDER, CONTROLNET_FOLDER = "unet_lora", "controlnet"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def attach_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> dict[str, nn.Parameter]:
+    """Add the trainable LoRA of rank `rank`, without effect at first; {name: parameter}, sorted by name.
+
+    The down projections are drawn (Kaiming uniform, as peft does) from a generator of their own: equal for equal seeds.
+
+    Raises:
+        Conflict: the UNet already carries it.
+    """
+    if ADAPTER in getattr(unet, "peft_config", {}):
+        raise Conflict(f"the UNet already carries an adapter {ADAPTER!r}: load the model again")
+    with torch.random.fork_rng(devices=[]):
+        add_lora(unet, rank, ADAPTER)
+    generator = torch.Generator().manual_seed(seed)
+    parameters = lora_parameters(unet)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(True)
+        if ".lora_A." in name:
+            fan_in = parameter[0].numel()
+            bound = (1 / fan_in) ** 0.5  # kaiming_uniform_(a=sqrt(5))
+            drawn = torch.rand(parameter.shape, generator=generator) * (2 * bound) - bound
+            parameter.data.copy_(drawn.to(parameter))
+    return parameters
+
+
+def lora_parameters(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
+    """The LoRA's parameters by name, in a fixed (sorted) order."""
+    return {name: p for name, p in sorted(unet.named_parameters()) if f".{ADAPTER}." in name and ".lora_" in name}
+
+
+@contextmanager
+def adapters_off(unet: UNet2DConditionModel) -> Iterator[None]:
+    """The base UNet for the duration of a block: the reference of preference training, exactly."""
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
+
+
+def trainable_copy(controlnet: ControlNetModel) -> ControlNetModel:
+    """A copy of the ControlNet to train; the original stays the reference."""
+    duplicate: ControlNetModel = copy.deepcopy(controlnet)
+    duplicate.requires_grad_(True)
+    return duplicate
+
+
+def save_adapters(stack: GeneratorStack, folder: Path, *, with_controlnet: bool, card: str) -> str:
+    """Write LoRA, ControlNet and model card of a trained stack; returns the folder's SHA-256.
+
+    Written beside and renamed: `folder` is there whole or not at all.
+    """
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    stack.unet.save_lora_adapter(draft / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)
+    if with_controlnet and stack.controlnet is not None:
+        stack.controlnet.save_pretrained(draft / CONTROLNET_FOLDER, safe_serialization=True)
+    write_atomic(draft / "README.md", card)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.replace(folder)
+    return sha256_tree(folder)
+
+
+def load_adapters(stack: GeneratorStack, folder: Path, *, merge: bool = True) -> GeneratorStack:
+    """Put the adapters of `folder` into a freshly loaded `stack` (changed in place and returned).
+
+    Args:
+        merge: add the LoRA into the weights (sampling costs what the baseline costs); otherwise it stays an adapter.
+
+    Raises:
+        NotFound: there are no adapters at `folder`.
+        InvalidInput: they do not fit this generator.
+    """
+    from diffusers import ControlNetModel
+    from safetensors import SafetensorError
+
+    if not (folder / LORA_FOLDER / LORA_FILE).is_file():
+        raise NotFound(f"no adapters at {folder}: run `radpref align train` again, or restore that folder")
+    device, dtype = stack.device, next(iter(stack.unet.parameters())).dtype
+    try:
+        with torch.random.fork_rng(devices=[]):
+            stack.unet.load_lora_adapter(
+                str(folder / LORA_FOLDER),
+                prefix=None,
+                weight_name=LORA_FILE,
+                adapter_name=ADAPTER,
+                local_files_only=True,
+            )
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(
+            f"the LoRA at {folder} does not fit generator {stack.model_id!r} ({reason}): train it again"
+        ) from error
+    if merge:
+        merge_lora(stack.unet)
+    if (folder / CONTROLNET_FOLDER).is_dir():
+        options: dict[str, Any] = {"local_files_only": True}
+        stack.controlnet = ControlNetModel.from_pretrained(folder / CONTROLNET_FOLDER, **options)
+    stack.to(device, dtype)
+    return stack.eval()
+
+
+def merge_lora(unet: UNet2DConditionModel) -> None:
+    """Add the LoRA into the UNet's weights and drop the adapter layers."""
+    unet.fuse_lora(adapter_names=[ADAPTER])
+    unet.unload_lora()
+
+
+def model_path(study: Study, name: str) -> str | Path:
+    """Where the study's generator is: "embedded", "trained" (the newest one trained here), or a path (relative to the study)."""
+    if name == "embedded":
+        return name
+    if name == TRAINED:
+        return study.root / str(find_model(study, TRAINED)["path"])
+    path = Path(name).expanduser()
+    return path if path.is_absolute() else study.root / path
+
+
+def register_model(study: Study, run_id: str, arm: str, sha256: str, detail: Mapping[str, Any]) -> None:
+    """Enter a trained arm into table ``models``; the newest of an arm is the one that is used. Repeating is harmless.
+
+    Raises:
+        InvalidInput: the arm is called baseline, which is the generator itself.
+    """
+    if arm == BASELINE:
+        raise InvalidInput("arm 'baseline' is the study's generator; register the model under another name")
+    with study.db.write() as connection:
+        connection.execute(
+            "INSERT INTO models(model_id, run_id, arm, path, sha256, detail, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT(model_id) DO UPDATE SET sha256 = excluded.sha256, detail = excluded.detail",
+            (run_id, run_id, arm, f"models/{run_id}", sha256, json.dumps(dict(detail)), now()),
+        )
+
+
+def find_model(study: Study, arm: str) -> dict[str, Any]:
+    """The row of table ``models`` for an arm's name (its newest model) or a model_id.
+
+    Raises:
+        NotFound: no such arm; lists those there are.
+    """
+    row = study.db.row(
+        "SELECT * FROM models WHERE arm = ? OR model_id = ? ORDER BY created_at DESC, model_id DESC LIMIT 1", (arm, arm)
+    )
+    if row is None:
+        known = [r["arm"] for r in study.db.rows("SELECT DISTINCT arm FROM models ORDER BY arm")]
+        raise NotFound(
+            f"no arm '{arm}' in {study.root}: there are {', '.join([BASELINE, *known])}; train it with `radpref align train`"
+        )
+    return row
+
+
+def arm_identity(study: Study, arm: str) -> str:
+    """SHA-256 of everything that makes up an arm's model, for the records of runs."""
+    base = model_path(study, study.config.generator.model)
+    folder = EMBEDDED_FOLDER if base == "embedded" else Path(base)
+    if not folder.is_dir():
+        raise NotFound(f"no generator at {folder}: set generator.model in study.toml to 'embedded' or a stack folder")
+    identity = sha256_tree(folder)
+    return identity if arm == BASELINE else f"{identity}+{find_model(study, arm)['sha256']}"
+
+
+def load_arm(study: Study, arm: str = BASELINE, device: str = "cpu") -> GeneratorStack:
+    """The generator of an arm: ``baseline`` is the study's own; others have their LoRA merged and ControlNet in place.
+
+    Raises:
+        NotFound: no such arm, or its folder is gone.
+        InvalidInput: a part is broken.
+    """
+    row = None if arm == BASELINE else find_model(study, arm)
+    stack = load_stack(model_path(study, study.config.generator.model), device)
+    return stack if row is None else load_adapters(stack, study.root / str(row["path"]))
