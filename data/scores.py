@@ -280,7 +280,8 @@ def score_table(db: StudyDatabase, kind: Literal["human", "simulated"] | None = 
 
     rows = db.rows(
         "SELECT v.event_id, v.rater_id, v.username, v.rater_kind, v.set_id, c.mode, s.condition_id, v.slot,"
-        " v.criterion, v.value FROM current_scores v JOIN image_sets s USING (set_id) JOIN conditions c USING (condition_id)"
+        " v.criterion, v.value FROM current_scores v JOIN image_sets s USING (set_id)"
+        " JOIN conditions c USING (condition_id)"
         " JOIN presentation_states p USING (presentation_id)"
         " WHERE s.purpose = 'rating' AND p.state <> 'skipped' AND (:kind IS NULL OR v.rater_kind = :kind)"
         " ORDER BY v.event_id",
