@@ -1,0 +1,106 @@
+"""Commands of ``radpref generate``: train, sets, pool, fidelity. What is heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.cli import emit
+from data.errors import InvalidInput
+from data.study import Study
+
+app = typer.Typer(no_args_is_help=True)
+StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
+
+
+def parse_mix(text: str | None) -> tuple[int, ...] | None:
+    """``75/15/10`` -> (75, 15, 10).
+
+    Raises:
+        InvalidInput: it is not three whole percentages.
+    """
+    if text is None:
+        return None
+    parts = text.split("/")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise InvalidInput(f"--mix {text}: give three percentages of T2I/M2I/TM2I, e.g. 75/15/10")
+    return tuple(int(part) for part in parts)
+
+
+@app.command()
+def train(
+    study: StudyOption = Path("."),
+    embedded: Annotated[bool, typer.Option("--embedded", help="Reproduce the shipped embedded model instead (hours; needs no study).")] = False,
+    work: Annotated[Path, typer.Option(help="--embedded: folder for corpus and checkpoints.")] = Path("build/embedded"),
+    out: Annotated[Path, typer.Option(help="--embedded: where the finished weights go.")] = Path("build/embedded/stack"),
+    threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a generator on the study's own training split (section [train] of study.toml). Run again to resume."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if embedded:
+        from generation.embedded import EmbeddedSettings, train_embedded
+
+        train_embedded(work, out, EmbeddedSettings())
+        emit({"model": str(out)}, as_json)
+        return
+    from generation.study_training import run_train
+
+    emit(run_train(Study(study)), as_json)
+
+
+@app.command()
+def networks(
+    study: StudyOption = Path("."),
+    n_steps: Annotated[int, typer.Option(help="Optimizer steps per network.")] = 400,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the study's own measuring networks (raters', judge, fidelity) on its real training images."""
+    from generation.study_training import run_networks
+
+    emit(run_networks(Study(study), n_steps=n_steps), as_json)
+
+
+@app.command()
+def sets(
+    study: StudyOption = Path("."),
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Number of sets; default sets.n of study.toml.")] = None,
+    mix: Annotated[str | None, typer.Option(help="Percent T2I/M2I/TM2I, e.g. 75/15/10; default sets.mix.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; default sets.seed.")] = None,
+    arms: Annotated[str, typer.Option(help="One arm, or two for a blinded comparison: baseline,aligned.")] = "baseline",
+    as_json: JsonOption = False,
+) -> None:
+    """Sample sets of four images of one condition, modes allotted exactly. Run again to resume."""
+    from generation.sets import run_sets
+
+    emit(run_sets(Study(study), n=n, mix=parse_mix(mix), seed=seed, arms=tuple(a.strip() for a in arms.split(","))), as_json)
+
+
+@app.command()
+def pool(
+    study: StudyOption = Path("."),
+    arm: Annotated[list[str] | None, typer.Option(help="Arm to sample (repeatable); default downstream.arms.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Task to sample for (repeatable); default all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample the synthetic training images that the downstream grid needs, for every arm. Run again to resume."""
+    from generation.pool import run_pool
+
+    emit(run_pool(Study(study), arms=arm, tasks=task), as_json)
+
+
+@app.command()
+def fidelity(
+    study: StudyOption = Path("."),
+    arm: Annotated[list[str] | None, typer.Option(help="Arm (repeatable); default all that have a pool.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Feature Frechet distance, KID, diversity and nearest training image of each arm's pool against real images."""
+    from generation.fidelity_report import run_fidelity
+
+    emit(run_fidelity(Study(study), arms=arm), as_json)
