@@ -1,4 +1,4 @@
-# make demo | setup | test | check | lint | fmt | bench | docs.  TORCH_ARGS passes options to pip (README, "Installing").
+# make demo | setup | test | check | lint | fmt | bench.  TORCH_ARGS passes options to pip (README, "Installing").
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ ARGS ?=
 PACKAGES := data generation alignment annotate_app downstream
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check lint fmt bench docs browser clean
+.PHONY: setup demo test check lint fmt bench browser clean
 
 setup: $(STAMP)
 
@@ -40,10 +40,7 @@ fmt: setup
 	$(BIN)/ruff check --fix .
 
 bench: setup
-	$(BIN)/python -m benchmarks.sampling --size tiny --json
-
-docs: setup
-	$(BIN)/python -m benchmarks.figures
+	$(BIN)/python -m benchmarks.embedded --size full --json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Figures and ratios, each by one command: ``python -m benchmarks.NAME --size tiny|full --json``."""

@@ -1,0 +1,126 @@
+"""Speed of the embedded default: phantom rendering, a set of four in each mode, and the command line's help.
+
+    python -m benchmarks.embedded --size tiny --json
+
+The peer of sampling is diffusers' own way of doing it: the same stack, scheduler and steps, one set at a time, with both
+guidance branches and the ControlNet always computed. Absolute targets (the issue's) have no peer. Best of ``repeats``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+SIZES = {"tiny": {"renders": 40, "repeats": 2, "sets": 2}, "full": {"renders": 200, "repeats": 5, "sets": 8}}
+
+
+def best(action: Callable[[], Any], repeats: int) -> float:
+    """The shortest wall time of ``action`` in seconds."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def row(metric: str, ours: float, target: float | None, *, peer: float | None = None, more_is_better: bool = False) -> dict[str, Any]:
+    """One row of the result; ``ratio`` is peer / ours where there is a peer."""
+    met = None if target is None else bool(ours >= target if more_is_better else ours <= target)
+    ratio = None if peer is None else round(peer / ours, 2)
+    return {"metric": metric, "ours": round(ours, 3), "peer": None if peer is None else round(peer, 3), "ratio": ratio, "target": target, "met": met}
+
+
+def phantom_row(n: int, repeats: int) -> dict[str, Any]:
+    """Phantom radiographs per second at 128 x 128, one process."""
+    from data.phantom import draw_spec, render
+
+    specs = [draw_spec(np.random.default_rng(seed)) for seed in range(n)]
+    seconds = best(lambda: [render(spec, 128) for spec in specs], repeats)
+    return row("phantom images/s at 128 px, one core", n / seconds, 40.0, more_is_better=True)
+
+
+def help_row(repeats: int) -> dict[str, Any]:
+    """Seconds until ``radpref --help`` has answered."""
+    command = [sys.executable, "-m", "radpref", "--help"]
+    return row("radpref --help, s", best(lambda: subprocess.run(command, capture_output=True, check=True), repeats), 0.5)
+
+
+def sampling_rows(repeats: int, n_sets: int, n_steps: int = 20, guidance: float = 2.0) -> list[dict[str, Any]]:
+    """Seconds per set of four in each mode, ours batched over ``n_sets`` sets, against set by set with every branch."""
+    from data.phantom import STRUCTURES, draw_spec, render
+    from generation.conditions import Condition
+    from generation.models import load_stack
+    from generation.sampling import sample
+
+    stack = load_stack("embedded")
+    specs = [draw_spec(np.random.default_rng([7, i]), normal_fraction=0.0) for i in range(n_sets)]
+    images = [render(spec, stack.image_size) for spec in specs]
+    masks = [np.stack([image.masks[s] for s in STRUCTURES]) for image in images]
+    modes = {
+        "T2I": [Condition(image.caption, None) for image in images],
+        "M2I": [Condition(None, mask) for mask in masks],
+        "TM2I": [Condition(image.caption, mask) for image, mask in zip(images, masks, strict=True)],
+    }
+    rows = []
+    for mode, conditions in modes.items():
+        repeated = [c for c in conditions for _ in range(4)]
+        seeds = list(range(len(repeated)))
+        one = best(lambda r=repeated[:4]: sample(stack, r, [0, 1, 2, 3], n_steps=n_steps, guidance_scale=guidance), repeats)
+        many = best(lambda r=repeated, s=seeds: sample(stack, r, s, n_steps=n_steps, guidance_scale=guidance, batch_size=32), repeats)
+        peer = best(lambda c=conditions[0]: naive_set(stack, c, n_steps, guidance), repeats)
+        rows.append(row(f"one set of four, {mode}, s", one, 3.0, peer=peer))
+        rows.append(row(f"set of four in a batch of {n_sets}, {mode}, s", many / n_sets, None, peer=peer))
+    return rows
+
+
+def naive_set(stack: Any, condition: Any, n_steps: int, guidance: float) -> None:
+    """A set of four as diffusers' ControlNet pipeline computes it: two branches, ControlNet always on."""
+    import torch
+    from diffusers import DPMSolverMultistepScheduler
+
+    from generation.conditions import encode_conditions
+
+    batch = encode_conditions(stack, [condition] * 4)
+    states = torch.cat([torch.zeros_like(batch.text_states), batch.text_states])
+    hint = torch.cat([batch.hint, batch.hint])
+    scheduler = DPMSolverMultistepScheduler.from_config(stack.scheduler.config)
+    scheduler.set_timesteps(n_steps)
+    latents = torch.randn(4, *stack.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for timestep in scheduler.timesteps:
+            twice = torch.cat([latents, latents])
+            down, middle = stack.controlnet(twice, timestep, states, controlnet_cond=hint, return_dict=False)
+            noise = stack.unet(twice, timestep, states, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+            unconditional, conditional = noise.chunk(2)
+            latents = scheduler.step(unconditional + guidance * (conditional - unconditional), timestep, latents).prev_sample
+        stack.decode_latents(latents)
+
+
+def main() -> None:
+    """Entry: print the rows, with ``--json`` one JSON line last."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded", description=__doc__)
+    parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    size = SIZES[options.size]
+    import torch
+
+    torch.set_num_threads(options.threads)
+    rows = [phantom_row(size["renders"], size["repeats"]), help_row(size["repeats"]), *sampling_rows(size["repeats"], size["sets"])]
+    for entry in rows:
+        print(f"{entry['metric']:<52} {entry['ours']:>9} {entry['peer'] or '':>9} {entry['ratio'] or '':>6} {entry['target'] or '':>6} {entry['met']}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
