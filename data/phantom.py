@@ -18,13 +18,30 @@ from numpy.typing import NDArray
 
 from data.errors import InvalidInput
 from data.phantom_anatomy import (
-    Anatomy, Cavity, body, breasts, cavity, draw_anatomy, draw_pose, gastric_gas, heart, mediastinum,
+    Anatomy,
+    Cavity,
+    body,
+    breasts,
+    cavity,
+    draw_anatomy,
+    draw_pose,
+    gastric_gas,
+    heart,
+    mediastinum,
 )  # fmt: skip
 from data.phantom_detector import MU_AIR, MU_BONE, MU_LUNG, MU_SOFT, display, draw_exposure, expose
 from data.phantom_findings import Effect, Scene, change_geometry, draw_effects
 from data.phantom_raster import Array, Frame, cover, texture
 from data.phantom_spec import (
-    CHEXPERT_LABELS, FINDINGS, HELD_OUT, SEVERITIES, STRUCTURES, Finding, PhantomSpec, check_spec, combinations,
+    CHEXPERT_LABELS,
+    FINDINGS,
+    HELD_OUT,
+    SEVERITIES,
+    STRUCTURES,
+    Finding,
+    PhantomSpec,
+    check_spec,
+    combinations,
     draw_spec,
 )  # fmt: skip
 from data.phantom_text import canonical_caption, paraphrases, report
@@ -67,7 +84,7 @@ class _Organs:
 
 def _lung_depth(cav: Cavity, heart_radius: Array, middle: Array, anatomy: Anatomy) -> tuple[Array, tuple[Array, Array]]:
     """Lung along the beam (cm) and the 0..1 lung field of each side."""
-    heart_cm = 0.9 * anatomy.depth * np.sqrt(np.maximum(1 - heart_radius**2, 0)) ** 0.75
+    heart_cm = 0.88 * anatomy.depth * np.sqrt(np.maximum(1 - heart_radius**2, 0))
     free = np.maximum(cav.depth - np.maximum(heart_cm, middle), 0)
     total = np.zeros_like(free)
     fields = []
@@ -102,7 +119,8 @@ def _attenuation(organs: _Organs, effects: list[Effect], grain: Array) -> Array:
     marks = (blood * (1 - water) + lines * (1 - 0.6 * water)) * (1 - air) + lines * air
     marks = marks * np.clip((lung - 3.5) / 5.0, 0, 1)
     total = MU_SOFT * np.maximum(solid, 0) + MU_LUNG * aerated * (1 + 0.10 * grain) + MU_AIR * (organs.air + lung * air)
-    return (total + (MU_BONE - MU_SOFT * 0.5) * organs.bone + (MU_SOFT - MU_LUNG) * marks).astype(np.float32)
+    total = total + (MU_BONE - MU_SOFT * 0.5) * organs.bone + (MU_SOFT - MU_LUNG) * marks
+    return np.asarray(total, np.float32)
 
 
 def _clear(size: int) -> dict[str, NDArray[np.bool_]]:
@@ -145,7 +163,9 @@ def render(spec: PhantomSpec, size: int = 128) -> PhantomImage:
     cav, heart_radius, middle = cavity(frame, anatomy), heart(frame, anatomy), mediastinum(frame, anatomy)
     lung, fields = _lung_depth(cav, heart_radius, middle, anatomy)
     trees = (vessel_tree(anatomy, -1, rng), vessel_tree(anatomy, 1, rng))
-    effects = draw_effects(Scene(frame, anatomy, cav, fields, _hemithoraces(cav), trees), spec.findings, spec.patient_seed)
+    effects = draw_effects(
+        Scene(frame, anatomy, cav, fields, _hemithoraces(cav), trees), spec.findings, spec.patient_seed
+    )
     gain = anatomy.vessel_gain * float(np.prod([effect.vessel_gain for effect in effects]))
     organs = _Organs(
         body=body(frame, anatomy) + breasts(frame, anatomy),

@@ -170,7 +170,8 @@ def heart(frame: Frame, anatomy: Anatomy) -> Array:
     centre_y = dome_y - 3.9 - 2.0 * (tall - 1)
     dx, dy = frame.x - np.float32(centre_x), frame.y - np.float32(centre_y)
     limit = table(radius_t, np.arctan2(dy, dx), start, float(2 * np.pi / 360))
-    return np.sqrt(dx * dx + dy * dy) / limit
+    rho: Array = np.sqrt(dx * dx + dy * dy) / limit
+    return rho
 
 
 def _round(frame: Frame, x: float, y: float, rx: float, ry: float) -> Array:
@@ -197,7 +198,8 @@ def mediastinum(frame: Frame, anatomy: Anatomy) -> Array:
     knob = 6.5 * _round(frame, 0.7 + 0.3 * anatomy.knob + shift, arch_y + 0.4, anatomy.knob * 1.35, anatomy.knob * 1.5)
     trunk = 5.0 * _round(frame, 1.5 + shift, arch_y + 4.0, 2.6, 2.8)
     ascending = 5.5 * _round(frame, -0.9 + shift, arch_y + 3.4, 2.7, 4.6)
-    return np.maximum(np.maximum(strip, knob), np.maximum(trunk, ascending))
+    thickness: Array = np.maximum(np.maximum(strip, knob), np.maximum(trunk, ascending))
+    return thickness
 
 
 def body(frame: Frame, anatomy: Anatomy) -> Array:
@@ -214,7 +216,8 @@ def body(frame: Frame, anatomy: Anatomy) -> Array:
     arm_axis = np.float32(anatomy.arm_x) + 0.13 * np.maximum(y + 8, 0)
     arm_radius = 4.1 + 0.35 * anatomy.fat
     arm = 2 * arm_radius * dome((ax - arm_axis) / arm_radius) * cover(y + 8.5, 6.0)
-    return np.maximum(np.maximum(torso, arm), shoulder)
+    thickness: Array = np.maximum(np.maximum(torso, arm), shoulder)
+    return thickness
 
 
 def breasts(frame: Frame, anatomy: Anatomy) -> Array:

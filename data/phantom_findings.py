@@ -74,9 +74,7 @@ def change_geometry(anatomy: Anatomy, findings: tuple[Finding, ...], patient_see
             shift -= towards * (0.0, 0.2, 1.3)[level]
         elif finding.name == "pleural_effusion":
             shift -= towards * (0.0, 0.1, 0.5)[level]
-    return with_changes(
-        anatomy, heart_ratio=ratio, raise_right=raised["right"], raise_left=raised["left"], shift=shift
-    )
+    return with_changes(anatomy, heart_ratio=ratio, raise_right=raised["right"], raise_left=raised["left"], shift=shift)
 
 
 def _index(finding: Finding) -> int:
@@ -90,7 +88,9 @@ def _effusion(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effec
     u = np.clip(np.abs(frame.x) / scene.cavity.lateral, 0, 1)
     top = anatomy.dome_y(2 * i - 1)
     jitter = rng.uniform(-0.4, 0.4)
-    wall_y = (0.35 * top + 0.65 * anatomy.costophrenic_y - 2.3, top - 2.4, top - 8.6)[level] + jitter * (0.5, 1, 2)[level]
+    wall_y = (0.35 * top + 0.65 * anatomy.costophrenic_y - 2.3, top - 2.4, top - 8.6)[level] + jitter * (0.5, 1, 2)[
+        level
+    ]
     fall = (9.0, 4.6, 2.6)[level]
     surface = wall_y + fall * (1 - u) ** 1.2 - (1.2, 1.8, 2.0)[level] * np.exp(-(1 - u) / 0.05)
     surface = surface + 0.12 * texture(rng, frame.size, 1.6, 16)
@@ -173,7 +173,7 @@ def _pneumonia(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effe
         amount = amount + np.exp(-(dx * dx + dy * dy) / (2 * radius * radius))
     amount = np.clip(amount, 0, 1.15) * (1 + 0.30 * patch)
     fill = np.clip(amount, 0, 1.2) * (0.32, 0.40, 0.48)[level] * scene.field[i]
-    fill = fill * (1 - np.clip(0.55 * _bronchograms(scene, i), 0, 0.5))
+    fill = fill * (1 - np.clip(0.42 * _bronchograms(scene, i), 0, 0.45))
     return Effect(np.clip(fill, 0, 0.8).astype(np.float32), cover(amount - 0.38, 0.2) * scene.field[i])
 
 
@@ -206,8 +206,8 @@ def _edema(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effect:
     wing = np.exp(-0.9 * (dx * dx + dy * dy) ** 1.3)
     lower = 0.35 * cover(frame.y - np.float32(hilum_y + 2), 10.0)
     both = scene.field[0] + scene.field[1]
-    haze = (wing + lower * wing**0.4) * (0.16, 0.28, 0.46)[level]
-    fill = haze * (1 + 0.20 * cloud + 0.10 * mesh) * both
+    haze = (wing + lower * wing**0.4) * (0.24, 0.40, 0.58)[level]
+    fill = haze * (1 + 0.13 * cloud + 0.06 * mesh) * both
     lines = _kerley(scene, rng, (6, 14, 22)[level]) * (1.0, 1.3, 1.6)[level]
     region = cover(wing * (1 + 0.1 * cloud) - 0.42, 0.1) * both
     return Effect(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
 Array = NDArray[np.float32]
+Real = NDArray[np.floating[Any]]
 Points = NDArray[np.float64]
 
 HALF_FIELD_CM = 17.5
@@ -115,15 +116,15 @@ def texture(rng: np.random.Generator, size: int, exponent: float, modes: int = 4
     return cast(Array, fft.idctn(spectrum, norm="ortho", overwrite_x=True).astype(np.float32, copy=False))
 
 
-def cover(distance_cm: Array, width_cm: float) -> Array:
+def cover(distance_cm: Real, width_cm: float) -> Array:
     """Smooth 0..1 coverage of a signed inside distance: 0 at -width/2, 1 at +width/2."""
     t = np.clip(distance_cm / np.float32(width_cm) + np.float32(0.5), 0, 1)
-    return cast(Array, t * t * (3 - 2 * t))
+    return cast(Array, (t * t * (3 - 2 * t)).astype(np.float32, copy=False))
 
 
-def dome(fraction: Array) -> Array:
+def dome(fraction: Real) -> Array:
     """sqrt(1 - f^2), 0 outside |f| >= 1: thickness profile of a round body across its width."""
-    return cast(Array, np.sqrt(np.maximum(1 - fraction * fraction, 0)))
+    return cast(Array, np.sqrt(np.maximum(1 - fraction * fraction, 0)).astype(np.float32, copy=False))
 
 
 def table(values: NDArray[np.float32], grid: Array, start: float, step: float) -> Array:

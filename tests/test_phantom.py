@@ -7,8 +7,20 @@ import pytest
 
 from data.errors import InvalidInput
 from data.phantom import (
-    CHEXPERT_LABELS, FINDINGS, HELD_OUT, SEVERITIES, STRUCTURES, Finding, PhantomSpec, canonical_caption, combinations,
-    draw_spec, paraphrases, render, report, sheet,
+    CHEXPERT_LABELS,
+    FINDINGS,
+    HELD_OUT,
+    SEVERITIES,
+    STRUCTURES,
+    Finding,
+    PhantomSpec,
+    canonical_caption,
+    combinations,
+    draw_spec,
+    paraphrases,
+    render,
+    report,
+    sheet,
 )  # fmt: skip
 
 SIDED = tuple(name for name in FINDINGS if name not in ("edema", "cardiomegaly"))
@@ -25,7 +37,10 @@ def test_same_spec_same_bytes_and_other_seeds_differ() -> None:
     assert first.image.dtype == np.uint16
     assert np.array_equal(first.image, second.image)
     assert all(np.array_equal(first.masks[k], second.masks[k]) for k in STRUCTURES)
-    other_view, other_patient = render(_one("pneumonia", "left", view=1), 96), render(_one("pneumonia", "left", seed=4), 96)
+    other_view, other_patient = (
+        render(_one("pneumonia", "left", view=1), 96),
+        render(_one("pneumonia", "left", seed=4), 96),
+    )
     assert not np.array_equal(first.image, other_view.image)
     assert not np.array_equal(first.image, other_patient.image)
 
@@ -34,7 +49,8 @@ def test_same_spec_same_bytes_and_other_seeds_differ() -> None:
 def test_any_size(size: int) -> None:
     drawn = render(_one("consolidation", "right"), size)
     assert drawn.image.shape == (size, size)
-    assert drawn.image.max() > 50_000 and drawn.image.min() < 10_000
+    assert drawn.image.max() > 50_000
+    assert drawn.image.min() < 10_000
     assert tuple(drawn.masks) == STRUCTURES
     assert all(mask.shape == (size, size) and mask.dtype == np.bool_ for mask in drawn.masks.values())
 
@@ -51,7 +67,8 @@ def test_masks_are_consistent(finding: Finding) -> None:
     for seed in (1, 2):
         masks = render(PhantomSpec(seed, (finding,)), 128).masks
         thorax = masks["lungs"] | masks["heart"]
-        assert masks["lungs"].mean() > 0.1 and masks["heart"].mean() > 0.03
+        assert masks["lungs"].mean() > 0.1
+        assert masks["heart"].mean() > 0.03
         assert not (masks["lungs"] & masks["heart"]).any()
         assert masks["lesion"].sum() > 10
         assert not (masks["lesion"] & ~thorax).any()
@@ -69,7 +86,8 @@ def test_laterality_is_radiological(name: str, side: str) -> None:
 
 def test_a_normal_film_has_no_lesion() -> None:
     drawn = render(PhantomSpec(5), 96)
-    assert not drawn.masks["lesion"].any() and not drawn.masks["pneumothorax"].any()
+    assert not drawn.masks["lesion"].any()
+    assert not drawn.masks["pneumothorax"].any()
     assert drawn.labels == {**dict.fromkeys(FINDINGS, 0), "normal": 1}
     assert drawn.caption == "Normal"
 
@@ -78,7 +96,8 @@ def test_labels_name_every_finding() -> None:
     spec = PhantomSpec(2, (Finding("edema", "bilateral", "severe"), Finding("cardiomegaly", None, "mild")))
     labels = render(spec, 64).labels
     assert {name for name, value in labels.items() if value} == {"edema", "cardiomegaly"}
-    assert set(labels) == {*FINDINGS, "normal"} and set(CHEXPERT_LABELS) <= set(FINDINGS)
+    assert set(labels) == {*FINDINGS, "normal"}
+    assert set(CHEXPERT_LABELS) <= set(FINDINGS)
 
 
 def _ratio(spec: PhantomSpec) -> float:
@@ -91,7 +110,9 @@ def test_cardiothoracic_ratio_grows() -> None:
     for seed in range(4):
         ratios = [_ratio(PhantomSpec(seed)), *(_ratio(_one("cardiomegaly", None, s, seed)) for s in SEVERITIES)]
         assert ratios == sorted(ratios)
-        assert ratios[0] < 0.52 and 0.52 < ratios[1] and ratios[3] < 0.75
+        assert ratios[0] < 0.52
+        assert ratios[1] > 0.52
+        assert ratios[3] < 0.75
 
 
 def test_heart_lies_left_of_the_midline() -> None:
@@ -161,7 +182,8 @@ def test_drawn_specs_keep_to_the_rules() -> None:
     specs = [draw_spec(rng, exclude=HELD_OUT) for _ in range(2000)]
     normal = sum(not spec.findings for spec in specs) / len(specs)
     double = sum(len(spec.findings) == 2 for spec in specs) / len(specs)
-    assert normal == pytest.approx(0.15, abs=0.03) and 0.07 < double < 0.16
+    assert normal == pytest.approx(0.15, abs=0.03)
+    assert 0.07 < double < 0.16
     seen = {finding for spec in specs for finding in spec.findings}
     assert not seen & HELD_OUT
     assert seen == set(combinations()) - HELD_OUT
@@ -185,11 +207,13 @@ def _sets_of_findings() -> list[tuple[Finding, ...]]:
 def test_captions_follow_the_study() -> None:
     for findings in _sets_of_findings():
         seen, unseen = paraphrases(findings, unseen=False), paraphrases(findings, unseen=True)
-        assert seen and unseen
+        assert seen
+        assert unseen
         assert not set(map(str.lower, seen)) & set(map(str.lower, unseen))
         for caption in (canonical_caption(findings), *seen, *unseen):
             words = caption.lower().split()
-            assert 1 <= len(words) <= 5 and caption[0].isupper(), caption
+            assert 1 <= len(words) <= 5, caption
+            assert caption[0].isupper(), caption
             assert not set(",\"'") & set(caption)
             assert not COMPARISONS & set(words)
 
@@ -213,11 +237,15 @@ def test_canonical_captions() -> None:
 
 def test_report_names_side_and_impression() -> None:
     text = report(_one("pleural_effusion", "right"))
-    assert text.startswith("FINDINGS:") and "IMPRESSION: Moderate right pleural effusion." in text
-    assert "right costophrenic angle" in text and "No pleural effusion" not in text
+    assert text.startswith("FINDINGS:")
+    assert "IMPRESSION: Moderate right pleural effusion." in text
+    assert "right costophrenic angle" in text
+    assert "No pleural effusion" not in text
 
 
 def test_sheet_is_a_grid() -> None:
     page = sheet([PhantomSpec(i) for i in range(5)], 32, 3)
-    assert page.shape == (64, 96) and page.dtype == np.uint8
-    assert page[:32, :32].std() > 10 and page[32:, 64:].max() == 0
+    assert page.shape == (64, 96)
+    assert page.dtype == np.uint8
+    assert page[:32, :32].std() > 10
+    assert page[32:, 64:].max() == 0
