@@ -1,0 +1,238 @@
+"""Training arrays of the generator: images, packed masks, captions, attributes, patients.
+
+Input: phantom specs (rendered here, in parallel, resumable by shard) or any records' arrays. Output: a `Corpus`, in
+memory or as memory-mapped files in a folder, that VAE, UNet and ControlNet training all read in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import InvalidInput, NotFound
+from data.progress import track
+
+log = logging.getLogger(__name__)
+
+EMBEDDED_STRUCTURES: tuple[str, ...] = ("lungs", "heart", "lesion", "pneumothorax")
+SHARD_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Aligned arrays over N training images.
+
+    images: uint8 (N, H, W); packed_masks: uint8 (N, S, H, W/8), bits of boolean masks, all black where a structure is
+    absent or unknown; structures: S names; captions: per image its alternative texts (may be empty: no text);
+    attributes: per image {name: 0|1}; patients: per image the patient's identifier.
+    """
+
+    images: np.ndarray
+    packed_masks: np.ndarray
+    structures: tuple[str, ...]
+    captions: list[list[str]]
+    attributes: list[dict[str, int]]
+    patients: list[str]
+
+    def __post_init__(self) -> None:
+        lengths = {
+            "images": len(self.images),
+            "masks": len(self.packed_masks),
+            "captions": len(self.captions),
+            "attributes": len(self.attributes),
+            "patients": len(self.patients),
+        }
+        if len(set(lengths.values())) != 1:
+            raise InvalidInput(f"a corpus needs arrays of one length, got {lengths}: give one entry per image")
+        if self.images.ndim != 3 or self.images.shape[1] != self.images.shape[2]:
+            raise InvalidInput(f"a corpus needs square images (N, H, H), got {self.images.shape}: resize them first")
+        if self.packed_masks.shape[1] != len(self.structures):
+            raise InvalidInput(
+                f"{self.packed_masks.shape[1]} mask channels for structures {list(self.structures)}: give one each"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+        return int(self.images.shape[1])
+
+    def masks(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Boolean masks (n, S, H, W) of some images."""
+        packed = np.asarray(self.packed_masks[np.asarray(indices)])
+        return np.unpackbits(packed, axis=-1, count=self.image_size).astype(bool)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Corpus:
+        """A corpus of the chosen images, in that order, in memory."""
+        chosen = np.asarray(indices, dtype=int)
+        return Corpus(
+            np.asarray(self.images[chosen]),
+            np.asarray(self.packed_masks[chosen]),
+            self.structures,
+            [self.captions[i] for i in chosen],
+            [self.attributes[i] for i in chosen],
+            [self.patients[i] for i in chosen],
+        )
+
+    def split_by_patient(self, held_out_fraction: float, seed: int) -> tuple[Corpus, Corpus]:
+        """(training, held out): whole patients, drawn from `seed`."""
+        names = sorted(set(self.patients))
+        order = np.random.default_rng(seed).permutation(len(names))
+        held = {names[i] for i in order[: round(held_out_fraction * len(names))]}
+        is_held = np.array([p in held for p in self.patients], dtype=bool)
+        return self.subset(np.flatnonzero(~is_held)), self.subset(np.flatnonzero(is_held))
+
+    def save(self, folder: Path) -> None:
+        """Write images.npy, masks.npy and corpus.jsonl; the latter last, as the sign of completeness."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "images.npy", self.images)
+        np.save(folder / "masks.npy", self.packed_masks)
+        lines = [json.dumps({"structures": list(self.structures)})]
+        for texts, attributes, patient in zip(self.captions, self.attributes, self.patients, strict=True):
+            lines.append(json.dumps({"captions": texts, "attributes": attributes, "patient": patient}))
+        temporary = folder / "corpus.jsonl.part"
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / "corpus.jsonl")
+
+
+def load_corpus(folder: Path) -> Corpus:
+    """Open a saved corpus; the arrays are memory-mapped."""
+    if not (folder / "corpus.jsonl").exists():
+        raise NotFound(f"no corpus in {folder}: build it first (radpref generate train --embedded --stage corpus)")
+    lines = (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines[1:]]
+    return Corpus(
+        np.load(folder / "images.npy", mmap_mode="r"),
+        np.load(folder / "masks.npy", mmap_mode="r"),
+        tuple(json.loads(lines[0])["structures"]),
+        [entry["captions"] for entry in entries],
+        [entry["attributes"] for entry in entries],
+        [entry["patient"] for entry in entries],
+    )
+
+
+def corpus_from_arrays(
+    images: np.ndarray,
+    captions: Sequence[Sequence[str]],
+    patients: Sequence[str],
+    masks: dict[str, np.ndarray] | None = None,
+    structures: Sequence[str] = EMBEDDED_STRUCTURES,
+    attributes: Sequence[dict[str, int]] | None = None,
+) -> Corpus:
+    """A corpus of any images: uint8 (N, H, H); `masks` {structure: bool (N, H, H)}, absent structures stay black."""
+    given = masks or {}
+    unknown = sorted(set(given) - set(structures))
+    if unknown:
+        raise InvalidInput(f"masks for unknown structures {unknown}: this stack knows {list(structures)}")
+    if images.dtype != np.uint8:
+        raise InvalidInput(f"training images are {images.dtype}: scale them to uint8, 0-255")
+    n, height, width = images.shape
+    planes = np.zeros((n, len(structures), height, width), dtype=bool)
+    for channel, name in enumerate(structures):
+        if name in given:
+            if given[name].shape != images.shape:
+                raise InvalidInput(f"mask {name!r} has shape {given[name].shape}, images {images.shape}: make them equal")
+            planes[:, channel] = given[name]
+    return Corpus(
+        images,
+        np.packbits(planes, axis=-1),
+        tuple(structures),
+        [list(texts) for texts in captions],
+        [dict(entry) for entry in attributes] if attributes is not None else [{} for _ in range(n)],
+        list(patients),
+    )
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """16-bit radiograph -> 8 bits by the high byte; 8-bit images pass."""
+    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+
+
+def _render_shard(job: tuple[str, int, int, int, int]) -> str:
+    """Worker: render one shard of phantoms into `<folder>/shards/<index>.npz` and `.json`."""
+    from data import phantom
+
+    folder, index, count, size, seed = job
+    target = Path(folder) / "shards" / f"{index:05d}.npz"
+    if target.exists():
+        return str(target)
+    rng = np.random.default_rng([seed, index])
+    images = np.zeros((count, size, size), dtype=np.uint8)
+    masks = np.zeros((count, len(EMBEDDED_STRUCTURES), size, size), dtype=bool)
+    entries: list[dict[str, Any]] = []
+    for k in range(count):
+        spec = phantom.draw_spec(rng, exclude=phantom.HELD_OUT)
+        rendered = phantom.render(spec, size)
+        images[k] = to_uint8(rendered.image)
+        for channel, name in enumerate(EMBEDDED_STRUCTURES):
+            masks[k, channel] = rendered.masks[name]
+        entries.append(
+            {
+                "captions": caption_alternatives(rendered, phantom.paraphrases(spec.findings, unseen=False)),
+                "attributes": phantom_attributes(rendered),
+                "patient": f"phantom-{spec.patient_seed}",
+            }
+        )
+    target.with_suffix(".json").write_text(json.dumps(entries), encoding="utf-8")
+    temporary = target.with_suffix(f".{os.getpid()}.part.npz")
+    np.savez(temporary, images=images, masks=np.packbits(masks, axis=-1))
+    os.replace(temporary, target)
+    return str(target)
+
+
+def phantom_attributes(rendered: Any) -> dict[str, int]:
+    """The phantom's labels and, for sided findings that are present, "<finding>/left" and "<finding>/right"."""
+    attributes = {key: int(value) for key, value in rendered.labels.items()}
+    for finding in rendered.spec.findings:
+        if finding.side in ("left", "right"):
+            for side in ("left", "right"):
+                attributes[f"{finding.name}/{side}"] = int(finding.side == side)
+    return attributes
+
+
+def caption_alternatives(rendered: Any, paraphrases: Sequence[str]) -> list[str]:
+    """The canonical caption thrice, its paraphrases, and the report's impression: what training draws a text from.
+
+    The whole report is longer than the text encoder reads.
+    """
+    impression = str(rendered.report).rsplit("IMPRESSION:", 1)[-1].strip()
+    return [rendered.caption] * 3 + list(paraphrases) + [impression]
+
+
+def build_phantom_corpus(folder: Path, n_images: int, size: int, seed: int, workers: int = 1) -> Corpus:
+    """Render `n_images` phantoms without the held-out combinations; resumes by shard and returns the saved corpus."""
+    if (folder / "corpus.jsonl").exists():
+        return load_corpus(folder)
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    counts = [min(SHARD_SIZE, n_images - start) for start in range(0, n_images, SHARD_SIZE)]
+    jobs = [(str(folder), index, count, size, seed) for index, count in enumerate(counts)]
+    if workers > 1:
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            paths = list(track(pool.imap(_render_shard, jobs), "render phantoms", len(jobs)))
+    else:
+        paths = [_render_shard(job) for job in track(jobs, "render phantoms", len(jobs))]
+    arrays = [np.load(path) for path in paths]
+    entries = [entry for path in paths for entry in json.loads(Path(path).with_suffix(".json").read_text("utf-8"))]
+    corpus = Corpus(
+        np.concatenate([part["images"] for part in arrays]),
+        np.concatenate([part["masks"] for part in arrays]),
+        EMBEDDED_STRUCTURES,
+        [entry["captions"] for entry in entries],
+        [entry["attributes"] for entry in entries],
+        [entry["patient"] for entry in entries],
+    )
+    corpus.save(folder)
+    for path in paths:
+        Path(path).unlink()
+        Path(path).with_suffix(".json").unlink()
+    return load_corpus(folder)

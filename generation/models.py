@@ -1,0 +1,310 @@
+"""The generator stack: VAE, UNet, ControlNet, text encoder, tokenizer and scheduler, loaded and saved as one folder.
+
+A stack folder has diffusers' layout (``vae/ unet/ controlnet/ text_encoder/ tokenizer/ scheduler/``) and a
+``radpref.json`` that says which structures the hint's channels are, how guidance drops the text, and the image size.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from data.errors import InvalidInput, NotFound
+from data.files import write_atomic
+from generation.tokenizer import build_tokenizer
+from generation.vae_training import VaeSettings, adapt_signal, build_vae, fold_of, restore_signal
+
+EMBEDDED_FOLDER = Path(__file__).parent / "weights" / "embedded"
+MANIFEST = "radpref.json"
+LORA_TARGETS: tuple[str, ...] = (
+    "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "conv1", "conv2", "time_emb_proj",
+)  # fmt: skip
+
+
+@dataclass
+class GeneratorStack:
+    """Everything that turns a condition and a seed into an image.
+
+    structures: names of the hint's channels, in order; unconditional: how guidance drops the text; image_size in
+    pixels; model_id: name under which records refer to it; text_cache: hidden states of texts already encoded.
+    """
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    controlnet: ControlNetModel | None
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDPMScheduler
+    structures: tuple[str, ...]
+    image_size: int
+    unconditional: Literal["zero", "empty_prompt"] = "zero"
+    model_id: str = "embedded"
+    text_cache: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is."""
+        return next(iter(self.unet.parameters())).device
+
+    @property
+    def latent_scale(self) -> float:
+        """Factor from the VAE's latents to the UNet's."""
+        return float(self.vae.config.scaling_factor)
+
+    @property
+    def latent_shift(self) -> float:
+        """Subtracted from the VAE's latents before scaling; 0 for most models."""
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, h, w) of one image's latents."""
+        factor = fold_of(self.vae) * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = self.image_size // factor
+        return int(self.vae.config.latent_channels), side, side
+
+    @property
+    def prediction_type(self) -> str:
+        """"epsilon" or "v_prediction"."""
+        return str(self.scheduler.config.prediction_type)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks by folder name; without the ControlNet where there is none."""
+        named: dict[str, nn.Module] = {"vae": self.vae, "unet": self.unet, "text_encoder": self.text_encoder}
+        if self.controlnet is not None:
+            named["controlnet"] = self.controlnet
+        return named
+
+    def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> GeneratorStack:
+        """Move and cast all networks in place; forgets cached texts."""
+        for module in self.modules().values():
+            module.to(device=device, dtype=dtype)
+        self.text_cache.clear()
+        return self
+
+    def eval(self) -> GeneratorStack:
+        """All networks in evaluation mode without gradients."""
+        for module in self.modules().values():
+            module.eval().requires_grad_(False)
+        return self
+
+    @torch.no_grad()
+    def encode_images(self, signal: Tensor) -> Tensor:
+        """(B, 1, H, W) in [-1, 1] -> scaled latents (B, C, h, w), the posterior's mean."""
+        latents: Tensor = self.vae.encode(adapt_signal(self.vae, signal)).latent_dist.mean
+        return (latents - self.latent_shift) * self.latent_scale
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> (B, 1, H, W) in [-1, 1]."""
+        output: Tensor = self.vae.decode(latents / self.latent_scale + self.latent_shift).sample
+        return restore_signal(self.vae, output).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class UnetSettings:
+    """Shape of the embedded UNet, ControlNet and text encoder."""
+
+    channels: tuple[int, ...] = (64, 112, 160)
+    attention: tuple[bool, ...] = (False, True, True)
+    heads: int = 4
+    layers_per_block: int = 2
+    norm_groups: int = 16
+    hint_channels: tuple[int, ...] = (8, 16, 32, 64)
+    text_width: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+
+
+def make_scheduler() -> DDPMScheduler:
+    """1,000 DDPM steps; the scaled-linear schedule of Stable Diffusion, ended a little deeper for small latents."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.015,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, settings: UnetSettings, seed: int) -> CLIPTextModel:
+    """A fresh CLIP text encoder for `tokenizer`, without dropout."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.text_width,
+        intermediate_size=settings.text_width * 4,
+        projection_dim=settings.text_width,
+        num_hidden_layers=settings.text_layers,
+        num_attention_heads=settings.text_heads,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attention_dropout=0.0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CLIPTextModel(config)
+
+
+def build_unet(latent_channels: int, latent_size: int, settings: UnetSettings, seed: int) -> UNet2DConditionModel:
+    """A fresh UNet whose cross attention reads the text encoder's states."""
+    down = tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in settings.attention)
+    up = tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(settings.attention))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet2DConditionModel(
+            sample_size=latent_size,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            down_block_types=down,
+            up_block_types=up,
+            block_out_channels=settings.channels,
+            layers_per_block=settings.layers_per_block,
+            attention_head_dim=settings.heads,
+            norm_num_groups=settings.norm_groups,
+            cross_attention_dim=settings.text_width,
+        )
+
+
+def build_controlnet(
+    unet: UNet2DConditionModel, n_structures: int, hint_channels: tuple[int, ...], seed: int
+) -> ControlNetModel:
+    """A ControlNet grown from `unet` (encoder copied, residuals exactly 0 at first) with one hint channel a structure.
+
+    Each entry of `hint_channels` after the first halves the hint: 4 entries lead from 128 to 16 pixels.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ControlNetModel.from_unet(
+            unet, conditioning_channels=n_structures, conditioning_embedding_out_channels=hint_channels
+        )
+
+
+def save_stack(stack: GeneratorStack, folder: Path, half: bool = False) -> None:
+    """Write the stack as safetensors (fp16 with `half`); the manifest last, as the sign of completeness."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, module in stack.modules().items():
+        dtype = next(iter(module.parameters())).dtype
+        (module.half() if half else module).save_pretrained(folder / name)  # type: ignore[operator]
+        module.to(dtype)
+    stack.tokenizer.save_pretrained(folder / "tokenizer")
+    stack.scheduler.save_pretrained(folder / "scheduler")
+    manifest = {
+        "format": 1,
+        "model_id": stack.model_id,
+        "structures": list(stack.structures),
+        "unconditional": stack.unconditional,
+        "image_size": stack.image_size,
+        "has_controlnet": stack.controlnet is not None,
+    }
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def load_stack(
+    path_or_name: str | Path = "embedded", device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> GeneratorStack:
+    """Load a stack folder, or the shipped one by the name "embedded"; frozen, in evaluation mode.
+
+    NotFound where the folder or its manifest is missing, InvalidInput naming the part that is missing or unreadable.
+    """
+    folder = EMBEDDED_FOLDER if str(path_or_name) == "embedded" else Path(path_or_name)
+    manifest = _read_manifest(folder)
+    controlnet = _load_part(folder, "controlnet", ControlNetModel) if manifest["has_controlnet"] else None
+    stack = GeneratorStack(
+        vae=_load_part(folder, "vae", AutoencoderKL),
+        unet=_load_part(folder, "unet", UNet2DConditionModel),
+        controlnet=controlnet,
+        text_encoder=_load_part(folder, "text_encoder", CLIPTextModel),
+        tokenizer=_load_part(folder, "tokenizer", CLIPTokenizer),
+        scheduler=_load_part(folder, "scheduler", DDPMScheduler),
+        structures=tuple(manifest["structures"]),
+        image_size=int(manifest["image_size"]),
+        unconditional=manifest["unconditional"],
+        model_id=str(manifest["model_id"]),
+    )
+    return stack.to(device, dtype).eval()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise NotFound(f"no generator at {folder}: give a stack folder, or the name 'embedded'")
+    path = folder / MANIFEST
+    if not path.exists():
+        raise NotFound(f"{folder} has no {MANIFEST}: it must say structures, unconditional and image_size")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{path} is not JSON ({error}): write it again") from error
+    manifest.setdefault("model_id", folder.name)
+    manifest.setdefault("has_controlnet", (folder / "controlnet").is_dir())
+    missing = [key for key in ("structures", "unconditional", "image_size") if key not in manifest]
+    if missing:
+        raise InvalidInput(f"{path} lacks {missing}: add them")
+    if manifest["unconditional"] not in ("zero", "empty_prompt"):
+        raise InvalidInput(f"{path}: unconditional is {manifest['unconditional']!r}: choose 'zero' or 'empty_prompt'")
+    return manifest
+
+
+def _load_part(folder: Path, name: str, kind: Any) -> Any:
+    part = folder / name
+    if not part.is_dir():
+        raise InvalidInput(f"generator {folder} lacks its part {name!r}: copy the folder {name}/ into it")
+    try:
+        options: dict[str, Any] = {"local_files_only": True}
+        return kind.from_pretrained(part, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(f"part {name!r} of generator {folder} cannot be read ({reason}): copy it again") from error
+
+
+def add_lora(unet: UNet2DConditionModel, rank: int, name: str = "default", alpha: int | None = None) -> list[nn.Parameter]:
+    """Add a LoRA (initially without effect) on attention, feed-forward, projection, convolution and time layers.
+
+    Returns its trainable parameters; everything else is left as it was.
+    """
+    from peft import LoraConfig
+
+    unet.add_adapter(
+        LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(LORA_TARGETS), init_lora_weights=True), name
+    )
+    return [p for key, p in unet.named_parameters() if "lora_" in key and f".{name}." in key]
+
+
+def tiny_stack(seed: int = 0, size: int = 32, structures: tuple[str, ...] = ("lungs", "heart")) -> GeneratorStack:
+    """A stack with random weights for tests: whole in design, far too small to draw anything."""
+    settings = UnetSettings(
+        channels=(16, 32),
+        attention=(False, True),
+        heads=2,
+        layers_per_block=1,
+        norm_groups=8,
+        hint_channels=(8, 8, 8),
+        text_width=32,
+        text_layers=1,
+        text_heads=2,
+    )
+    vae = build_vae(VaeSettings(channels=(8, 16), latent_channels=4), size, seed)
+    tokenizer = build_tokenizer(["normal", "severe left pleural effusion", "mild right pneumothorax"], n_merges=100)
+    unet = build_unet(4, size // 4, settings, seed + 1)
+    stack = GeneratorStack(
+        vae=vae,
+        unet=unet,
+        controlnet=build_controlnet(unet, len(structures), settings.hint_channels, seed + 2),
+        text_encoder=build_text_encoder(tokenizer, settings, seed + 3),
+        tokenizer=tokenizer,
+        scheduler=make_scheduler(),
+        structures=structures,
+        image_size=size,
+        model_id="tiny",
+    )
+    return stack.eval()

@@ -1,0 +1,107 @@
+"""A small CLIP tokenizer made offline: byte-pair merges learned from the corpus' own captions and radiology words.
+
+Input: texts. Output: a `CLIPTokenizer` (lower case, at most 32 tokens) that is the same for the same texts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+MAX_TOKENS = 32
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+RADIOLOGY_WORDS = """
+adult pediatric child infant male female patient man woman boy girl year-old years old AP PA supine upright portable
+chest radiograph x-ray film view frontal image shows showing with without no and of the in a an is are there
+acute chronic focal diffuse patchy hazy dense subtle mild moderate severe small large massive minimal marked
+left right bilateral upper middle lower lobe lobar zone base basal apical lung lungs hemithorax cardiac heart silhouette
+normal clear unremarkable abnormal negative positive findings finding impression evidence process disease
+atelectasis cardiomegaly consolidation edema effusion pleural pneumonia pneumothorax infiltration infiltrate nodule
+mass emphysema fibrosis thickening hernia opacity opacities opacification airspace interstitial collapse collapsed
+bacterial viral covid tuberculosis lesion enlarged enlargement mediastinum mediastinal hilar congestion vascular
+pulmonary blunting costophrenic angle air fluid rib fracture fractures clavicle spine tube line catheter device
+device pacemaker sternotomy wires volume loss shift tension layering meniscus bronchograms perihilar reticular
+lobectomy post operative consistent suggesting suspicious for likely possible size enlarged borderline
+""".split()
+
+
+def _byte_symbols() -> dict[int, str]:
+    """GPT-2's reversible byte -> printable character table, which CLIP uses."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {byte: chr(byte) for byte in printable}
+    extra = 0
+    for byte in range(256):
+        if byte not in table:
+            table[byte] = chr(256 + extra)
+            extra += 1
+    return table
+
+
+def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[str, str]]:
+    """Byte-pair merges of lower-cased words by count, ties broken alphabetically: deterministic."""
+    symbols = _byte_symbols()
+    pieces = {word: [symbols[b] for b in word.encode("utf-8")] for word in words}
+    for parts in pieces.values():
+        parts[-1] += "</w>"
+    merges: list[tuple[str, str]] = []
+    for _ in range(n_merges):
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in pieces.items():
+            for pair in zip(parts, parts[1:], strict=False):
+                pairs[pair] += words[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for parts in pieces.values():
+            k = 0
+            while k < len(parts) - 1:
+                if (parts[k], parts[k + 1]) == best:
+                    parts[k : k + 2] = [best[0] + best[1]]
+                k += 1
+    return merges
+
+
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """Words as CLIP's pre-tokenizer cuts them: runs of letters, single digits, runs of anything else."""
+    import re
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(re.findall(r"[^\W\d_]+|\d|[^\s\w]+", text.lower()))
+    return counts
+
+
+def build_tokenizer(texts: Sequence[str], n_merges: int = 1200) -> CLIPTokenizer:
+    """Learn merges from `texts` and `RADIOLOGY_WORDS` (each counted at least once) and assemble the tokenizer."""
+    merges = learn_merges(count_words([*texts, *RADIOLOGY_WORDS]), n_merges)
+    base = list(_byte_symbols().values())
+    tokens = [*base, *(symbol + "</w>" for symbol in base), *(a + b for a, b in merges), START, END]
+    vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(
+        vocab=vocab,
+        merges=merges,
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """Token ids int64 (n, L), padded and cut to the tokenizer's length."""
+    encoded = tokenizer(
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoded["input_ids"]
+    return ids.to(torch.int64)
