@@ -21,7 +21,7 @@ ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val
 
 
 def canonical_split(name: str) -> str:
-    """"train", "val" or "test" for a table's spelling of it.
+    """ "train", "val" or "test" for a table's spelling of it.
 
     Raises:
         InvalidInput: anything else.
@@ -43,9 +43,7 @@ def assign_splits(
     order = np.random.default_rng([seed, 17]).permutation(len(names))
     n_train = round(fractions[0] * len(names))
     n_val = round(fractions[1] * len(names))
-    return {
-        names[i]: "train" if k < n_train else "val" if k < n_train + n_val else "test" for k, i in enumerate(order)
-    }
+    return {names[i]: "train" if k < n_train else "val" if k < n_train + n_val else "test" for k, i in enumerate(order)}
 
 
 def nested_patients(patients: Iterable[str], fraction: float, seed: int) -> list[str]:

@@ -1,0 +1,174 @@
+"""Commands of ``radpref study`` and ``radpref data``; what is heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+study_app = typer.Typer(no_args_is_help=True)
+data_app = typer.Typer(no_args_is_help=True)
+StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
+
+
+def emit(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print a result: one JSON object, or one indented line per value."""
+    if as_json:
+        print(json.dumps(dict(result), default=str))
+    else:
+        print("\n".join(_lines(result, 0)))
+
+
+def _lines(value: Any, depth: int) -> list[str]:
+    pad = "  " * depth
+    if isinstance(value, Mapping):
+        found: list[str] = []
+        for key, inner in value.items():
+            if isinstance(inner, Mapping | list | tuple) and inner:
+                found += [f"{pad}{key}:", *_lines(inner, depth + 1)]
+            else:
+                found.append(f"{pad}{key}: {_word(inner)}")
+        return found
+    if isinstance(value, list | tuple):
+        return [line for inner in value for line in _lines(inner, depth)]
+    return [f"{pad}{_word(value)}"]
+
+
+def _word(value: Any) -> str:
+    if value is None or value in ({}, [], ()):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@study_app.command()
+def new(
+    path: Annotated[Path, typer.Argument(help="Folder to make.")],
+    name: Annotated[str | None, typer.Option(help="Short name; default: the folder's name.")] = None,
+    template: Annotated[str, typer.Option(help="default, demo, or table (your own images).")] = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a study folder with a commented study.toml."""
+    from data.study import Study
+    from data.templates import named_template
+
+    study = Study.create(path, named_template(template, name or path.resolve().name))
+    source = " table PATH" if study.config.data.reader == "table" and study.config.data.path is None else ""
+    following = f"radpref data import{source} --study {path}"
+    if as_json:
+        emit({"study": str(study.root), "next": following}, True)
+    else:
+        print(f"Made {study.root}. Look at {study.root / 'study.toml'}, then:\n  {following}")
+
+
+@study_app.command()
+def show(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
+    """Count what the study holds: records, sets, raters, scores, runs, models."""
+    from data.overview import overview
+    from data.study import Study
+
+    found = overview(Study(study))
+    if as_json:
+        emit(found, True)
+    else:
+        _show_table(found)
+
+
+def _show_table(found: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{found['name']}  {found['study']}", title_justify="left")
+    table.add_column("what")
+    table.add_column("count", justify="right")
+    for section in ("records", "images", "sets", "raters", "scores", "runs", "models"):
+        for key, count in found[section].items():
+            table.add_row(f"{section}: {key}", str(count))
+        if not found[section]:
+            table.add_row(section, "0")
+    Console().print(table)
+    print(f"next: {found['next']}")
+
+
+@study_app.command()
+def verify(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
+    """Re-hash files, check the record against its rules and test patients against leakage. Exit code 1 on problems."""
+    import data.verify
+    from data.study import Study
+
+    found = data.verify.verify(Study(study))
+    if as_json:
+        emit(found, True)
+    else:
+        for line in found["notes"]:
+            print(f"note: {line}")
+        for line in found["problems"]:
+            print(f"problem: {line}")
+        counts = ", ".join(f"{count} {name}" for name, count in found["checked"].items())
+        print(f"{'ok' if found['ok'] else str(len(found['problems'])) + ' problems'} ({counts})")
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+@study_app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="Backup folder; a later backup adds only what is new.")],
+    study: StudyOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the study, consistently, while the reading room may go on. Logins are left out."""
+    import data.backup
+    from data.study import Study
+
+    emit(data.backup.backup(Study(study), target), as_json)
+
+
+@study_app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="Folder that `study backup` wrote.")],
+    path: Annotated[Path, typer.Argument(help="New folder for the study.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a study from a backup; every file is checked against its hash."""
+    import data.backup
+
+    emit(data.backup.restore(source, path), as_json)
+
+
+@study_app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="Folder for the CSV files.")],
+    study: StudyOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Write every table as CSV; no password hashes and no logins."""
+    import data.backup
+    from data.study import Study
+
+    emit(data.backup.export(Study(study), target), as_json)
+
+
+@data_app.command("import")
+def import_command(
+    dataset: Annotated[str | None, typer.Argument(help="phantom or table; default: data.reader of study.toml.")] = None,
+    path: Annotated[Path | None, typer.Argument(help="table: the CSV or parquet file.")] = None,
+    study: StudyOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Import records with images, labels, masks and texts. Run again to resume; unusable ones are listed."""
+    from data.importing import import_records
+    from data.study import Study
+
+    emit(import_records(Study(study), dataset, path), as_json)
+
+
+@data_app.command("list")
+def list_command(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
+    """List the readers, and records, patients, labels and masks per split."""
+    from data.overview import data_overview
+    from data.study import Study
+
+    emit(data_overview(Study(study)), as_json)
