@@ -46,6 +46,10 @@ TABLE_COLUMNS = {
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
+class StaleWrite(Conflict):
+    """Another window has written to this set since the writer last looked."""
+
+
 @dataclass(frozen=True)
 class ScoreEvent:
     """One thing a rater did. ``slot`` is the image's slot in its set (0-3), not its place on the rater's screen.
@@ -213,7 +217,7 @@ def _refuse_stale(connection: sqlite3.Connection, event: ScoreEvent, seen: int) 
         (event.presentation_id, max(seen, 0)),
     ).fetchall()
     if any(row[0] != event.client.get("tab") for row in later):
-        raise Conflict("this set was changed in another window; reload to see what is stored")
+        raise StaleWrite("this set was changed in another window; reload to see what is stored")
 
 
 def _refuse_incomplete(connection: sqlite3.Connection, event: ScoreEvent, mode: str) -> None:

@@ -1,0 +1,127 @@
+"""What the study office sees: progress per rater, agreement, the latest report. Never part of a rater's pages.
+
+Input: a Study. Output: plain JSON values and paths. Simulated raters are marked wherever they appear.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from data.agreement import agreement_report
+from data.errors import NotFound
+from data.scores import required_scores, score_table
+from data.study import Study
+
+N_BOOT = 200
+
+
+def overview(study: Study) -> dict[str, Any]:
+    """Sets by mode, and per rater: kind, sets done / skipped / all, scores, flags, comments, mean score, pace."""
+    modes = study.db.rows(
+        "SELECT c.mode, count(*) AS n FROM image_sets s JOIN conditions c USING (condition_id)"
+        " WHERE s.purpose = 'rating' GROUP BY c.mode ORDER BY c.mode"
+    )
+    raters = study.db.rows("SELECT rater_id, username, kind, role, active FROM raters ORDER BY kind, rater_id")
+    return {
+        "study": study.config.name,
+        "title": study.config.title,
+        "n_sets": sum(int(row["n"]) for row in modes),
+        "modes": {str(row["mode"]): int(row["n"]) for row in modes},
+        "raters": [_rater_line(study, row) for row in raters if row["role"] == "rater"],
+        "admins": [str(row["username"]) for row in raters if row["role"] == "admin"],
+        "report": _report_folder(study) is not None,
+    }
+
+
+def _rater_line(study: Study, rater: dict[str, Any]) -> dict[str, Any]:
+    rater_id = int(rater["rater_id"])
+    states = study.db.rows(
+        "SELECT p.state, c.mode, (SELECT count(*) FROM current_scores v"
+        " WHERE v.presentation_id = p.presentation_id) AS n"
+        " FROM presentation_states p JOIN image_sets s USING (set_id) JOIN conditions c USING (condition_id)"
+        " WHERE p.rater_id = ?",
+        (rater_id,),
+    )
+    complete = [row for row in states if row["state"] != "skipped" and row["n"] >= len(required_scores(row["mode"]))]
+    return {
+        "username": rater["username"],
+        "kind": rater["kind"],
+        "active": bool(rater["active"]),
+        "n_sets": len(states),
+        "n_done": sum(row["state"] == "submitted" for row in complete),
+        "n_skipped": sum(row["state"] == "skipped" for row in states),
+        **_events(study, rater_id),
+        "s_per_set": None if rater["kind"] == "simulated" else seconds_per_set(study, rater_id),
+    }
+
+
+def _events(study: Study, rater_id: int) -> dict[str, Any]:
+    scores = study.db.row(
+        "SELECT count(*) AS n, avg(value) AS mean FROM current_scores WHERE rater_id = ?", (rater_id,)
+    ) or {"n": 0, "mean": None}
+    other = (
+        study.db.row(
+            "SELECT sum(kind = 'flag' AND value = 1) AS flags, sum(kind = 'comment') AS comments,"
+            " max(created_at) AS last FROM score_events WHERE rater_id = ?",
+            (rater_id,),
+        )
+        or {}
+    )
+    return {
+        "n_scores": int(scores["n"]),
+        "mean_score": None if scores["mean"] is None else round(float(scores["mean"]), 2),
+        "n_flags": int(other.get("flags") or 0),
+        "n_comments": int(other.get("comments") or 0),
+        "last_event": other.get("last"),
+    }
+
+
+def seconds_per_set(study: Study, rater_id: int) -> float | None:
+    """Median active time of the submitted sets, seconds, as the page measured it; None before the first."""
+    import numpy as np
+
+    rows = study.db.rows(
+        "SELECT max(client ->> '$.active_ms') AS ms FROM score_events WHERE rater_id = ? AND kind = 'submit'"
+        " GROUP BY presentation_id",
+        (rater_id,),
+    )
+    times = [float(row["ms"]) / 1000 for row in rows if row["ms"] is not None]
+    return round(float(np.median(times)), 1) if times else None
+
+
+def agreement(study: Study) -> dict[str, Any]:
+    """Agreement of people and of simulated raters, apart from each other; see data/agreement.py."""
+    return agreement_report(score_table(study.db), n_boot=N_BOOT, seed=study.config.annotate.seed)
+
+
+def _report_folder(study: Study) -> Path | None:
+    if not study.reports.is_dir():
+        return None
+    found = [path.parent for path in study.reports.glob("*/index.html")]
+    return max(found, key=lambda path: ((path / "index.html").stat().st_mtime, path.name), default=None)
+
+
+def latest_report(study: Study) -> Path:
+    """Folder of the newest report.
+
+    Raises:
+        NotFound: none was written yet.
+    """
+    folder = _report_folder(study)
+    if folder is None:
+        raise NotFound("there is no report yet; write one with `radpref downstream report`")
+    return folder
+
+
+def report_table(study: Study, name: str) -> Path:
+    """A CSV beside the newest report.
+
+    Raises:
+        NotFound: no such table.
+    """
+    path = latest_report(study) / name
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.csv", name) or path.is_symlink() or not path.is_file():
+        raise NotFound("there is no such table beside the report")
+    return path

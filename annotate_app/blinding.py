@@ -1,0 +1,104 @@
+"""Blinding: what of an image may reach a rater. Letters instead of slots, bare pixels instead of files.
+
+Input: a presentation. Output: raw little-endian pixels, all images of a set alike in size and depth, so that neither
+names, hashes, metadata, nor the length of an answer tell anything about an image.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from data.errors import NotFound, RadprefError
+from data.images import GrayImage
+from data.study import Study
+
+LETTERS = "ABCD"
+Pixel = TypeVar("Pixel", np.uint8, np.uint16)
+
+
+def slot_of(slots: str, letter: object) -> int:
+    """Slot (0-3) that stands at ``letter`` when a presentation's permutation is ``slots``.
+
+    Raises:
+        NotFound: the letter is not A-D.
+    """
+    if not isinstance(letter, str) or len(letter) != 1 or letter not in LETTERS:
+        raise NotFound("there is no image of that letter; use A, B, C or D")
+    return int(slots[LETTERS.index(letter)])
+
+
+def letter_of(slots: str, slot: int) -> str:
+    """Letter under which a rater sees ``slot``."""
+    return LETTERS[slots.index(str(slot))]
+
+
+def image_geometry(study: Study, set_id: str) -> dict[str, int]:
+    """Common width, height and bits of the four images of a set: the largest of each."""
+    row = study.db.row(
+        "SELECT max(width) AS width, max(height) AS height, max(bit_depth) AS bits FROM set_images"
+        " JOIN images ON sha256 = image_sha WHERE set_id = ?",
+        (set_id,),
+    )
+    if row is None or row["width"] is None:
+        raise NotFound("the images of this set are missing; skip it and tell the study office")
+    return {key: int(row[key]) for key in ("width", "height", "bits")}
+
+
+def pixel_payload(study: Study, set_id: str, slot: int) -> bytes:
+    """Raw pixels of one image, row by row, uint8 or little-endian uint16, in the common geometry of its set."""
+    geometry = image_geometry(study, set_id)
+    sha = study.db.value("SELECT image_sha FROM set_images WHERE set_id = ? AND slot = ?", (set_id, slot))
+    try:
+        image = study.store.image(str(sha))
+    except RadprefError as error:
+        raise NotFound("this image cannot be read; skip the set and tell the study office") from error
+    return fit(image, **geometry).tobytes()
+
+
+def fit(image: GrayImage, width: int, height: int, bits: int) -> GrayImage:
+    """Bring an image to ``bits`` and centre it on a black (height, width) field; pixels are never resampled."""
+    if bits == 16:
+        wide: npt.NDArray[np.uint16] = image.astype("<u2")
+        return _centred(wide * np.uint16(257) if image.dtype == np.uint8 else wide, height, width)
+    return _centred(image, height, width)
+
+
+def _centred(image: npt.NDArray[Pixel], height: int, width: int) -> npt.NDArray[Pixel]:
+    if image.shape == (height, width):
+        return np.ascontiguousarray(image)
+    field: npt.NDArray[Pixel] = np.zeros((height, width), dtype=image.dtype)
+    top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
+    field[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return field
+
+
+def mask_rows(study: Study, condition_id: str) -> list[dict[str, Any]]:
+    """structure, mask_sha, width and height of a condition's non-empty masks, in the order of study.toml."""
+    rows = study.db.rows(
+        "SELECT structure, mask_sha, width, height FROM condition_masks JOIN masks ON sha256 = mask_sha"
+        " WHERE condition_id = ? AND n_pixels > 0",
+        (condition_id,),
+    )
+    order = {name: index for index, name in enumerate(study.config.data.structures)}
+    return sorted(rows, key=lambda row: (order.get(row["structure"], len(order)), row["structure"]))
+
+
+def mask_payload(study: Study, condition_id: str) -> bytes:
+    """Asked masks as one little-endian uint16 per pixel; bit i is the i-th structure of :func:`mask_rows`.
+
+    Raises:
+        NotFound: the condition has no mask, or its file cannot be read.
+    """
+    rows = mask_rows(study, condition_id)
+    if not rows:
+        raise NotFound("this set has no mask")
+    field: npt.NDArray[np.uint16] = np.zeros((rows[0]["height"], rows[0]["width"]), dtype="<u2")
+    try:
+        for bit, row in enumerate(rows[:16]):
+            field |= study.store.mask(row["mask_sha"]).astype("<u2") << np.uint16(bit)
+    except (RadprefError, ValueError) as error:
+        raise NotFound("the mask of this set cannot be read; skip the set and tell the study office") from error
+    return field.tobytes()

@@ -1,0 +1,197 @@
+"""The guard in front of every route, Gradio's included: an explicit allow-list, own cookie, Origin check, headers.
+
+Input: ASGI requests. Output: the request with ``state.identity`` set, or 303 / 401 / 403 / 404 / 413. A route that is
+not on the list does not exist, so a Gradio release that adds one changes nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from annotate_app.accounts import Identity
+
+Who = Literal["public", "any", "rater", "admin"]
+COOKIE, SECURE_COOKIE = "radpref_session", "__Host-radpref_session"
+MAX_BODY = 16_384
+CONVENTION = "Research use, not for diagnosis"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of request that may pass. ``page``: anonymous browsers are led to the login instead of a 401."""
+
+    methods: tuple[str, ...]
+    path: re.Pattern[str]
+    who: Who
+    page: bool = False
+
+
+def _rule(methods: str, path: str, who: Who, *, page: bool = False) -> Rule:
+    return Rule(tuple(methods.split()), re.compile(path), who, page)
+
+
+_TOKEN = r"[A-Za-z0-9_-]{24}"
+_GRADIO = r"(config|theme\.css|assets/[A-Za-z0-9_.-]+|static/[A-Za-z0-9_./-]+|gradio_api/startup-events|favicon\.ico)"
+RULES: tuple[Rule, ...] = (
+    _rule("GET", r"/", "any", page=True),
+    _rule("GET", r"/login", "public"),
+    _rule("POST", r"/login", "public"),
+    _rule("POST", r"/logout", "public"),
+    _rule("GET", r"/static/[a-z-]+\.(js|css)", "public"),
+    _rule("GET", r"/(manifest\.json|favicon\.ico|robots\.txt)", "public"),
+    _rule("GET", r"/api/session", "any"),
+    _rule("GET", r"/api/next", "rater"),
+    _rule("GET", rf"/api/sets/{_TOKEN}", "rater"),
+    _rule("GET", rf"/api/sets/{_TOKEN}/images/[A-D]", "rater"),
+    _rule("GET", rf"/api/sets/{_TOKEN}/mask", "rater"),
+    _rule("POST", rf"/api/sets/{_TOKEN}/events", "rater"),
+    _rule("GET", r"/api/admin/overview", "admin"),
+    _rule("GET", r"/api/admin/agreement", "admin"),
+    _rule("GET", r"/report(/|/[A-Za-z0-9_.-]+\.csv)?", "admin", page=True),
+    _rule("GET", r"/read/?", "rater", page=True),
+    _rule("GET", rf"/read/{_GRADIO}", "rater"),
+    _rule("GET", r"/admin/?", "admin", page=True),
+    _rule("GET", rf"/admin/{_GRADIO}", "admin"),
+)
+
+_COMMON = "default-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'; object-src 'none'; "
+_OWN = _COMMON + "script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; manifest-src 'self'"
+# Gradio's page has inline scripts, and compiles the templates of its HTML component.
+_GRADIO_CSP = _COMMON + (
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:;"
+    " font-src 'self' data:; connect-src 'self'; manifest-src 'self'; worker-src 'self' blob:"
+)
+_REPORT_CSP = _COMMON + "style-src 'unsafe-inline'; img-src data:; font-src data:"
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), interest-cohort=()",
+    "X-Robots-Tag": "noindex, nofollow",
+}
+
+
+def policy_for(path: str) -> str:
+    """Content-Security-Policy of a path."""
+    if path.startswith(("/read", "/admin")):
+        return _GRADIO_CSP
+    return _REPORT_CSP if path.startswith("/report") else _OWN
+
+
+def find_rule(method: str, path: str) -> Rule | None:
+    """The rule that lets this request in, if any (HEAD counts as GET)."""
+    verb = "GET" if method == "HEAD" else method
+    return next((rule for rule in RULES if verb in rule.methods and rule.path.fullmatch(path)), None)
+
+
+def session_token(headers: Headers) -> str | None:
+    """The value of our cookie."""
+    cookies = cookie_parser(headers.get("cookie", ""))
+    return cookies.get(SECURE_COOKIE) or cookies.get(COOKIE)
+
+
+class Guard:
+    """ASGI middleware; see the module's docstring."""
+
+    def __init__(self, app: ASGIApp, find_identity: Callable[[str | None], Identity | None]) -> None:
+        self.app, self.find_identity = app, find_identity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass, or answer it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # no websocket is used here
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        path, headers = str(scope["path"]), Headers(scope=scope)
+        sender = _with_headers(send, path)
+        refusal = await self._refusal(scope, path, headers)
+        if refusal is not None:
+            await _answer(sender, *refusal)
+            return
+        if path.startswith(("/read", "/admin")):
+            scope["query_string"] = b""  # Gradio's deep links, views and themes by address are not used
+        await self.app(scope, _limited(receive), sender)
+
+    async def _refusal(self, scope: Scope, path: str, headers: Headers) -> tuple[int, str, dict[str, str]] | None:
+        rule = find_rule(str(scope["method"]), path)
+        if rule is None:
+            return 404, "there is no such page", {}
+        if scope["method"] not in ("GET", "HEAD") and not _same_origin(headers):
+            return 403, "this request came from another site", {}
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > MAX_BODY:
+            return 413, f"the request is larger than {MAX_BODY} bytes", {}
+        identity = await run_in_threadpool(self.find_identity, session_token(headers))
+        scope.setdefault("state", {})["identity"] = identity
+        if rule.who == "public":
+            return None
+        if identity is None:
+            if rule.page:
+                return 303, "log in first", {"location": "../" * (path.count("/") - 1) + "login"}
+            return 401, "log in again", {}
+        if rule.who not in ("any", identity.role):
+            if rule.page and scope["method"] == "GET":
+                return 303, "this page is not for your role", {"location": "../" * (path.count("/") - 1) or "./"}
+            return 403, f"this is for the role {rule.who} only", {}
+        return None
+
+
+def _same_origin(headers: Headers) -> bool:
+    """Browsers send Origin with every POST; a request of another site is refused whatever its cookie says."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if site not in (None, "same-origin", "none"):
+        return False
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+
+def _with_headers(send: Send, path: str) -> Send:
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers[name] = value
+            headers["Content-Security-Policy"] = policy_for(path)
+            if "/assets/" not in path and "/static/" not in path:
+                headers["Cache-Control"] = "no-store"
+            for name in ("access-control-allow-origin", "access-control-allow-credentials", "server"):
+                if name in headers:
+                    del headers[name]
+        await send(message)
+
+    return wrapped
+
+
+def _limited(receive: Receive) -> Receive:
+    total = 0
+
+    async def wrapped() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > MAX_BODY:
+            return {"type": "http.disconnect"}
+        return message
+
+    return wrapped
+
+
+async def _answer(send: Send, status: int, error: str, extra: Mapping[str, str]) -> None:
+    body = json.dumps({"error": error}).encode()
+    fields: dict[str, Any] = {"content-type": "application/json", "content-length": str(len(body)), **extra}
+    encoded = [(name.encode(), str(value).encode()) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,74 @@
+// Sets as the page knows them: state and pixels by token, fetched ahead.
+
+import { getBytes, getJson } from './dom.js';
+import { decodePixels, outlines } from './viewer.js';
+
+export const LETTERS = ['A', 'B', 'C', 'D'];
+const KEPT = 8;
+
+export class Sets {
+  constructor(base, outbox) {
+    this.base = base;
+    this.outbox = outbox;
+    this.known = new Map();
+  }
+
+  next() {
+    return getJson(new URL('api/next', this.base));
+  }
+
+  // A promise of { state, pixels, outlines }; a failed one is forgotten, so that it can be asked for again.
+  load(token, state) {
+    if (!this.known.has(token)) {
+      const promise = this.fetch(token, state);
+      promise.catch(() => this.known.delete(token));
+      this.known.set(token, promise);
+      if (this.known.size > KEPT) this.known.delete(this.known.keys().next().value);
+    }
+    return this.known.get(token);
+  }
+
+  forget(token) {
+    this.known.delete(token);
+  }
+
+  async fetch(token, given) {
+    const url = (rest) => new URL(`api/sets/${token}${rest}`, this.base);
+    const state = given || (await getJson(url('')));
+    const images = LETTERS.map((letter) => getBytes(url(`/images/${letter}`)).then((buffer) => decodePixels(buffer, state.image)));
+    const mask = state.mask ? getBytes(url('/mask')).then((buffer) => outlines(buffer, state.mask)) : [];
+    const [pixels, lines] = await Promise.all([Promise.all(images), mask]);
+    for (const event of this.outbox.pendingFor(token)) apply(state, event);
+    return { state, pixels, outlines: lines };
+  }
+
+  // Fetch the next two sets in the background.
+  async ahead(token) {
+    for (let following = token, step = 0; following && step < 2; step += 1) {
+      const { state } = await this.load(following);
+      following = state.next;
+    }
+  }
+}
+
+// What an event does to the page's own copy of a set.
+export function apply(state, event) {
+  if (event.kind === 'score') state.scores[event.letter][event.criterion] = event.value;
+  else if (event.kind === 'flag') state.flags[event.letter][event.criterion] = event.value === 1;
+  else if (event.kind === 'comment') state.comment = event.comment;
+  else if (event.kind === 'submit') state.state = 'submitted';
+  else if (event.kind === 'skip') state.state = 'skipped';
+  else if (event.kind === 'unskip') state.state = 'open';
+}
+
+// Rows of a set in the order of the keyboard: A text, A mask, B text, ...
+export function rows(state) {
+  return LETTERS.flatMap((letter) => state.criteria.map((criterion) => ({ letter, criterion })));
+}
+
+export function missing(state) {
+  return rows(state).filter(({ letter, criterion }) => {
+    const value = state.scores[letter][criterion];
+    return value === null || value === undefined; // 0 is a score
+  });
+}
