@@ -38,10 +38,12 @@ def bootstrap_difference(
         InvalidInput: no seed, unequal numbers of seeds, or other patients in one arm.
     """
     if not a or len(a) != len(b) or len({len(x) for x in (*a, *b)}) != 1:
-        raise InvalidInput(f"bootstrap got {len(a)} and {len(b)} seeds or unequal patients; run both arms on one test set")
+        raise InvalidInput(
+            f"bootstrap got {len(a)} and {len(b)} seeds or other patients; run both arms on one test set"
+        )
     n_seeds, n_patients = len(a), len(a[0])
     weights = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_boot).astype(np.float64)
-    columns = [score(np.tensordot(weights, x, axes=1)) - score(np.tensordot(weights, y, axes=1)) for x, y in zip(a, b, strict=True)]
+    columns = [_scores(weights, x, score) - _scores(weights, y, score) for x, y in zip(a, b, strict=True)]
     drawn_seeds = rng.integers(n_seeds, size=(n_boot, n_seeds))
     means = np.take_along_axis(np.stack(columns, axis=1), drawn_seeds, axis=1).mean(axis=1)  # (n_boot,)
     means = means[np.isfinite(means)]
@@ -50,3 +52,8 @@ def bootstrap_difference(
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return (float(low), float(high))
+
+
+def _scores(weights: Float, sums: Float, score: Score) -> Float:
+    """The metric under each row of patient weights: weights (B, P), sums (P, ...) -> (B,)."""
+    return score(np.tensordot(weights, sums, axes=1))

@@ -87,9 +87,13 @@ def _save(path: Path, array: Bytes) -> None:
 
 
 def batch_indices(
-    n_items: int, batch_size: int, n_steps: int, rng: np.random.Generator, weights: npt.NDArray[np.float64] | None = None
+    n_items: int,
+    batch_size: int,
+    n_steps: int,
+    rng: np.random.Generator,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """``n_steps`` batches of indices below ``n_items``: shuffled epochs end to end, or weighted draws with replacement.
+    """Yield ``n_steps`` batches of indices below ``n_items``: shuffled epochs end to end, or weighted draws.
 
     Real and synthetic images of one cell are shuffled together, so a batch mixes them at their natural proportion.
     """
@@ -121,8 +125,8 @@ def augment(
     moved = None
     if masks is not None:
         moved = _shift(np.pad(masks, ((0, 0), (pad, pad), (pad, pad))), offsets, side).astype(np.float32)
-    values = (shifted.astype(np.float32) / 255 - 0.5) * gain + offset
-    return values * 4, moved
+    values = ((shifted.astype(np.float32) / 255 - 0.5) * gain + offset) * np.float32(4)
+    return values.astype(np.float32, copy=False), moved
 
 
 def _shift(padded: Bytes, offsets: npt.NDArray[np.int64], side: int) -> Bytes:
@@ -131,4 +135,5 @@ def _shift(padded: Bytes, offsets: npt.NDArray[np.int64], side: int) -> Bytes:
 
 def normalise(images: Bytes) -> npt.NDArray[np.float32]:
     """(N, S, S) uint8 -> float32 in [-2, 2], as `augment` without its changes."""
-    return (images.astype(np.float32) / 255 - 0.5) * np.float32(4)
+    values = (images.astype(np.float32) / 255 - 0.5) * np.float32(4)
+    return values.astype(np.float32, copy=False)

@@ -30,12 +30,14 @@ class _Block(nn.Sequential):
 
 
 class CompactUnetPlusPlus(nn.Module):
-    """UNet++ (smp's decoder) at half resolution on an encoder of three further halvings; logits are upsampled at the end.
+    """UNet++ (smp's decoder) at half resolution on an encoder of three more halvings; its logits are upsampled.
 
     Input side: a multiple of 16. Half resolution makes a step four times cheaper.
     """
 
-    def __init__(self, widths: tuple[int, ...] = ENCODER_WIDTHS, decoder_widths: tuple[int, ...] = DECODER_WIDTHS) -> None:
+    def __init__(
+        self, widths: tuple[int, ...] = ENCODER_WIDTHS, decoder_widths: tuple[int, ...] = DECODER_WIDTHS
+    ) -> None:
         super().__init__()
         from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
 
@@ -72,7 +74,9 @@ def _classifier(name: str, n_outputs: int) -> nn.Module:
     if name == "small":
         from timm.models.resnet import BasicBlock, ResNet
 
-        built: Any = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=n_outputs, in_chans=1, channels=SMALL_WIDTHS, stem_width=16)
+        built: Any = ResNet(
+            BasicBlock, (1, 1, 1, 1), num_classes=n_outputs, in_chans=1, channels=SMALL_WIDTHS, stem_width=16
+        )
         return cast(nn.Module, built)
     import torchvision
 

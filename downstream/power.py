@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from scipy import optimize, stats
+import numpy as np
+from scipy import optimize, special, stats
 
 from data.errors import InvalidInput
 
@@ -38,8 +39,19 @@ def _upper_tail(df: int, noncentrality: float, alpha: float) -> float:
     critical = float(stats.t.isf(alpha, df))
     if noncentrality == 0:
         return alpha
-    value = float(stats.nct.sf(critical, df, noncentrality))
-    return value if math.isfinite(value) else float(noncentrality > critical)
+    return 1.0 - noncentral_t_cdf(critical, df, noncentrality)
+
+
+def noncentral_t_cdf(t: float, df: float, noncentrality: float) -> float:
+    """P(T' <= t) by scipy, or where that gives no number (far tails, few degrees of freedom) by quadrature.
+
+    The quadrature averages Phi(t s - noncentrality) over 20,000 quantiles of s = sqrt(chi2_df / df).
+    """
+    value = float(stats.nct.cdf(t, df, noncentrality))
+    if math.isfinite(value):
+        return value
+    u = (np.arange(20_000) + 0.5) / 20_000
+    return float(special.ndtr(t * np.sqrt(stats.chi2.ppf(u, df) / df) - noncentrality).mean())
 
 
 def detectable_effect(n: int, alpha: float, power: float = 0.8, *, paired: bool = True) -> float:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import optimize, stats
 
 from data.errors import InvalidInput
-from downstream.power import detectable_effect, seeds_needed
+from downstream.power import detectable_effect, noncentral_t_cdf, seeds_needed
 
 Verdict = Literal["better", "worse", "no difference shown", "too small to conclude"]
 Values = Sequence[float] | npt.NDArray[np.float64]
@@ -44,18 +44,17 @@ def _pair(a: Values, b: Values) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
     left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     for name, values in (("a", left), ("b", right)):
         if values.ndim != 1 or len(values) < 2:
-            raise InvalidInput(f"n = {values.size} for arm {name}: a test needs at least 2 seeds; add seeds in study.toml")
+            raise InvalidInput(f"n = {values.size} for arm {name}: a test needs at least 2 seeds; add seeds")
         if not np.isfinite(values).all():
-            raise InvalidInput(f"arm {name} has an undefined value in {values.tolist()}; check the test set's positives")
+            raise InvalidInput(f"arm {name} has undefined values {values.tolist()}; check the test set's positives")
     return left, right
 
 
 def _finish(name: str, n: int, difference: float, error: float, df: float, confidence: float) -> Test:
-    """t, P(T >= t) and the interval. Without any spread t is infinite (or 0 for no difference at all)."""
-    if error > 0:
-        t = difference / error
-    else:
-        t = 0.0 if difference == 0 else math.copysign(math.inf, difference)
+    """t, P(T >= t) and the interval. Without any spread (but rounding) t is infinite, or 0 for no difference at all."""
+    error = 0.0 if error < 1e-12 * max(1.0, abs(difference)) else error
+    without_spread = 0.0 if difference == 0 else math.copysign(math.inf, difference)
+    t = difference / error if error > 0 else without_spread
     p = float(stats.t.sf(t, df)) if math.isfinite(t) else float(difference < 0)
     half = float(stats.t.isf((1 - confidence) / 2, df)) * error
     return Test(name, n, difference, t, df, p, (difference - half, difference + half))
@@ -68,8 +67,6 @@ def paired_t(a: Values, b: Values, confidence: float = 0.95) -> Test:
         raise InvalidInput(f"paired arms have {len(left)} and {len(right)} seeds; run the same seeds in both")
     delta = left - right
     error = float(delta.std(ddof=1)) / math.sqrt(len(delta))
-    if error < 1e-12 * max(1.0, float(np.abs(delta).max())):
-        error = 0.0
     return _finish("paired t, one-tailed", len(delta), float(delta.mean()), error, len(delta) - 1, confidence)
 
 
@@ -143,7 +140,7 @@ def _noncentrality(t: float, df: float, probability: float) -> float:
     """The noncentrality at which P(T' <= t) equals ``probability`` (Steiger & Fouladi 1997)."""
     width = 10.0 + 2 * abs(t)
     low, high = t - width, t + width
-    return float(optimize.brentq(lambda nc: float(stats.nct.cdf(t, df, nc)) - probability, low, high, xtol=1e-8))
+    return float(optimize.brentq(lambda nc: noncentral_t_cdf(t, df, nc) - probability, low, high, xtol=1e-8))
 
 
 def verdict(

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import Conflict, InvalidInput, NotFound
+from data.pools import pool_run
 from downstream.loaders import Bytes, image_array, mask_array
 
 if TYPE_CHECKING:
@@ -48,19 +49,23 @@ class TaskData:
         names = tuple(self.patients[i] for i in index)
         return TaskData(self.images[index], self.labels[index], masks, names, tuple(self.shas[i] for i in index))
 
-    def identity(self) -> str:
-        """Hash of which images, with which labels, in which order."""
-        labels = np.nan_to_num(self.labels, nan=-1.0).astype(np.int8).tobytes()
-        return hashlib.sha256(json.dumps(self.shas).encode() + labels).hexdigest()[:24]
+    def identity(self, index: Indices | None = None) -> str:
+        """Hash of which images (the rows of ``index``, or all), with which labels, in which order."""
+        rows = np.arange(len(self)) if index is None else index
+        labels = np.nan_to_num(self.labels[rows], nan=-1.0).astype(np.int8).tobytes()
+        return hashlib.sha256(json.dumps([self.shas[i] for i in rows]).encode() + labels).hexdigest()[:24]
 
 
-def concatenate(a: TaskData, b: TaskData) -> TaskData:
-    """``a`` followed by ``b``."""
-    masks = None if a.masks is None or b.masks is None else np.concatenate([a.masks, b.masks])
+def concatenate(parts: Sequence[TaskData]) -> TaskData:
+    """The parts one after the other."""
+    masks = [part.masks for part in parts if part.masks is not None]
     return TaskData(
-        np.concatenate([a.images, b.images]), np.concatenate([a.labels, b.labels]), masks,
-        a.patients + b.patients, a.shas + b.shas,
-    )  # fmt: skip
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate(masks) if masks else None,
+        tuple(name for part in parts for name in part.patients),
+        tuple(sha for part in parts for sha in part.shas),
+    )
 
 
 def task_labels(task: TaskConfig) -> tuple[str, ...]:
@@ -74,7 +79,9 @@ def task_labels(task: TaskConfig) -> tuple[str, ...]:
             raise InvalidInput(f"task '{task.name}' is a segmentation but names no structure; add structure = \"...\"")
         return (task.structure,)
     if not task.labels or (task.kind == "binary" and len(task.labels) != 1):
-        raise InvalidInput(f"task '{task.name}' is {task.kind} with labels {list(task.labels)}; name one (binary) or more")
+        raise InvalidInput(
+            f"task '{task.name}' is {task.kind} and has labels {list(task.labels)}; name one (binary) or more"
+        )
     return task.labels
 
 
@@ -106,7 +113,9 @@ def load_split(study: Study, task: TaskConfig, split: str, size: int) -> TaskDat
             if not all(math.isnan(value) for value in values):
                 kept.append((row["image_sha"], patient, None, values))
     if not kept:
-        raise NotFound(f"task '{task.name}': no usable {split} record with {', '.join(names)}; import data or change the task")
+        raise NotFound(
+            f"task '{task.name}': no usable {split} record of {', '.join(names)}; import data or change the task"
+        )
     return _assemble(study, task, size, kept)
 
 
@@ -185,7 +194,7 @@ def real_subset(data: TaskData, fraction: float, rng: np.random.Generator) -> In
     if not 0 < fraction <= 1:
         raise InvalidInput(f"fraction = {fraction}: give a fraction of the real training set above 0 and up to 1")
     order, n_minimum = real_order(data, rng)
-    counts = {patient: 0 for patient in order}
+    counts = dict.fromkeys(order, 0)
     for patient in data.patients:
         counts[patient] += 1
     total = np.cumsum([counts[patient] for patient in order])
@@ -195,7 +204,7 @@ def real_subset(data: TaskData, fraction: float, rng: np.random.Generator) -> In
 
 
 def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:
-    """The synthetic pool of one task and arm, in the order of its ordinals.
+    """The newest finished synthetic pool of one task and arm, in the order of its ordinals.
 
     The label of a segmentation image is the mask it was sampled from; an image without a mask of the structure is
     left out (an empty mask means "no condition", never "no disease"). A label the pool does not name is unknown.
@@ -204,17 +213,17 @@ def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:
         NotFound: there is no such pool.
         Conflict: a condition of the pool comes from a record outside the training split.
     """
-    names = task_labels(task)
+    names, run_id = task_labels(task), pool_run(study, task.name, arm)
     structure = names[0] if task.kind == "segmentation" else ""
     found = study.db.rows(
         "SELECT p.*, m.mask_sha, k.n_pixels FROM pool_images p "
         "LEFT JOIN condition_masks m ON m.condition_id = p.condition_id AND m.structure = ? "
-        "LEFT JOIN masks k ON k.sha256 = m.mask_sha WHERE p.task = ? AND p.arm = ? ORDER BY p.ordinal",
-        [structure, task.name, arm],
+        "LEFT JOIN masks k ON k.sha256 = m.mask_sha WHERE p.run_id = ? AND p.task = ? AND p.arm = ? ORDER BY p.ordinal",
+        [structure, run_id, task.name, arm],
     )
     if not found:
-        raise NotFound(f"no synthetic pool for task '{task.name}', arm '{arm}'; run `radpref generate pool`")
-    _refuse_leak(study, task.name, arm)
+        raise NotFound(f"the pool of task '{task.name}', arm '{arm}' is empty; run `radpref generate pool` again")
+    _refuse_leak(study, run_id, task.name, arm)
     rows: list[tuple[str, str, str | None, list[float]]] = []
     for row in found:
         name = f"synthetic/{arm}/{row['ordinal']}"
@@ -229,15 +238,16 @@ def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:
     return _assemble(study, task, size, rows)
 
 
-def _refuse_leak(study: Study, task: str, arm: str) -> None:
+def _refuse_leak(study: Study, run_id: str, task: str, arm: str) -> None:
     leaked = study.db.value(
         "SELECT r.record_id FROM pool_images p JOIN conditions c USING (condition_id) "
         "JOIN records r ON r.record_id IN (c.text_record, c.mask_record) "
-        "WHERE p.task = ? AND p.arm = ? AND r.split <> 'train' LIMIT 1",
-        [task, arm],
+        "WHERE p.run_id = ? AND p.task = ? AND p.arm = ? AND r.split <> 'train' LIMIT 1",
+        [run_id, task, arm],
     )
     if leaked is not None:
-        raise Conflict(f"pool of task '{task}', arm '{arm}' uses record {leaked} from outside the training split; sample it again")
+        where = f"pool of task '{task}', arm '{arm}'"
+        raise Conflict(f"{where} uses record {leaked} from outside the training split; sample it again")
 
 
 def synthetic_subset(pool_sizes: dict[str, int], n_wanted: int, task: str, rng: np.random.Generator) -> Indices:
@@ -248,5 +258,6 @@ def synthetic_subset(pool_sizes: dict[str, int], n_wanted: int, task: str, rng: 
     """
     arm, n_common = min(pool_sizes.items(), key=lambda item: item[1])
     if n_common < math.floor(n_wanted * (1 - SHORTFALL_ALLOWED)):
-        raise InvalidInput(f"pool of task '{task}', arm '{arm}' has {n_common} images, {n_wanted} are needed; run `radpref generate pool`")
+        where = f"pool of task '{task}', arm '{arm}'"
+        raise InvalidInput(f"{where} has {n_common} images, {n_wanted} are needed; run `radpref generate pool`")
     return rng.permutation(n_common)[:n_wanted].astype(np.int64)

@@ -1,0 +1,45 @@
+"""``radpref downstream``: run the grid, write the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train the downstream grid and write the report.")
+
+STUDY = typer.Option(Path(), "--study", help="Study folder.")
+AS_JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+
+
+@app.command("run")
+def run_command(
+    study: Path = STUDY,
+    task: list[str] = typer.Option([], "--task", help="Only this task (may be repeated)."),
+    workers: int = typer.Option(1, "--workers", min=1, help="Processes that train cells at the same time."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Train every cell that is not finished yet; compare arms."""
+    from data.study import Study
+    from downstream.grid import run_grid
+
+    result = run_grid(Study(study), tasks=task or None, n_workers=workers)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(f"grid {result['run_id']}: {len(result['cells'])} cells")
+    for row in result["comparisons"]:
+        shown = f"{row['difference']:+.4f}" if "difference" in row else row.get("reason", "")
+        place = f"{row['task']} {row['fraction']:g} {row['multiple']}x"
+        typer.echo(f"  {place} {row['comparison']}: {shown} ({row['verdict']})")
+
+
+@app.command("report")
+def report_command(study: Path = STUDY, as_json: bool = AS_JSON) -> None:
+    """Write the report (one HTML page, tables as CSV, figures)."""
+    from data.study import Study
+    from downstream.report import run_report
+
+    path = run_report(Study(study))
+    typer.echo(json.dumps({"report": str(path)}) if as_json else str(path))
