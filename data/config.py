@@ -276,13 +276,15 @@ def load_config(path: Path) -> StudyConfig:
     except FileNotFoundError as error:
         message = f"no study at {path.parent}: {path.name} is missing; make one with `radpref study new`"
         raise NotFound(message) from error
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}; mend its permissions") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is not valid TOML: {' '.join(str(error).split())}; mend that line") from error
     return parse_config(content, str(path))
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key explains a missing one
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         valid = _keys_at(problem["loc"][:-1])

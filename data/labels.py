@@ -52,8 +52,8 @@ def parse_rule(text: str) -> LabelRule:
     Raises:
         InvalidInput: another form, or a name that is not lower_snake.
     """
-    name, _, rest = (part.strip() for part in text.partition("="))
-    column, colon, value = (part.strip() for part in (rest or name).partition(":"))
+    name, equals, rest = (part.strip() for part in text.partition("="))
+    column, colon, value = (part.strip() for part in (rest if equals else name).partition(":"))
     if not _NAME.fullmatch(name) or not column or bool(colon) != bool(value):
         raise InvalidInput(f"label {text!r} is not understood; write name, name=column or name=column:value")
     return LabelRule(name, column, value or None)

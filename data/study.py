@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.config import StudyConfig, load_config
 from data.db import StudyDatabase
-from data.errors import Conflict, NotFound
+from data.errors import Conflict, InvalidInput, NotFound
 from data.files import storage_errors, write_atomic
 from data.images import ImageStore
 
@@ -52,6 +52,8 @@ class Study:
         root = Path(root).resolve()
         if (root / "study.toml").exists():
             raise Conflict(f"{root} already holds a study; choose another folder")
+        if root.exists() and not root.is_dir():
+            raise InvalidInput(f"{root} is a file; choose a folder for the study")
         with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
         draft = root / ".study.toml.draft"

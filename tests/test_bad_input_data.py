@@ -1,0 +1,208 @@
+"""Whatever a user gets wrong about data is one line; one bad image never stops an import; a full disk loses nothing."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from data.cli import data_app, study_app
+from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
+from data.importing import import_records
+from data.readers import READERS
+from data.study import Study
+from data.verify import verify
+from tests.support_data import full_disk_after, gray, table_study
+
+
+def reasons(result):
+    with open(result["quarantine"], newline="") as file:  # noqa: PTH123
+        return {row["record_id"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_every_kind_of_bad_row_is_quarantined_with_its_reason(tmp_path):
+    study = table_study(
+        tmp_path,
+        n=12,
+        person=["p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3", "p4", "", "p6", "p6"],
+        part=["train", "train", "train", "train", "val", "nonsense", "test", "test", "val", "val", "train", "test"],
+        ill=["0", "1", "0", "1", "0", "1", "2", "1", "0", "1", "0", "1"],
+    )
+    tree = tmp_path / "tree"
+    (tree / "images" / "0.png").write_text("no image")
+    (tree / "images" / "1.png").unlink()
+    Image.fromarray(gray(1, 32)).save(tree / "masks" / "2.png")
+    shutil.copy(tree / "images" / "7.png", tree / "images" / "3.png")
+    with study.db.write() as connection:
+        marked = study.store.path(study.store.put_image(connection, gray(77, 80), "synthetic"))
+    shutil.copy(marked, tree / "images" / "8.png")
+    result = import_records(study)
+    found = reasons(result)
+    expected = {
+        0: "not a readable image", 1: "no image at", 2: "mask", 5: "split 'nonsense'", 6: "'2'",
+        7: "identical", 8: "synthetic mark", 9: "no patient", 10: "patient p6 is in train and in test",
+    }  # fmt: skip
+    assert set(found) == {f"tree/images/{i}.png" for i in expected}
+    for i, words in expected.items():
+        assert words in found[f"tree/images/{i}.png"]
+        assert "\n" not in found[f"tree/images/{i}.png"]
+    assert (result["n_imported"], result["n_quarantined"]) == (3, 9)
+    assert "32x32, its image 64x80" in found["tree/images/2.png"]
+    assert verify(study)["problems"] == []
+    study.db.close()
+
+
+def test_constant_tiny_and_repeated_rows(tmp_path):
+    study = table_study(tmp_path, file=[f"images/{i}.png" for i in (0, 1, 2, 3, 4, 5, 6, 6)])
+    tree = tmp_path / "tree"
+    Image.fromarray(np.full((80, 64), 9, np.uint8)).save(tree / "images" / "0.png")
+    Image.fromarray(gray(1, 8)).save(tree / "images" / "1.png")
+    found = reasons(import_records(study))
+    assert "one grey value" in found["tree/images/0.png"]
+    assert "8x8 pixels" in found["tree/images/1.png"]
+    assert "row 9 repeats" in found["tree/images/6.png#row9"]
+    study.db.close()
+
+
+def test_mended_rows_come_in_on_the_next_import(tmp_path):
+    study = table_study(tmp_path)
+    good = (tmp_path / "tree" / "images" / "0.png").read_bytes()
+    (tmp_path / "tree" / "images" / "0.png").write_text("broken")
+    assert import_records(study)["n_quarantined"] == 1
+    (tmp_path / "tree" / "images" / "0.png").write_bytes(good)
+    again = import_records(study)
+    assert (again["n_imported"], again["n_existing"], again["quarantine"]) == (1, 7, None)
+    assert import_records(study)["n_imported"] == 0
+    study.db.close()
+
+
+def test_all_rows_bad_is_an_error(tmp_path):
+    study = table_study(tmp_path, part=["x"] * 8)
+    with pytest.raises(InvalidInput, match="first reason: split 'x'"):
+        import_records(study)
+    study.db.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('image = "file"', 'image = "fil"', "did you mean 'file'"),
+        ('mask.lungs = "mask"', 'mask.lungs = "zzz"', "no column 'zzz'; it has: file"),
+        ('mask.lungs = "mask"', 'mask.heart = "mask"', "data.structures"),
+        ('labels = ["ill", ', 'labels = ["illl", ', "did you mean 'ill'"),
+        ('labels = ["ill", ', 'labels = ["ill=", ', "name=column:value"),
+        ('labels = ["ill", ', 'labels = ["ill", "ill=kind:x", ', "names 'ill' twice"),
+        ('text = "words"', 'text = "{popul} x"', "did you mean 'population'"),
+        ('text = "words"', 'text = "{kind"', "braces"),
+        ('patient = "person"\n', "", "data.columns.patient is not set"),
+        ('text = "words"', 'where.population = "mars"', "no row to read"),
+    ],
+)
+def test_bad_column_map_is_one_line(tmp_path, old, new, words):
+    study = table_study(tmp_path, replace=((old, new),))
+    with pytest.raises(InvalidInput) as error:
+        import_records(study)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert study.db.value("SELECT count(*) FROM runs") == 0
+    study.db.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b'a,b\n"1,2\n', b"PAR1nonsense"])
+def test_unreadable_tables(tmp_path, content):
+    study = table_study(tmp_path)
+    for name in ("bad.csv", "bad.parquet"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InvalidInput) as error:
+            import_records(study, path=tmp_path / name)
+        assert "\n" not in str(error.value)
+    study.db.close()
+
+
+def test_missing_table_and_no_path(tmp_path, study):
+    with pytest.raises(NotFound, match="no table at"):
+        import_records(study, "table", tmp_path / "none.csv")
+    with pytest.raises(InvalidInput, match="data.path"):
+        import_records(study, "table")
+
+
+def test_record_size_is_fixed_by_the_first_import(tmp_path):
+    study = table_study(tmp_path)
+    import_records(study)
+    study.db.close()
+    toml = study.root / "study.toml"
+    toml.write_text(toml.read_text().replace("image_size = 64", "image_size = 128"))
+    study = Study(study.root)
+    with pytest.raises(Conflict, match="64 px"):
+        import_records(study)
+    study.db.close()
+
+
+def test_full_disk_while_importing_keeps_finished_batches_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.importing.BATCH_SIZE", 4)
+    study = Study.create(tmp_path / "s", "[data]\nimage_size = 32\nn_train = 12\nn_val = 0\nn_test = 0\n")
+    full_disk_after(monkeypatch, 25)
+    with pytest.raises(StorageFull, match="run the same command again"):
+        import_records(study)
+    kept = study.db.value("SELECT count(*) FROM records")
+    assert kept in (4, 8)
+    assert verify(study)["problems"] == []
+    monkeypatch.undo()
+    result = import_records(study)
+    assert (result["n_existing"], result["n_imported"]) == (kept, 12 - kept)
+    assert study.db.value("SELECT count(*) FROM runs") == 1  # the unfinished run was taken up again
+    assert study.db.value("SELECT status FROM runs") == "done"
+    study.db.close()
+
+
+def test_interrupted_import_resumes(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.importing.BATCH_SIZE", 4)
+    study = Study.create(tmp_path / "s", "[data]\nimage_size = 32\nn_train = 10\nn_val = 0\nn_test = 0\n")
+    real = READERS["phantom"]
+
+    def interrupted(config, path):
+        planned = real(config, path)
+
+        def stop():
+            raise KeyboardInterrupt
+
+        planned[6] = type(planned[6])(planned[6].record_id, stop)
+        return planned
+
+    monkeypatch.setitem(READERS, "phantom", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_records(study)
+    assert study.db.value("SELECT count(*) FROM records") == 4
+    monkeypatch.setitem(READERS, "phantom", real)
+    assert import_records(study)["n_imported"] == 6
+    study.db.close()
+
+
+def test_empty_study_is_sound(study):
+    found = verify(study)
+    assert found["ok"]
+    shown = CliRunner().invoke(study_app, ["show", "--study", str(study.root)])
+    assert shown.exit_code == 0
+    assert "radpref data import" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("app", "arguments"),
+    [
+        (study_app, ["show", "--study", "{root}/none"]),
+        (study_app, ["verify", "--study", "{root}/none"]),
+        (study_app, ["new", "{root}"]),
+        (study_app, ["new", "{root}/x", "--template", "nope"]),
+        (study_app, ["backup", "{root}/inside", "--study", "{root}"]),
+        (study_app, ["restore", "{root}/none", "{root}/y"]),
+        (data_app, ["import", "nope", "--study", "{root}"]),
+        (data_app, ["import", "table", "nope.csv", "--study", "{root}"]),
+        (data_app, ["list", "--study", "{root}/none"]),
+    ],
+)
+def test_commands_raise_only_errors_of_the_tree(study, app, arguments):
+    result = CliRunner().invoke(app, [argument.format(root=study.root) for argument in arguments])
+    assert isinstance(result.exception, RadprefError)
+    assert "\n" not in str(result.exception)

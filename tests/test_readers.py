@@ -1,0 +1,182 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.config import DataConfig
+from data.errors import InvalidInput, NotFound
+from data.importing import import_records
+from data.labels import label_table, parse_rule
+from data.phantom import CHEXPERT_LABELS, FINDINGS
+from data.readers import READERS, get_reader
+from data.table import clean_caption, fit_image, fit_mask
+from tests.support_data import gray, table_study
+
+
+# --- phantom
+
+
+def test_phantom_records(tiny_study):
+    db = tiny_study.db
+    assert db.rows("SELECT split, count(*) AS n FROM records GROUP BY 1") == [
+        {"split": "test", "n": 12}, {"split": "train", "n": 24}, {"split": "val", "n": 12},
+    ]  # fmt: skip
+    assert db.value("SELECT count(DISTINCT patient_id) FROM records") == 48
+    assert db.value("SELECT count(*) FROM records WHERE dataset <> 'phantom' OR caption IS NULL OR report IS NULL") == 0
+    assert db.rows("SELECT DISTINCT width, height, bit_depth, origin FROM images") == [
+        {"width": 64, "height": 64, "bit_depth": 16, "origin": "real"}
+    ]
+    assert db.value("SELECT count(*) FROM masks WHERE n_pixels = 0") == 0
+    assert {row["structure"] for row in db.rows("SELECT DISTINCT structure FROM record_masks")} >= {"lungs", "heart", "lesion"}
+
+
+def test_phantom_labels_and_sides(tiny_study):
+    table = label_table(tiny_study.db)
+    sided = [name for name in FINDINGS if name not in ("cardiomegaly", "edema")]
+    expected = {*FINDINGS, "normal", *(f"{name}/{side}" for name in sided for side in ("left", "right"))}
+    assert set(table.columns) == expected
+    assert table.notna().all().all()
+    for name in sided:
+        assert (table[f"{name}/left"] + table[f"{name}/right"] == table[name]).all()
+    assert ((table[list(FINDINGS)].sum(axis=1) == 0) == (table["normal"] == 1)).all()
+    assert set(CHEXPERT_LABELS) <= set(label_table(tiny_study.db, "val").columns)
+    assert len(label_table(tiny_study.db, "val")) == 12
+
+
+def test_phantom_is_deterministic_and_seeds_differ(tiny_study):
+    config = tiny_study.config.data
+    first, again = (READERS["phantom"](config, None)[5].load() for _ in range(2))
+    assert (first.image == again.image).all()
+    other = READERS["phantom"](config.model_copy(update={"seed": 4}), None)[5].load()
+    assert other.patient_id != first.patient_id
+    assert other.record_id != first.record_id
+
+
+def test_phantom_splits_share_no_patient_seed_across_studies():
+    seen = set()
+    for seed in (0, 1, 999):
+        planned = READERS["phantom"](DataConfig(n_train=2, n_val=2, n_test=2, image_size=32, seed=seed), None)
+        seen |= {record.load().patient_id for record in planned}
+    assert len(seen) == 18
+    assert all(2**32 <= int(name.removeprefix("phantom-")) < 2**33 for name in seen)
+
+
+def test_phantom_refuses_path_and_unknown_structures(tmp_path):
+    with pytest.raises(InvalidInput, match="reads no file"):
+        READERS["phantom"](DataConfig(), tmp_path)
+    with pytest.raises(InvalidInput, match="ribs"):
+        READERS["phantom"](DataConfig(structures=("ribs",)), None)
+
+
+def test_unknown_reader_lists_choices():
+    with pytest.raises(NotFound, match="phantom, table"):
+        get_reader("chexpert")
+
+
+# --- table
+
+
+def test_table_import(tmp_path):
+    study = table_study(tmp_path)
+    result = import_records(study)
+    assert (result["n_imported"], result["n_quarantined"]) == (8, 0)
+    row = study.db.row("SELECT * FROM records WHERE record_id = 'tree/images/5.png'")
+    assert (row["patient_id"], row["split"], row["dataset"]) == ("p2", "val", "tree")
+    assert (row["caption"], row["report"]) == ("Chest radiograph, case 5", "Chest radiograph. Case 5.")
+    assert json.loads(row["extra"]) == {"ill": "1", "kind": "pneumonia", "population": "child"}
+    labels = label_table(study.db).loc["tree/images/5.png"]
+    assert labels.to_dict() == {"ill": 1.0, "normal": 0.0, "child": 1.0}
+    image = study.store.image(row["image_sha"])
+    assert image.shape == (64, 64)
+    assert image[:, :6].max() == 0  # 80 x 64 is 64 x 51 here: padded at the sides, not stretched
+    assert image[:, 7:57].std() > 5
+    mask_sha = study.db.value("SELECT mask_sha FROM record_masks WHERE record_id = 'tree/images/5.png'")
+    mask = study.store.mask(mask_sha)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (8, 31, 14, 29)
+    study.db.close()
+
+
+def test_table_without_splits_is_patient_disjoint(tmp_path):
+    study = table_study(tmp_path, replace=(('split = "part"\n', ""),))
+    import_records(study)
+    assert study.db.value("SELECT max(n) FROM (SELECT count(DISTINCT split) n FROM records GROUP BY patient_id)") == 1
+    study.db.close()
+
+
+def test_table_where_template_and_report(tmp_path):
+    study = table_study(tmp_path, replace=(
+        ('text = "words"', 'text = "{population} chest radiograph, {kind}"\nreport = "words"\nwhere.population = "child"'),
+    ))  # fmt: skip
+    assert import_records(study)["n_imported"] == 4
+    row = study.db.row("SELECT * FROM records ORDER BY record_id")
+    assert (row["caption"], row["report"]) == ("child chest radiograph, normal", "Chest radiograph. Case 4.")
+    study.db.close()
+
+
+def test_parquet_equals_csv(tmp_path):
+    import pandas as pd
+
+    study = table_study(tmp_path)
+    frame = pd.read_csv(tmp_path / "tree" / "table.csv")
+    frame.to_parquet(tmp_path / "tree" / "table.parquet")
+    assert import_records(study, path=tmp_path / "tree" / "table.parquet")["n_imported"] == 8
+    assert import_records(study)["n_existing"] == 8
+    study.db.close()
+
+
+def test_sixteen_bit_images_keep_their_depth(tmp_path):
+    study = table_study(tmp_path)
+    Image.fromarray(gray(7, 80, np.uint16)[:, :64]).save(tmp_path / "tree" / "images" / "0.png")
+    import_records(study)
+    sha = study.db.value("SELECT image_sha FROM records WHERE record_id = 'tree/images/0.png'")
+    assert study.store.image(sha).dtype == np.uint16
+    study.db.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Pediatric AP chest radiograph. Bacterial pneumonia.", "Pediatric AP chest radiograph, bacterial pneumonia"),
+        ("  a\n b ", "a b"),
+        ("Chest. AP view.", "Chest, AP view"),
+        (" . ", ""),
+        ("Opacity of 1.5 cm.", "Opacity of 1.5 cm"),
+    ],
+)
+def test_clean_caption(text, expected):
+    assert clean_caption(text) == expected
+
+
+def test_fit_is_area_mean_and_undistorted():
+    image = np.zeros((40, 20), np.uint8)
+    image[:, ::2] = 200
+    small = fit_image(image, 20)
+    assert small.shape == (20, 20)
+    assert (small[:, 5:15] == 100).all()
+    assert small[:, :5].max() == small[:, 15:].max() == 0
+    disc = np.hypot(*np.mgrid[-50:50, -50:50]) < 30
+    fitted = fit_mask(np.pad(disc, ((0, 0), (30, 30))), 64)
+    rows, columns = fitted.any(axis=1).sum(), fitted.any(axis=0).sum()
+    assert abs(int(rows) - int(columns)) <= 1
+    assert fit_image(gray(1, 32, np.uint16), 64).dtype == np.uint16
+
+
+@pytest.mark.parametrize("bad", ["", "A", "a=", "a=b:", "=b", "Edema=Edema", "a b"])
+def test_bad_label_rules(bad):
+    with pytest.raises(InvalidInput, match="name=column:value"):
+        parse_rule(bad)
+
+
+def test_label_rules():
+    row = {"x": "1", "y": "Edema|Pneumonia", "z": "", "u": "-1.0", "bad": "maybe"}
+    assert parse_rule("x").read(row) == 1.0
+    assert parse_rule("pneumonia=y:pneumonia").read(row) == 1.0
+    assert parse_rule("mass=y:Mass").read(row) == 0.0
+    assert parse_rule("mass=z:Mass").read(row) is None
+    assert parse_rule("u").read(row) is None
+    assert parse_rule("u").read(row, "1") == 1.0
+    assert parse_rule("effusion/left=u").read(row, "0") == 0.0
+    with pytest.raises(InvalidInput, match="maybe"):
+        parse_rule("bad").read(row)
