@@ -23,7 +23,7 @@ from data.progress import bar
 from generation.conditions import ConditionBatch, make_batch, predict_noise
 from generation.corpus import Corpus
 from generation.loop import Budget, LoopSettings, TrainingLoop
-from generation.models import GeneratorStack
+from generation.models import GeneratorStack, choose_attention
 from generation.tokenizer import tokenize
 from generation.vae_training import to_signal
 
@@ -282,6 +282,7 @@ def train(
     with_masks = sum(settings.mode_mix[1:]) > 0
     if with_masks and stack.controlnet is None:
         raise InvalidInput(f"mode mix {settings.mode_mix} trains masks, but the stack has no ControlNet: add one first")
+    choose_attention(stack)
     groups = _parameter_groups(stack, settings)
     generator = torch.Generator().manual_seed(seed)
     loop = TrainingLoop(folder, groups, generator, budget, settings.loop)

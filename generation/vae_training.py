@@ -3,7 +3,7 @@
 The embedded autoencoder sees each image folded 2 x 2 into four channels (pixel unshuffle): the same reduction by 8
 with two instead of three convolutional halvings, which trains and decodes twice as fast on a CPU.
 
-Input: a `Corpus`. Output: an `AutoencoderKL` whose `scaling_factor` gives latents unit standard deviation, and its
+Input: a `Corpus`. Output: an `AutoencoderKL` whose latents have zero mean and unit deviation in every channel, and its
 reconstruction figures. Most steps see 64 x 64 crops (four times cheaper); the last ones see whole images.
 """
 
@@ -122,7 +122,7 @@ def draw_batch(corpus: Corpus, settings: VaeSettings, generator: torch.Generator
 def train_vae(
     corpus: Corpus, folder: Path, budget: Budget, settings: VaeSettings, seed: int = 0, start: AutoencoderKL | None = None
 ) -> AutoencoderKL:
-    """Train (or resume, or go on from `start`) and return the averaged autoencoder with its measured scale."""
+    """Train (or resume, or go on from `start`) and return the averaged autoencoder with normalised latents."""
     vae = start if start is not None else build_vae(settings, corpus.image_size, seed)
     if settings.channels_last:
         vae = vae.to(memory_format=torch.channels_last)
@@ -148,20 +148,37 @@ def train_vae(
     loop.run(loss_fn)
     loop.ema.copy_to_model()
     vae.eval()
-    vae.register_to_config(scaling_factor=measure_scale(vae, corpus))
+    normalise_latents(vae, corpus)
+    vae.register_to_config(scaling_factor=1.0)
     return vae
 
 
 @torch.no_grad()
-def measure_scale(vae: AutoencoderKL, corpus: Corpus, n_images: int = 256) -> float:
-    """1 / standard deviation of the latents' means over all channels: the usual `scaling_factor`."""
+def latent_statistics(vae: AutoencoderKL, corpus: Corpus, n_images: int = 512) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) of the posterior means over evenly chosen images and all positions."""
     chosen = np.linspace(0, len(corpus) - 1, min(n_images, len(corpus))).astype(int)
     latents = torch.cat(
         [vae.encode(adapt_signal(vae, to_signal(corpus.images[part]))).latent_dist.mean for part in _batches(chosen, 32)]
     )
-    per_channel = latents.std(dim=(0, 2, 3))
-    log.info("latent std per channel: %s", [round(v, 3) for v in per_channel.tolist()])
-    return float(1.0 / latents.std())
+    return latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)).clamp_min(1e-4)
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, corpus: Corpus) -> None:
+    """Give every latent channel mean 0 and deviation 1 by absorbing the change into the two 1 x 1 convolutions.
+
+    Encoder side: mean' = (mean - m) / s, log variance' = log variance - 2 log s. Decoder side the inverse, so that
+    reconstructions stay as they were. Diffusion then sees all channels at one signal-to-noise ratio.
+    """
+    mean, deviation = latent_statistics(vae, corpus)
+    log.info("latent std per channel before normalising: %s", [round(v, 3) for v in deviation.tolist()])
+    n = len(mean)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    post.bias.add_(post.weight[:, :, 0, 0] @ mean)
+    post.weight.mul_(deviation[None, :, None, None])
+    quant.weight[:n].div_(deviation[:, None, None, None])
+    quant.bias[:n].sub_(mean).div_(deviation)
+    quant.bias[n:].sub_(2 * deviation.log())
 
 
 @torch.no_grad()
