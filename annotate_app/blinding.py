@@ -55,15 +55,18 @@ def pixel_payload(study: Study, set_id: str, slot: int) -> bytes:
         image = study.store.image(str(sha))
     except RadprefError as error:
         raise NotFound("this image cannot be read; skip the set and tell the study office") from error
-    return fit(image, **geometry).tobytes()
+    fitted = fit(image, **geometry)
+    return fitted.astype(fitted.dtype.newbyteorder("<")).tobytes()
 
 
 def fit(image: GrayImage, width: int, height: int, bits: int) -> GrayImage:
     """Bring an image to ``bits`` and centre it on a black (height, width) field; pixels are never resampled."""
     if bits == 16:
-        wide: npt.NDArray[np.uint16] = image.astype("<u2")
-        return _centred(wide * np.uint16(257) if image.dtype == np.uint8 else wide, height, width)
-    return _centred(image, height, width)
+        wide = image.astype(np.uint16)
+        if image.dtype == np.uint8:
+            wide = wide * np.uint16(257)
+        return _centred(wide, height, width)
+    return _centred(image.astype(np.uint8), height, width)
 
 
 def _centred(image: npt.NDArray[Pixel], height: int, width: int) -> npt.NDArray[Pixel]:

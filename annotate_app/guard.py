@@ -41,7 +41,7 @@ def _rule(methods: str, path: str, who: Who, *, page: bool = False) -> Rule:
 
 
 _TOKEN = r"[A-Za-z0-9_-]{24}"
-_GRADIO = r"(config|theme\.css|assets/[A-Za-z0-9_.-]+|static/[A-Za-z0-9_./-]+|gradio_api/startup-events|favicon\.ico)"
+_GRADIO = r"(theme\.css|assets/[A-Za-z0-9_-]+\.[a-z0-9]+|static/js/iframeResizer[A-Za-z.]+\.js)"
 RULES: tuple[Rule, ...] = (
     _rule("GET", r"/", "any", page=True),
     _rule("GET", r"/login", "public"),
@@ -75,7 +75,7 @@ _REPORT_CSP = _COMMON + "style-src 'unsafe-inline'; img-src data:; font-src data
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers send "Origin: null" from our own login form
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), interest-cohort=()",

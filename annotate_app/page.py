@@ -42,7 +42,9 @@ def mount_pages(app: FastAPI) -> FastAPI:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import gradio as gr
 
-    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+        body_background_fill="#0b0d10", body_background_fill_dark="#0b0d10", body_text_color="#d9dee5"
+    )
     pages = {"/read": ("Reading room", "reader"), "/admin": ("Reading room: dashboard", "admin")}
     for path, (title, script) in pages.items():
         app = gr.mount_gradio_app(

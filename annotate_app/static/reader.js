@@ -16,6 +16,8 @@ export class Reader {
   constructor(root) {
     this.base = new URL('../', document.baseURI);
     this.root = root;
+    this.focused = { letter: 'A', criterion: 'text' };
+    this.lastLetter = 'B';
     this.linked = true;
     this.opacity = 0.9;
     this.outline = true;
@@ -186,7 +188,7 @@ export class Reader {
     const parts = [h('span', { class: 'mode' }, MODE_WORDS[mode])];
     if (text !== null) parts.push(h('span', { class: 'text' }, text));
     if (mask) {
-      parts.push(h('span', { class: 'mask' }, h('span', { class: 'word' }, mode === 'M2I' ? 'follow the outline of' : 'outline of'), ...mask.structures.map((name, index) => {
+      parts.push(h('span', { class: 'mask' }, h('span', { class: 'word' }, 'Mask:'), ...mask.structures.map((name, index) => {
         const style = STRUCTURE_STYLES[index % STRUCTURE_STYLES.length];
         const swatch = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
         swatch.setAttribute('viewBox', '0 0 28 6');
