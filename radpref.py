@@ -12,20 +12,24 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import alignment.cli
 import typer
 
-import alignment.cli
 import annotate_app.cli
 import data.cli
 import downstream.cli
 import generation.cli
 from data.errors import RadprefError
 
-EPILOG = "The loop: study new, data import, generate sets, annotate serve, align pairs, align train, align evaluate, generate pool, downstream run, downstream report. See docs/tutorial.md."
+EPILOG = (
+    "The loop: study new, data import, generate sets, annotate serve, align pairs, align train, align evaluate, "
+    "generate pool, downstream run, downstream report. See docs/tutorial.md."
+)
 
 app = typer.Typer(
     name="radpref",
-    help="Radiologist preferences for synthetic chest X-rays: sample sets, score them blinded, align the generator, prove it downstream.",
+    help="Radiologist preferences for synthetic chest X-rays: sample sets, score them blinded, "
+    "align the generator, prove it downstream.",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -34,10 +38,18 @@ app = typer.Typer(
 app.add_typer(data.cli.study_app, name="study", help="Make, show, verify, back up and export a study.")
 app.add_typer(data.cli.data_app, name="data", help="Import real (or phantom) images with labels, masks and reports.")
 app.add_typer(generation.cli.app, name="generate", help="Train the generator; sample sets and pools; measure fidelity.")
-app.add_typer(annotate_app.cli.app, name="annotate", help="Serve the reading room, manage raters, measure agreement, simulate raters.")
+app.add_typer(
+    annotate_app.cli.app,
+    name="annotate",
+    help="Serve the reading room, manage raters, measure agreement, simulate raters.",
+)
 app.add_typer(alignment.cli.app, name="align", help="Scores to pairs, Diffusion-DPO, held-out evaluation.")
-app.add_typer(downstream.cli.app, name="downstream", help="Train classifiers and segmenters on real and augmented data; report.")
-round_app = typer.Typer(help="One full round of the loop; stops where people must score and resumes after.", no_args_is_help=True)
+app.add_typer(
+    downstream.cli.app, name="downstream", help="Train classifiers and segmenters on real and augmented data; report."
+)
+round_app = typer.Typer(
+    help="One full round of the loop; stops where people must score and resumes after.", no_args_is_help=True
+)
 app.add_typer(round_app, name="round")
 
 StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
@@ -45,7 +57,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 @annotate_app.cli.app.command("simulate")
-def simulate(study: StudyOption = Path("."), as_json: JsonOption = False) -> None:
+def simulate(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
     """Score every open set by the simulated raters of study.toml; always labelled simulated."""
     import alignment.raters
     from data.study import Study
@@ -55,8 +67,10 @@ def simulate(study: StudyOption = Path("."), as_json: JsonOption = False) -> Non
 
 @round_app.command("run")
 def round_run(
-    study: StudyOption = Path("."),
-    simulated: Annotated[bool, typer.Option("--simulated", help="Let the simulated raters of study.toml score.")] = False,
+    study: StudyOption = Path(),
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Let the simulated raters of study.toml score.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run every step that is not done yet. Stops with exit code 3 while people still have sets to score."""
@@ -72,7 +86,9 @@ def round_run(
 @app.command()
 def demo(
     study: StudyOption = Path("studies/demo"),
-    size: Annotated[str, typer.Option(help="demo: sized to ten minutes on two cores; full: the study's real numbers.")] = "demo",
+    size: Annotated[
+        str, typer.Option(help="demo: sized to ten minutes on two cores; full: the study's real numbers.")
+    ] = "demo",
     serve: Annotated[bool, typer.Option(help="Serve the reading room and the report afterwards.")] = True,
     port: Annotated[int, typer.Option(help="Port on the loopback address.")] = 7860,
     as_json: JsonOption = False,
@@ -102,7 +118,11 @@ def main() -> None:
 
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
             raise
-        print(f"radpref: {error.strerror} ({error.filename}); free space or choose another folder, then run the same command again", file=sys.stderr)
+        print(
+            f"radpref: {error.strerror} ({error.filename}); "
+            "free space or choose another folder, then run the same command again",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

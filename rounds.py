@@ -15,17 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import Conflict, InvalidInput
+from data.raters import Role, add_rater
 from data.study import Study
 
 Step = tuple[str, Callable[[], dict[str, Any]]]
-DEMO_ACCOUNTS = (("reader", "rater", "demo-reader"), ("office", "admin", "demo-office"))
+DEMO_ACCOUNTS: tuple[tuple[str, Role, str], ...] = (
+    ("reader", "rater", "demo-reader"),
+    ("office", "admin", "demo-office"),
+)
 """(user name, role, password) of the demo; only ``radpref demo`` makes them, and it serves on loopback alone."""
 
 
 def import_step(study: Study) -> dict[str, Any]:
-    """Import the records of study.toml's reader; returns at once where they are all there."""
+    """Import the records of study.toml's reader; returns at once where they are all there.
+
+    A table whose path came with ``radpref data import table PATH`` is not read again.
+    """
     from data.importing import import_records
 
+    n_records = int(study.db.value("SELECT count(*) FROM records"))
+    if study.config.data.reader == "table" and study.config.data.path is None and n_records:
+        return {"reader": "table", "n_imported": 0, "n_existing": n_records}
     return import_records(study)
 
 
@@ -38,17 +48,19 @@ def before_scoring(study: Study) -> list[Step]:
         import generation.study_training
 
         steps.append(("Train the generator", lambda: generation.study_training.run_train(study)))
+        steps.append(("Train the measuring networks", lambda: generation.study_training.run_networks(study)))
     return [*steps, ("Sample sets of four", lambda: generation.sets.run_sets(study))]
 
 
 def after_scoring(study: Study) -> list[Step]:
     """The steps from scores to the report."""
-    import alignment.dpo
     import alignment.evaluate
+    import downstream.report
+
+    import alignment.dpo
     import alignment.finetune
     import alignment.pairs
     import downstream.grid
-    import downstream.report
     import generation.pool
 
     return [
@@ -70,7 +82,8 @@ def open_presentations(study: Study) -> tuple[int, int]:
     for rater in raters:
         ensure_presentations(study.db, int(rater["rater_id"]), study.config.annotate.seed)
     left = study.db.value(
-        "SELECT count(*) FROM presentation_states p JOIN raters r USING (rater_id) WHERE r.kind = 'human' AND r.role = 'rater' AND r.active = 1 AND p.state = 'open'"
+        "SELECT count(*) FROM presentation_states p JOIN raters r USING (rater_id)"
+        " WHERE r.kind = 'human' AND r.role = 'rater' AND r.active = 1 AND p.state = 'open'"
     )
     return len(raters), int(left)
 
@@ -100,11 +113,19 @@ def run_round(study: Study, *, simulated: bool = False) -> dict[str, Any]:
     if simulated:
         import alignment.raters
 
-        outcome |= run_steps([("Simulated raters score", lambda: alignment.raters.run_simulate(study))], first=len(first) + 1, total=total)
+        outcome |= run_steps(
+            [("Simulated raters score", lambda: alignment.raters.run_simulate(study))],
+            first=len(first) + 1,
+            total=total,
+        )
     else:
         n_raters, left = open_presentations(study)
         if n_raters == 0 or left:
-            what = f"{left} sets are still to be scored by {n_raters} raters" if n_raters else "no rater has an account yet"
+            what = (
+                f"{left} sets are still to be scored by {n_raters} raters"
+                if n_raters
+                else "no rater has an account yet"
+            )
             _say(f"{what}: `radpref annotate rater add NAME`, `radpref annotate serve`, then run this command again")
             return {"state": "waiting for raters", "raters": n_raters, "sets_left": left, "steps": outcome}
     outcome |= run_steps(after_scoring(study), first=len(first) + 2, total=total)
@@ -156,12 +177,18 @@ def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = F
 def add_demo_accounts(study: Study) -> None:
     """Make the demo's human accounts if they are not there."""
     from annotate_app.accounts import hash_password
-    from data.raters import add_rater
 
     known = {str(row["username"]) for row in study.db.rows("SELECT username FROM raters")}
     for username, role, password in DEMO_ACCOUNTS:
         if username not in known:
-            add_rater(study.db, username, hash_password(password), kind="human", role=role, detail={"order_salt": secrets.token_hex(4)})
+            add_rater(
+                study.db,
+                username,
+                hash_password(password),
+                kind="human",
+                role=role,
+                detail={"order_salt": secrets.token_hex(4)},
+            )
 
 
 def serve_demo(study: Study, port: int) -> None:

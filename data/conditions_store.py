@@ -42,12 +42,22 @@ class StoredCondition:
         has_text, has_mask = self.text is not None, bool(self.masks)
         wanted = {"T2I": (True, False), "M2I": (False, True), "TM2I": (True, True)}[self.mode]
         if (has_text, has_mask) != wanted:
-            raise InvalidInput(f"a {self.mode} condition got text={self.text!r} and masks={sorted(self.masks)}; give what its mode needs")
+            raise InvalidInput(
+                f"a {self.mode} condition got text={self.text!r}, masks={sorted(self.masks)}; give what its mode needs"
+            )
 
     @property
     def condition_id(self) -> str:
         """Hash of everything that defines the condition."""
-        content = [self.mode, self.text, sorted(self.masks.items()), sorted(self.asked.items()), self.text_record, self.mask_record, sorted(self.extra.items())]
+        content = [
+            self.mode,
+            self.text,
+            sorted(self.masks.items()),
+            sorted(self.asked.items()),
+            self.text_record,
+            self.mask_record,
+            sorted(self.extra.items()),
+        ]
         return sha256_bytes(json.dumps(content).encode())[:24]
 
 
@@ -80,7 +90,8 @@ def save_conditions(connection: sqlite3.Connection, conditions: Iterable[StoredC
     """Insert conditions (and their masks) inside an open write transaction; known ones are left alone."""
     for condition in conditions:
         connection.execute(
-            "INSERT INTO conditions(condition_id, mode, text, asked, text_record, mask_record, extra) VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+            "INSERT INTO conditions(condition_id, mode, text, asked, text_record, mask_record, extra)"
+            " VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
             (
                 condition.condition_id, condition.mode, condition.text, json.dumps(dict(condition.asked)),
                 condition.text_record, condition.mask_record, json.dumps(dict(condition.extra)),
@@ -101,8 +112,19 @@ def load_condition(study: Study, condition_id: str) -> StoredCondition:
     row = study.db.row("SELECT * FROM conditions WHERE condition_id = ?", [condition_id])
     if row is None:
         raise NotFound(f"no condition {condition_id} in {study.root}")
-    masks = {str(m["structure"]): str(m["mask_sha"]) for m in study.db.rows("SELECT structure, mask_sha FROM condition_masks WHERE condition_id = ?", [condition_id])}
-    return StoredCondition(row["mode"], row["text"], masks, json.loads(row["asked"]), row["text_record"], row["mask_record"], json.loads(row["extra"]))
+    masks = {
+        str(m["structure"]): str(m["mask_sha"])
+        for m in study.db.rows("SELECT structure, mask_sha FROM condition_masks WHERE condition_id = ?", [condition_id])
+    }
+    return StoredCondition(
+        row["mode"],
+        row["text"],
+        masks,
+        json.loads(row["asked"]),
+        row["text_record"],
+        row["mask_record"],
+        json.loads(row["extra"]),
+    )
 
 
 def mask_stack(study: Study, masks: Mapping[str, str], structures: Sequence[str] | None = None) -> Mask | None:
@@ -120,7 +142,10 @@ def mask_stack(study: Study, masks: Mapping[str, str], structures: Sequence[str]
     structures = structures or study.config.data.structures
     unknown = set(masks) - set(structures)
     if unknown:
-        raise InvalidInput(f"structure '{min(unknown)}' is not among {list(structures)}; name it in data.structures, and use a generator that knows it")
+        raise InvalidInput(
+            f"structure '{min(unknown)}' is not among {list(structures)}; "
+            "name it in data.structures, and use a generator that knows it"
+        )
     loaded = {name: study.store.mask(sha) for name, sha in masks.items()}
     shapes = {mask.shape for mask in loaded.values()}
     if len(shapes) != 1:
@@ -132,14 +157,18 @@ def mask_stack(study: Study, masks: Mapping[str, str], structures: Sequence[str]
 def record_conditions(study: Study, split: str, where: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Records of ``split`` as material for conditions: record_id, patient_id, caption, labels, masks, extra.
 
-    Sorted by record_id, so that a seeded draw from them is reproducible. ``where`` keeps records whose extra columns match.
+    Sorted by record_id, so that a seeded draw from them is reproducible. ``where`` keeps records whose extra columns
+    match.
     """
     labels: dict[str, dict[str, float | None]] = {}
-    for row in study.db.rows("SELECT record_id, label, value FROM labels JOIN records USING (record_id) WHERE split = ?", [split]):
+    for row in study.db.rows(
+        "SELECT record_id, label, value FROM labels JOIN records USING (record_id) WHERE split = ?", [split]
+    ):
         labels.setdefault(row["record_id"], {})[row["label"]] = row["value"]
     masks: dict[str, dict[str, str]] = {}
     for row in study.db.rows(
-        "SELECT record_id, structure, mask_sha FROM record_masks JOIN records USING (record_id) JOIN masks ON masks.sha256 = mask_sha WHERE split = ? AND n_pixels > 0",
+        "SELECT record_id, structure, mask_sha FROM record_masks JOIN records USING (record_id)"
+        " JOIN masks ON masks.sha256 = mask_sha WHERE split = ? AND n_pixels > 0",
         [split],
     ):
         masks.setdefault(row["record_id"], {})[row["structure"]] = row["mask_sha"]
@@ -147,5 +176,12 @@ def record_conditions(study: Study, split: str, where: Mapping[str, str] | None 
     for row in study.db.rows("SELECT * FROM records WHERE split = ? ORDER BY record_id", [split]):
         extra = json.loads(row["extra"])
         if all(str(extra.get(column)) == value for column, value in (where or {}).items()):
-            found.append({**row, "extra": extra, "labels": labels.get(row["record_id"], {}), "masks": masks.get(row["record_id"], {})})
+            found.append(
+                {
+                    **row,
+                    "extra": extra,
+                    "labels": labels.get(row["record_id"], {}),
+                    "masks": masks.get(row["record_id"], {}),
+                }
+            )
     return found

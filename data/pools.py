@@ -18,7 +18,8 @@ def pool_run(study: Study, task: str, arm: str) -> str:
         NotFound: there is none.
     """
     run_id = study.db.value(
-        "SELECT run_id FROM runs WHERE kind = 'pool' AND status = 'done' AND json_extract(config, '$.task.name') = ? AND json_extract(config, '$.arm') = ?"
+        "SELECT run_id FROM runs WHERE kind = 'pool' AND status = 'done'"
+        " AND json_extract(config, '$.task.name') = ? AND json_extract(config, '$.arm') = ?"
         " ORDER BY started_at DESC, run_id DESC LIMIT 1",
         [task, arm],
     )
@@ -33,5 +34,8 @@ def pool_rows(study: Study, task: str, arm: str) -> list[dict[str, Any]]:
     Raises:
         NotFound: there is no finished pool.
     """
-    rows = study.db.rows("SELECT ordinal, image_sha, condition_id, seed, labels FROM pool_images WHERE run_id = ? ORDER BY ordinal", [pool_run(study, task, arm)])
+    rows = study.db.rows(
+        "SELECT ordinal, image_sha, condition_id, seed, labels FROM pool_images WHERE run_id = ? ORDER BY ordinal",
+        [pool_run(study, task, arm)],
+    )
     return [{**row, "labels": json.loads(row["labels"])} for row in rows]

@@ -32,10 +32,14 @@ def parse_mix(text: str | None) -> tuple[int, ...] | None:
 
 @app.command()
 def train(
-    study: StudyOption = Path("."),
-    embedded: Annotated[bool, typer.Option("--embedded", help="Reproduce the shipped embedded model instead (hours; needs no study).")] = False,
+    study: StudyOption = Path(),
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Reproduce the shipped embedded model instead (hours; needs no study).")
+    ] = False,
     work: Annotated[Path, typer.Option(help="--embedded: folder for corpus and checkpoints.")] = Path("build/embedded"),
-    out: Annotated[Path, typer.Option(help="--embedded: where the finished weights go.")] = Path("build/embedded/stack"),
+    out: Annotated[Path, typer.Option(help="--embedded: where the finished weights go.")] = Path(
+        "build/embedded/stack"
+    ),
     threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,7 +60,7 @@ def train(
 
 @app.command()
 def networks(
-    study: StudyOption = Path("."),
+    study: StudyOption = Path(),
     n_steps: Annotated[int, typer.Option(help="Optimizer steps per network.")] = 400,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,7 +72,7 @@ def networks(
 
 @app.command()
 def sets(
-    study: StudyOption = Path("."),
+    study: StudyOption = Path(),
     n: Annotated[int | None, typer.Option("--n", min=1, help="Number of sets; default sets.n of study.toml.")] = None,
     mix: Annotated[str | None, typer.Option(help="Percent T2I/M2I/TM2I, e.g. 75/15/10; default sets.mix.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; default sets.seed.")] = None,
@@ -78,12 +82,15 @@ def sets(
     """Sample sets of four images of one condition, modes allotted exactly. Run again to resume."""
     from generation.sets import run_sets
 
-    emit(run_sets(Study(study), n=n, mix=parse_mix(mix), seed=seed, arms=tuple(a.strip() for a in arms.split(","))), as_json)
+    emit(
+        run_sets(Study(study), n=n, mix=parse_mix(mix), seed=seed, arms=tuple(a.strip() for a in arms.split(","))),
+        as_json,
+    )
 
 
 @app.command()
 def pool(
-    study: StudyOption = Path("."),
+    study: StudyOption = Path(),
     arm: Annotated[list[str] | None, typer.Option(help="Arm to sample (repeatable); default downstream.arms.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Task to sample for (repeatable); default all.")] = None,
     as_json: JsonOption = False,
@@ -96,7 +103,7 @@ def pool(
 
 @app.command()
 def fidelity(
-    study: StudyOption = Path("."),
+    study: StudyOption = Path(),
     arm: Annotated[list[str] | None, typer.Option(help="Arm (repeatable); default all that have a pool.")] = None,
     as_json: JsonOption = False,
 ) -> None:

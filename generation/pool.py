@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conditions_store import StoredCondition, asked_attributes, record_conditions, save_conditions
+from data.conditions_store import StoredCondition, asked_attributes, mask_stack, record_conditions, save_conditions
 from data.errors import InvalidInput
 from data.progress import bar
 from data.records import finished_run, start_run
 
 if TYPE_CHECKING:
     from data.config import TaskConfig
+    from data.images import Mask
     from data.records import Run
     from data.study import Study
 
 CHUNK = 32
+MAX_DRAWS = 100
+"""Draws of one transformed mask before giving up."""
 
 
 def pool_size(study: Study, task: TaskConfig) -> int:
@@ -50,7 +53,9 @@ def class_cycle(task: TaskConfig, records: Sequence[dict[str, Any]]) -> list[str
     return period
 
 
-def classification_conditions(task: TaskConfig, records: Sequence[dict[str, Any]], n: int, rng: np.random.Generator) -> list[tuple[StoredCondition, dict[str, int]]]:
+def classification_conditions(
+    task: TaskConfig, records: Sequence[dict[str, Any]], n: int, rng: np.random.Generator
+) -> list[tuple[StoredCondition, dict[str, int]]]:
     """``n`` (text condition, labels): captions of training records that name exactly one label of the task.
 
     Raises:
@@ -68,43 +73,76 @@ def classification_conditions(task: TaskConfig, records: Sequence[dict[str, Any]
     period = class_cycle(task, records)
     missing = sorted(set(period) - set(prompts))
     if missing:
-        raise InvalidInput(f"task '{task.name}': no training record has a caption for '{missing[0]}'; import such records or leave the label out")
+        raise InvalidInput(
+            f"task '{task.name}': no training record has a caption for '{missing[0]}'; "
+            "import such records or leave the label out"
+        )
     order = [period[i] for i in rng.permutation(len(period))]
     drawn = []
     for index in range(n):
         label = order[index % len(order)]
         record = prompts[label][int(rng.integers(len(prompts[label])))]
-        condition = StoredCondition("T2I", record["caption"], {}, asked_attributes(record["caption"], record["labels"]), text_record=record["record_id"])
+        condition = StoredCondition(
+            "T2I",
+            record["caption"],
+            {},
+            asked_attributes(record["caption"], record["labels"]),
+            text_record=record["record_id"],
+        )
         drawn.append((condition, {name: int(name == label) for name in task.labels}))
     return drawn
 
 
-def segmentation_conditions(study: Study, task: TaskConfig, records: Sequence[dict[str, Any]], n: int, rng: np.random.Generator) -> list[tuple[StoredCondition, dict[str, int]]]:
+def segmentation_conditions(
+    study: Study, task: TaskConfig, records: Sequence[dict[str, Any]], n: int, rng: np.random.Generator
+) -> list[tuple[StoredCondition, dict[str, int]]]:
     """``n`` (mask condition, {}) from transformed training masks in which the task's structure is not empty.
 
     The masks are stored; each is the label of its image. A transform that empties the structure is redrawn.
-    """
-    from data.conditions_store import mask_stack
-    from data.masks import TRANSFORMS, transform_mask
 
+    Raises:
+        InvalidInput: no training record has a mask of the structure, or the masks are too small to be transformed.
+    """
     structure = str(task.structure)
     sources = [record for record in records if structure in record["masks"]]
     if not sources:
-        raise InvalidInput(f"task '{task.name}': no training record has a mask of '{structure}'; import masks or leave the task out")
+        raise InvalidInput(
+            f"task '{task.name}': no training record has a mask of '{structure}'; import masks or leave the task out"
+        )
     channels = study.config.data.structures
     drawn: list[tuple[StoredCondition, dict[str, int]]] = []
-    kinds = sorted(TRANSFORMS)
     while len(drawn) < n:
+        moved = [_moved_masks(study, sources, structure, rng) for _ in range(min(CHUNK, n - len(drawn)))]
+        with study.db.write() as connection:
+            for record_id, stack in moved:
+                masks = {
+                    name: study.store.put_mask(connection, stack[i])
+                    for i, name in enumerate(channels)
+                    if stack[i].any()
+                }
+                drawn.append((StoredCondition("M2I", None, masks, {}, mask_record=record_id), {}))
+    return drawn
+
+
+def _moved_masks(
+    study: Study, sources: Sequence[dict[str, Any]], structure: str, rng: np.random.Generator
+) -> tuple[str, Mask]:
+    """(record, transformed masks (S, H, W)) of a random source; drawn again where ``structure`` comes out empty."""
+    from data.masks import TRANSFORMS, transform_mask
+
+    channel, kinds = study.config.data.structures.index(structure), sorted(TRANSFORMS)
+    for _ in range(MAX_DRAWS):
         record = sources[int(rng.integers(len(sources)))]
         stack = mask_stack(study, record["masks"])
-        channel = channels.index(structure)
-        moved = transform_mask(stack, kinds[int(rng.integers(len(kinds)))], rng)
-        if not moved[channel].any():
+        if stack is None:
             continue
-        with study.db.write() as connection:
-            masks = {name: study.store.put_mask(connection, moved[i]) for i, name in enumerate(channels) if moved[i].any()}
-        drawn.append((StoredCondition("M2I", None, masks, {}, mask_record=record["record_id"]), {}))
-    return drawn
+        try:
+            moved = transform_mask(stack, kinds[int(rng.integers(len(kinds)))], rng)
+        except InvalidInput:  # this mask cannot be moved so without losing a structure
+            continue
+        if moved[channel].any():
+            return str(record["record_id"]), moved
+    raise InvalidInput(f"{MAX_DRAWS} transforms in a row emptied a mask of '{structure}'; import larger masks")
 
 
 def run_pool(study: Study, *, arms: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> dict[str, Any]:
@@ -117,7 +155,9 @@ def run_pool(study: Study, *, arms: Sequence[str] | None = None, tasks: Sequence
     settings = study.config.downstream
     wanted = [task for task in settings.tasks if tasks is None or task.name in tasks]
     if tasks is not None and len(wanted) != len(set(tasks)):
-        raise InvalidInput(f"unknown task in {', '.join(tasks)}; study.toml has {', '.join(t.name for t in settings.tasks)}")
+        raise InvalidInput(
+            f"unknown task in {', '.join(tasks)}; study.toml has {', '.join(t.name for t in settings.tasks)}"
+        )
     counts: dict[str, Any] = {}
     for task in wanted:
         for arm in arms or settings.arms:
@@ -132,12 +172,23 @@ def _pool(study: Study, task: TaskConfig, arm: str) -> int:
     n = pool_size(study, task)
     settings = study.config.downstream
     generator = study.config.generator.model_dump(mode="json")
-    config = {"task": task.model_dump(mode="json"), "arm": arm, "model": arm_identity(study, arm), "n": n, "seed": settings.seed, "generator": generator}
+    config = {
+        "task": task.model_dump(mode="json"),
+        "arm": arm,
+        "model": arm_identity(study, arm),
+        "n": n,
+        "seed": settings.seed,
+        "generator": generator,
+    }
     if finished_run(study, "pool", config):
         return n
     rng = np.random.default_rng([settings.seed, 303, image_seed(task.name)])
     records = record_conditions(study, "train", task.where)
-    draw = segmentation_conditions(study, task, records, n, rng) if task.kind == "segmentation" else classification_conditions(task, records, n, rng)
+    draw = (
+        segmentation_conditions(study, task, records, n, rng)
+        if task.kind == "segmentation"
+        else classification_conditions(task, records, n, rng)
+    )
     with start_run(study, "pool", config) as run:
         with study.db.write() as connection:
             save_conditions(connection, [condition for condition, _ in draw])
@@ -155,7 +206,16 @@ def _pool(study: Study, task: TaskConfig, arm: str) -> int:
     return n
 
 
-def _store(study: Study, run: Run, task: str, arm: str, start: int, chunk: list[tuple[StoredCondition, dict[str, int]]], seeds: list[int], images: np.ndarray) -> None:
+def _store(
+    study: Study,
+    run: Run,
+    task: str,
+    arm: str,
+    start: int,
+    chunk: list[tuple[StoredCondition, dict[str, int]]],
+    seeds: list[int],
+    images: np.ndarray,
+) -> None:
     with study.db.write() as connection:
         for i, ((condition, labels), seed) in enumerate(zip(chunk, seeds, strict=True)):
             sha = study.store.put_image(connection, images[i], "synthetic")

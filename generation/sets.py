@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conditions_store import MODES, Mode, StoredCondition, asked_attributes, mask_stack, record_conditions, save_conditions
+from data.conditions_store import (
+    MODES,
+    Mode,
+    StoredCondition,
+    asked_attributes,
+    mask_stack,
+    record_conditions,
+    save_conditions,
+)
 from data.errors import InvalidInput
 from data.progress import bar
 from data.records import finished_run, start_run
@@ -63,7 +71,8 @@ def condition_from_record(record: dict[str, Any], mode: Mode) -> StoredCondition
 def draw_conditions(study: Study, n: int, mix: Sequence[int], seed: int, split: str = "val") -> list[StoredCondition]:
     """Draw ``n`` conditions with modes allotted exactly, in shuffled order, from the records of ``split``.
 
-    Every record is used once per mode before any is used again; texts are drawn evenly over what they ask for.
+    Conditions are drawn evenly over what the captions ask for; among those that ask for the same, every record is used
+    once per mode before any is used again.
 
     Raises:
         InvalidInput: the split has no captions or no masks for a mode that is wanted.
@@ -75,7 +84,9 @@ def draw_conditions(study: Study, n: int, mix: Sequence[int], seed: int, split: 
         usable = [r for r in records if (mode == "M2I" or r["caption"]) and (mode == "T2I" or r["masks"])]
         if count and not usable:
             need = {"T2I": "captions", "M2I": "masks", "TM2I": "captions and masks"}[mode]
-            raise InvalidInput(f"no record of split '{split}' has {need} for {mode} sets; import some or set sets.mix without {mode}")
+            raise InvalidInput(
+                f"no record of split '{split}' has {need} for {mode} sets; import some or set sets.mix without {mode}"
+            )
         drawn += [condition_from_record(record, mode) for record in _balanced_draw(usable, count, rng)]
     return [drawn[i] for i in rng.permutation(len(drawn))]
 
@@ -97,7 +108,14 @@ def _balanced_draw(records: list[dict[str, Any]], count: int, rng: np.random.Gen
     return drawn
 
 
-def run_sets(study: Study, *, n: int | None = None, mix: Sequence[int] | None = None, seed: int | None = None, arms: Sequence[str] = ("baseline",)) -> dict[str, Any]:
+def run_sets(
+    study: Study,
+    *,
+    n: int | None = None,
+    mix: Sequence[int] | None = None,
+    seed: int | None = None,
+    arms: Sequence[str] = ("baseline",),
+) -> dict[str, Any]:
     """Sample rating sets; the same call again resumes. Returns counts per mode and the run's id.
 
     With two arms the sets are a blinded reader comparison: two images of each arm with paired seeds, shuffled;
@@ -113,7 +131,13 @@ def run_sets(study: Study, *, n: int | None = None, mix: Sequence[int] | None = 
     n, mix, seed = n or settings.n, tuple(mix or settings.mix), settings.seed if seed is None else seed
     if len(arms) not in (1, 2) or len(set(arms)) != len(arms):
         raise InvalidInput(f"--arms {','.join(arms)}: give one arm, or two different ones for a comparison")
-    config = {"n": n, "mix": list(mix), "seed": seed, "arms": [[arm, arm_identity(study, arm)] for arm in arms], "generator": study.config.generator.model_dump(mode="json")}
+    config = {
+        "n": n,
+        "mix": list(mix),
+        "seed": seed,
+        "arms": [[arm, arm_identity(study, arm)] for arm in arms],
+        "generator": study.config.generator.model_dump(mode="json"),
+    }
     if done := finished_run(study, "sets", config):
         return {**_summary(study, done.run_id), "already_done": True}
     conditions = draw_conditions(study, n, mix, seed)
@@ -155,13 +179,22 @@ def _slots(arms: list[str], ordinal: int, seed: int) -> list[tuple[str, int]]:
     return [both[i] for i in np.random.default_rng([seed, 202, ordinal]).permutation(SET_SIZE)]
 
 
-def _sample_chunk(study: Study, run: Run, conditions: list[StoredCondition], ordinals: list[int], stacks: dict[str, Any], seed: int) -> None:
+def _sample_chunk(
+    study: Study, run: Run, conditions: list[StoredCondition], ordinals: list[int], stacks: dict[str, Any], seed: int
+) -> None:
     arms = list(stacks)
     images: dict[tuple[int, str, int], Any] = {}
     plan = {ordinal: _slots(arms, ordinal, seed) for ordinal in ordinals}
     for arm, stack in stacks.items():
-        jobs = [(condition, ordinal, k) for condition, ordinal in zip(conditions, ordinals, strict=True) for a, k in plan[ordinal] if a == arm]
-        sampled = sample_stored(study, stack, [job[0] for job in jobs], [image_seed(seed, ordinal, k) for _, ordinal, k in jobs])
+        jobs = [
+            (condition, ordinal, k)
+            for condition, ordinal in zip(conditions, ordinals, strict=True)
+            for a, k in plan[ordinal]
+            if a == arm
+        ]
+        sampled = sample_stored(
+            study, stack, [job[0] for job in jobs], [image_seed(seed, ordinal, k) for _, ordinal, k in jobs]
+        )
         images.update({(ordinal, arm, k): image for (_, ordinal, k), image in zip(jobs, sampled, strict=True)})
     with study.db.write() as connection:
         for condition, ordinal in zip(conditions, ordinals, strict=True):
@@ -172,7 +205,10 @@ def _sample_chunk(study: Study, run: Run, conditions: list[StoredCondition], ord
             )
             for slot, (arm, k) in enumerate(plan[ordinal]):
                 sha = study.store.put_image(connection, images[ordinal, arm, k], "synthetic")
-                connection.execute("INSERT INTO set_images VALUES (?, ?, ?, ?, ?)", (set_id, slot, sha, image_seed(seed, ordinal, k), arm))
+                connection.execute(
+                    "INSERT INTO set_images VALUES (?, ?, ?, ?, ?)",
+                    (set_id, slot, sha, image_seed(seed, ordinal, k), arm),
+                )
 
 
 def sample_stored(study: Study, stack: Any, conditions: Sequence[StoredCondition], seeds: Sequence[int]) -> np.ndarray:
@@ -183,7 +219,9 @@ def sample_stored(study: Study, stack: Any, conditions: Sequence[StoredCondition
     settings = study.config.generator
     cache: dict[str, Any] = {}
     for condition in conditions:
-        cache.setdefault(condition.condition_id, Condition(condition.text, mask_stack(study, condition.masks, stack.structures)))
+        cache.setdefault(
+            condition.condition_id, Condition(condition.text, mask_stack(study, condition.masks, stack.structures))
+        )
     images = sample(
         stack,
         [cache[condition.condition_id] for condition in conditions],
@@ -196,6 +234,10 @@ def sample_stored(study: Study, stack: Any, conditions: Sequence[StoredCondition
 
 
 def _summary(study: Study, run_id: str) -> dict[str, Any]:
-    rows = study.db.rows("SELECT mode, count(*) AS n FROM image_sets JOIN conditions USING (condition_id) WHERE run_id = ? GROUP BY mode", [run_id])
+    rows = study.db.rows(
+        "SELECT mode, count(*) AS n FROM image_sets JOIN conditions USING (condition_id) WHERE run_id = ?"
+        " GROUP BY mode",
+        [run_id],
+    )
     by_mode = {row["mode"]: row["n"] for row in rows}
     return {"run_id": run_id, "n_sets": sum(by_mode.values()), "modes": {mode: by_mode.get(mode, 0) for mode in MODES}}

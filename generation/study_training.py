@@ -1,7 +1,8 @@
 """Trains a study's own generator and its own measuring networks on its own training split, nothing else.
 
-Input: records of split ``train`` (real images with captions and masks). Output: a stack in ``models/<run_id>/``, entered
-in table ``models`` as arm "trained", which ``generator.model = "trained"`` samples from; networks in ``networks/``.
+Input: records of split ``train`` (real images with captions and masks). Output: a stack in ``models/<run_id>/``,
+entered in table ``models`` as arm "trained", which ``generator.model = "trained"`` samples from; networks in
+``networks/``.
 """
 
 from __future__ import annotations
@@ -74,14 +75,20 @@ def run_train(study: Study) -> dict[str, Any]:
 
     settings = study.config.train
     sources = [str(r["image_sha"]) for r in training_records(study)]
-    config = {**settings.model_dump(mode="json"), "n_images": len(sources), "structures": list(study.config.data.structures)}
+    config = {
+        **settings.model_dump(mode="json"),
+        "n_images": len(sources),
+        "structures": list(study.config.data.structures),
+    }
     if done := finished_run(study, "train", config):
         return {**done.result, "already_done": True}
     with start_run(study, "train", config, {"training images": _hash_of(sources)}) as run:
         stack = load_stack(model_path(study, settings.start))
         corpus = study_corpus(study, stack.structures)
         if corpus.image_size != stack.image_size:
-            raise InvalidInput(f"data.image_size = {corpus.image_size}, but the generator makes {stack.image_size}; set data.image_size to that")
+            raise InvalidInput(
+                f"data.image_size = {corpus.image_size}, but the generator makes {stack.image_size}; set it to that"
+            )
         run.result = _train_stages(study, stack, corpus, run.folder)
         stack.model_id = run.run_id
         save_stack(stack, run.model_folder, half=True)
@@ -98,26 +105,48 @@ def _train_stages(study: Study, stack: GeneratorStack, corpus: Corpus, folder: P
     from generation.vae_training import VaeSettings, reconstruction_report, train_vae
 
     settings = study.config.train
-    validation = read_images(study, record_conditions(study, "val")[:VAE_VALIDATION_IMAGES])
+    validation = read_images(
+        study, _spread(record_conditions(study, "val") or training_records(study), VAE_VALIDATION_IMAGES)
+    )
     result: dict[str, Any] = {"autoencoder_before": reconstruction_report(stack.vae, validation)}
     if settings.vae_steps:
         vae_settings = VaeSettings()
         loop = replace(vae_settings.loop, learning_rate=5e-4)
         scale = float(stack.vae.config.scaling_factor)
-        stack.vae = train_vae(corpus, folder / "vae", Budget(settings.vae_steps), replace(vae_settings, loop=loop), settings.seed, start=stack.vae)
+        stack.vae = train_vae(
+            corpus,
+            folder / "vae",
+            Budget(settings.vae_steps),
+            replace(vae_settings, loop=loop),
+            settings.seed,
+            start=stack.vae,
+        )
         log.info("scaling factor %.4f -> %.4f", scale, stack.vae.config.scaling_factor)
     result["autoencoder_after"] = reconstruction_report(stack.vae.eval(), validation)
     latents = encode_corpus(stack, corpus, folder / "latents", n_variants=N_VARIANTS, seed=settings.seed)
     text = replace(
-        TEXT_STAGE, batch_size=settings.batch_size, text_drop=settings.prompt_drop, loop=replace(TEXT_STAGE.loop, learning_rate=settings.learning_rate)
+        TEXT_STAGE,
+        batch_size=settings.batch_size,
+        text_drop=settings.prompt_drop,
+        loop=replace(TEXT_STAGE.loop, learning_rate=settings.learning_rate),
     )
     if settings.unet_steps:
         train(stack, latents, folder / "text", Budget(settings.unet_steps), text, settings.seed + 1)
     has_masks = bool(np.any(latents.packed_masks))
     if settings.control_steps and has_masks:
-        masks = replace(FINE_TUNE, batch_size=settings.batch_size, text_drop=settings.prompt_drop, loop=replace(FINE_TUNE.loop, learning_rate=settings.learning_rate / 2))
+        masks = replace(
+            FINE_TUNE,
+            batch_size=settings.batch_size,
+            text_drop=settings.prompt_drop,
+            loop=replace(FINE_TUNE.loop, learning_rate=settings.learning_rate / 2),
+        )
         train(stack, latents, folder / "masks", Budget(settings.control_steps), masks, settings.seed + 2)
     return result | {"n_images": len(corpus), "n_latents": len(latents), "masks": has_masks}
+
+
+def _spread(records: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """At most ``n`` records, evenly over the list (which is sorted by data set and file)."""
+    return [records[i] for i in np.linspace(0, len(records) - 1, min(n, len(records))).astype(int)]
 
 
 def _hash_of(names: list[str]) -> str:
@@ -130,7 +159,7 @@ def _card(study: Study, run_id: str, config: dict[str, Any], result: dict[str, A
     return (
         f"# Generator of study '{study.config.name}'\n\nRun {run_id}. Trained on the study's training split only "
         f"({config['n_images']} images, {N_VARIANTS} augmented variants each), starting from `{config['start']}`.\n"
-        "Research use, not for diagnosis. Images it samples are synthetic; small training sets are partly memorised.\n\n"
+        "Research use, not for diagnosis. Images it samples are synthetic; small sets are partly memorised.\n\n"
         f"```json\n{json.dumps({'train': config, 'result': result}, indent=2)}\n```\n"
     )
 
@@ -166,7 +195,12 @@ def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
                 half = raters if plan.role == "rater" else others
                 own = half.split(0.3, np.random.default_rng([plan.seed, 405]))
                 shape = NetworkShape(
-                    plan.architecture, len(data.attributes), len(data.structures), plan.input_size, plan.widths, plan.depth
+                    plan.architecture,
+                    len(data.attributes),
+                    len(data.structures),
+                    plan.input_size,
+                    plan.widths,
+                    plan.depth,
                 )
                 net = train_measure(
                     plan.name, plan.role, *own, shape=shape, seed=plan.seed, settings=settings, test=validation
@@ -185,7 +219,7 @@ def _network_figures(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def study_measure_data(study: Study, split: str = "train", like: MeasureData | None = None) -> MeasureData:
-    """One split as arrays of a measuring network: every label, every structure that has a mask, or those of ``like``."""
+    """One split as arrays of a measuring network: every label and structure with a mask, or those of ``like``."""
     from generation.measure_data import MeasureData, label_rows
 
     records = training_records(study, split)
