@@ -130,26 +130,26 @@ def combine_criteria(losses: dict[str, Tensor], present: dict[str, Tensor]) -> T
     return per_set.sum() / (count > 0).sum().clamp_min(1)
 
 
-def implicit_accuracy(logits: Tensor, p: Tensor, weights: Tensor) -> tuple[float, int]:
-    """Share of judged, untied pairs that the policy orders as the raters did (z = 0 counts half), and their number."""
-    judged = (p != 0.5) & (weights > 0)
-    n = int(judged.sum())
-    if n == 0:
-        return float("nan"), 0
-    agree = torch.where(p > 0.5, logits, -logits)[judged]
-    return float((agree > 0).float().mean() + 0.5 * (agree == 0).float().mean()), n
+def implicit_accuracy(logits: Tensor, p: Tensor, weights: Tensor) -> Tensor:
+    """Share of judged, untied pairs (all three (B, P)) that the policy orders as the raters did; z = 0 counts half.
+
+    A scalar, NaN where there are no such pairs. Nothing here waits for the device.
+    """
+    judged = ((p != 0.5) & (weights > 0)).float()
+    agree = torch.where(p > 0.5, logits, -logits)
+    right = (agree > 0).float() + 0.5 * (agree == 0).float()
+    return (right * judged).sum() / judged.sum()
 
 
-def error_shifts(errors: Tensor, reference_errors: Tensor, p: Tensor, weights: Tensor) -> tuple[float, float]:
+def error_shifts(errors: Tensor, reference_errors: Tensor, p: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of e - e_ref of the winners and of the losers over judged, untied pairs; NaN where there are none.
 
     Both rise in every sound run, the loser's more: alone that is no alarm.
     """
     first, second = pair_indices(errors.shape[1])
     shift = errors - reference_errors
-    judged = (p != 0.5) & (weights > 0)
-    if not bool(judged.any()):
-        return float("nan"), float("nan")
-    win = torch.where(p > 0.5, shift[:, first], shift[:, second])[judged]
-    lose = torch.where(p > 0.5, shift[:, second], shift[:, first])[judged]
-    return float(win.mean()), float(lose.mean())
+    judged = ((p != 0.5) & (weights > 0)).float()
+    first_won = p > 0.5
+    win = torch.where(first_won, shift[:, first], shift[:, second])
+    lose = torch.where(first_won, shift[:, second], shift[:, first])
+    return (win * judged).sum() / judged.sum(), (lose * judged).sum() / judged.sum()

@@ -1,0 +1,261 @@
+"""Train an arm of a study: "aligned" by Diffusion-DPO, "finetuned" on well-scored images; log, watch, save, register.
+
+Input: a study with a pairs run. Output: a run of kind ``align`` or ``finetune``, ``models/<run_id>/`` with a model
+card, and a row of ``models``. The same call again resumes an interrupted run, or returns the finished one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from alignment.dpo import DpoStep, HeldOut, summary
+from alignment.examples import PreferenceSets, find_pairs_run, load_preference_sets
+from alignment.finetune import FinetuneStep, image_scores, select_images
+from alignment.policy import Policy, make_policy
+from alignment.trainer import StepFunction, Trainer, TrainSettings
+from alignment.watch import Watch, feature_function
+from data.conditions_store import StoredCondition, load_condition
+from data.errors import InvalidInput, NotFound
+from data.records import Run, start_run
+from generation.adapters import BASELINE, arm_identity, load_arm, register_model, save_adapters
+
+if TYPE_CHECKING:
+    from data.config import AlignConfig
+    from data.study import Study
+
+log = logging.getLogger(__name__)
+
+ArmKind = Literal["align", "finetune"]
+ARM_OF: dict[ArmKind, str] = {"align": "aligned", "finetune": "finetuned"}
+N_PROMPTS = 4
+"""Prompts of the drift and diversity watch."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What one training needs, loaded: the policy, training sets and the held-out sets (None if there are none)."""
+
+    policy: Policy
+    train: PreferenceSets
+    held_out: PreferenceSets | None
+
+
+def run_align(
+    study: Study,
+    *,
+    arm: str = "aligned",
+    pairs_run: str | None = None,
+    n_steps: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Diffusion-DPO on a pairs run (the newest by default); registers the arm.
+
+    Args:
+        n_steps: instead of study.toml's align.n_steps.
+        device: "auto" takes a CUDA device where there is one.
+
+    Raises:
+        NotFound: no pairs yet.
+        InvalidInput: a bad arm name, or no set to train on.
+    """
+    return _run(study, "align", arm, pairs_run, n_steps, device)
+
+
+def run_finetune(
+    study: Study,
+    *,
+    arm: str = "finetuned",
+    pairs_run: str | None = None,
+    n_steps: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """The filter-and-fine-tune arm on the training sets of the same pairs run; see :func:`run_align`."""
+    return _run(study, "finetune", arm, pairs_run, n_steps, device)
+
+
+def _run(
+    study: Study, kind: ArmKind, arm: str, pairs_run: str | None, n_steps: int | None, device: str
+) -> dict[str, Any]:
+    if arm == BASELINE or not arm.replace("-", "").replace("_", "").isalnum():
+        raise InvalidInput(f"arm name '{arm}' is not usable: take letters, digits, '-' or '_', not 'baseline'")
+    settings = study.config.align
+    if n_steps is not None:
+        if n_steps < 1:
+            raise InvalidInput(f"n_steps is {n_steps}: give a whole number of at least 1")
+        settings = settings.model_copy(update={"n_steps": n_steps})
+    pairs = find_pairs_run(study, pairs_run)
+    base = arm_identity(study, BASELINE)
+    config = {
+        "arm": arm,
+        "pairs_run": pairs["run_id"],
+        "raters": pairs["config"]["raters"],
+        "align": settings.model_dump(mode="json"),
+        "generator": study.config.generator.model_dump(mode="json"),
+        "base": base,
+    }
+    done = study.db.row(
+        "SELECT result FROM runs WHERE kind = ? AND status = 'done' AND config = ? ORDER BY started_at DESC LIMIT 1",
+        [kind, json.dumps(config, sort_keys=True)],
+    )
+    if done is not None:
+        return {**json.loads(done["result"]), "already_done": True}
+    with start_run(study, kind, config, {"generator": base}) as run:
+        run.result = _train(study, run, kind, arm, settings, _device(device))
+    return run.result
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.device(name))
+    except RuntimeError as error:
+        raise InvalidInput(f"device '{name}' is unknown: use auto, cpu or cuda") from error
+
+
+def load_material(study: Study, pairs_run: str, settings: AlignConfig, device: str) -> Material:
+    """Load the baseline, encode the sets of a pairs run, and make the policy.
+
+    Raises:
+        NotFound: the pairs run has no training sets.
+    """
+    stack = load_arm(study, BASELINE, device)
+    train = load_preference_sets(study, stack, pairs_run, "train")
+    if train is None:
+        raise NotFound(f"pairs run {pairs_run} has no training sets: score more sets, then run `radpref align pairs`")
+    held_out = load_preference_sets(study, stack, pairs_run, "held_out")
+    bf16 = study.config.generator.precision == "bf16"
+    policy = make_policy(
+        stack, rank=settings.lora_rank, seed=settings.seed, train_controlnet=train.has_masks, bf16=bf16
+    )
+    return Material(policy, train, held_out)
+
+
+def watch_conditions(study: Study, pairs_run: str) -> list[StoredCondition]:
+    """Fixed prompts of the watch: distinct conditions of held-out sets first, texts before masks, at most N_PROMPTS."""
+    rows = study.db.rows(
+        "SELECT DISTINCT s.condition_id, c.mode, c.text, p.split FROM pairs p JOIN image_sets s USING (set_id)"
+        " JOIN conditions c USING (condition_id) WHERE p.run_id = ? ORDER BY p.split, s.condition_id",
+        [pairs_run],
+    )
+    order = {"T2I": 0, "TM2I": 1, "M2I": 2}
+    rows.sort(key=lambda row: (row["split"] != "held_out", order[row["mode"]]))
+    chosen: dict[tuple[str, str], str] = {}
+    for row in rows:
+        chosen.setdefault((row["mode"], row["text"] or row["condition_id"]), row["condition_id"])
+    return [load_condition(study, condition_id) for condition_id in list(chosen.values())[:N_PROMPTS]]
+
+
+def _train(study: Study, run: Run, kind: ArmKind, arm: str, settings: AlignConfig, device: str) -> dict[str, Any]:
+    pairs_run = str(run.config["pairs_run"])
+    material = load_material(study, pairs_run, settings, device)
+    policy = material.policy
+    facts: dict[str, Any] = {"n_sets_train": len(material.train), "n_sets_held_out": len(material.held_out or ())}
+    step_function: StepFunction
+    if kind == "finetune":
+        selection = select_images(image_scores(material.train), settings.finetune_min_score)
+        facts |= {"n_images": len(selection.images), "min_score": selection.threshold, "warning": selection.warning}
+        if selection.warning:
+            log.warning("%s", selection.warning)
+        step_function = FinetuneStep(policy, material.train, settings, selection)
+    else:
+        step_function = DpoStep(policy, material.train, settings)
+    features, features_name = feature_function(study)
+    watch = Watch(study, watch_conditions(study, pairs_run), features, run.folder / "watch", settings.seed)
+    watch.set_baseline(policy.stack)  # before the checkpoint is taken up: the policy equals the baseline here
+    held_out = HeldOut(policy, material.held_out, settings.beta, settings.seed) if material.held_out else None
+    trainer = Trainer(run, policy, _loop_settings(settings))
+    trainer.train(step_function, ArmObserver(policy, watch, held_out, settings.n_steps), f"training arm {arm}")
+    result = {
+        "run_id": run.run_id,
+        "arm": arm,
+        "raters": run.config["raters"],
+        "pairs_run": pairs_run,
+        "n_steps": settings.n_steps,
+        **facts,
+        "train_controlnet": bool(policy.control),
+        "n_parameters": sum(p.numel() for p in trainer.parameters.values()),
+        "train_s": round(trainer.elapsed_s, 2),
+        "features": features_name,
+        **summary(run.metrics()),
+    }
+    card = model_card(kind, result, settings)
+    sha256 = save_adapters(policy.stack, run.model_folder, with_controlnet=bool(policy.control), card=card)
+    register_model(study, run.run_id, arm, sha256, result)
+    return {**result, "sha256": sha256}
+
+
+def _loop_settings(settings: AlignConfig) -> TrainSettings:
+    return TrainSettings(
+        n_steps=settings.n_steps,
+        learning_rate=settings.learning_rate,
+        controlnet_learning_rate=settings.controlnet_learning_rate,
+        warmup_steps=settings.warmup_steps,
+    )
+
+
+@dataclass
+class ArmObserver:
+    """Held-out figures ten times a run (every 100 steps in long ones), the watch four times, both at the end."""
+
+    policy: Policy
+    watch: Watch
+    held_out: HeldOut | None
+    n_steps: int
+
+    def _watch_due(self, step: int) -> bool:
+        return step % max(self.n_steps // 4, 1) == 0 or step == self.n_steps
+
+    def _held_out_due(self, step: int) -> bool:
+        every = min(max(self.n_steps // 10, 1), 100)
+        return self.held_out is not None and (step % every == 0 or step == self.n_steps)
+
+    def due(self, step: int) -> bool:
+        """Whether the step has figures of its own."""
+        return self._watch_due(step) or self._held_out_due(step)
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        """The figures of one step."""
+        figures: dict[str, Any] = {}
+        if self.held_out is not None and self._held_out_due(step):
+            figures |= self.held_out.measure()
+        if self._watch_due(step):
+            figures |= self.watch.observe(self.policy.stack, step)
+        return figures
+
+
+def model_card(kind: ArmKind, result: dict[str, Any], settings: AlignConfig) -> str:
+    """README.md of a trained arm: what it is, from which preferences, how, and how it ended."""
+    how = {
+        "align": f"Diffusion-DPO, loss {settings.loss}, beta {settings.beta:g}",
+        "finetune": f"denoising loss on {result.get('n_images')} images with a mean score >= {result.get('min_score')}",
+    }[kind]
+    who = "SIMULATED raters" if result["raters"] == "simulated" else "human raters"
+    figures = "\n".join(
+        f"- {key}: {result[key]:.4g}"
+        for key in ("loss", "held_out_accuracy", "held_out_loss", "winner_shift", "loser_shift", "drift", "diversity")
+        if isinstance(result.get(key), float)
+    )
+    return f"""# Arm "{result["arm"]}" (run {result["run_id"]})
+
+Research use, not for diagnosis. Synthetic images only.
+
+- Method: {how}; {settings.n_steps} steps of {settings.sets_per_step * 4} images, learning rate \
+{settings.learning_rate:g} (LoRA, rank {settings.lora_rank}), \
+{f"{settings.controlnet_learning_rate:g} (ControlNet)" if result["train_controlnet"] else "ControlNet untouched"}
+- Preferences: pairs run {result["pairs_run"]}, scores of {who}, {result["n_sets_train"]} training sets, \
+{result["n_sets_held_out"]} held out
+- Seed {settings.seed}; {result["n_parameters"]:,} trained parameters; {result["train_s"]:.0f} s of training
+
+At the end of training:
+
+{figures or "- no figures"}
+
+Known faults: whatever the raters could not see is not corrected; drift and diversity were watched on \
+{N_PROMPTS} prompts only. Use it with the generator, sampler, steps and guidance it was trained for.
+"""

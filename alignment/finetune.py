@@ -1,0 +1,81 @@
+"""The arm "finetuned": plain diffusion training on the images that were scored well, the baseline to beat.
+
+Same parameters (LoRA, ControlNet), steps, images per step, rates and sampler as Diffusion-DPO; no reference forward.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from alignment.examples import CRITERIA, PreferenceSets
+from alignment.policy import Policy
+from alignment.trainer import scheduled, step_generator
+from data.errors import NotFound
+
+if TYPE_CHECKING:
+    from data.config import AlignConfig
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Images to train on, (set, slot) each; the threshold really used; a warning where it is not the wanted one."""
+
+    images: tuple[tuple[int, int], ...]
+    threshold: float
+    warning: str | None = None
+
+
+def image_scores(sets: PreferenceSets) -> Tensor:
+    """Mean score of every image over raters, then over the criteria it was scored on: (N, K), NaN where unscored."""
+    return torch.stack([sets.scores[criterion] for criterion in CRITERIA]).nanmean(0)
+
+
+def select_images(scores: Tensor, min_score: float) -> Selection:
+    """Images with a mean score (N, K) of at least `min_score`; the top tenth where that would be fewer.
+
+    Raises:
+        NotFound: no image has a score.
+    """
+    known = [
+        (float(value), n, k) for n, row in enumerate(scores.tolist()) for k, value in enumerate(row) if value == value
+    ]
+    if not known:
+        raise NotFound("no image of a training set has a score: score sets, then run `radpref align pairs` again")
+    good = [(n, k) for value, n, k in known if value >= min_score]
+    least = max(1, math.ceil(len(known) / 10))
+    if len(good) >= least:
+        return Selection(tuple(good), min_score)
+    best = sorted(known, key=lambda item: (-item[0], item[1], item[2]))[:least]
+    warning = (
+        f"only {len(good)} of {len(known)} images have a mean score >= {min_score:g}; "
+        f"took the best tenth instead ({least} images, mean score >= {best[-1][0]:.2f})"
+    )
+    return Selection(tuple(sorted((n, k) for _, n, k in best)), best[-1][0], warning)
+
+
+class FinetuneStep:
+    """step -> (loss, {}): the mean denoising error of as many images as a DPO step sees, a (t, noise) for each."""
+
+    def __init__(self, policy: Policy, sets: PreferenceSets, settings: AlignConfig, selection: Selection) -> None:
+        self.policy, self.sets, self.settings, self.selection = policy, sets, settings, selection
+        self.n_timesteps = int(policy.stack.scheduler.config.num_train_timesteps)
+
+    def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one step, with gradient."""
+        images, settings = self.selection.images, self.settings
+        n_images = settings.sets_per_step * self.sets.latents.shape[1]
+        chosen = [images[i] for i in scheduled(step, len(images), n_images, settings.seed)]
+        device = self.sets.latents.device
+        rows = torch.tensor([n for n, _ in chosen], device=device)
+        latents = self.sets.latents[rows, torch.tensor([k for _, k in chosen], device=device)]
+        generator = step_generator(settings.seed, 808, step)
+        steps = torch.randint(0, self.n_timesteps, (len(chosen),), generator=generator).to(device)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        routed = torch.ones(len(chosen), dtype=torch.bool, device=device)
+        errors = self.policy.errors(latents, noise, steps, self.sets.conditions.select(rows), routed)
+        return errors.mean(), {}
