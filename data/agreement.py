@@ -156,7 +156,7 @@ def _kappa(sums: Float, levels: Float) -> Float:
     v = len(levels)
     if v == 0 or sums.shape[1] == 0:
         return np.full(len(sums), np.nan)
-    tables = sums.reshape(len(sums), -1, v, v)
+    tables = sums.reshape(len(sums), sums.shape[1] // (v * v), v, v)
     weights = (levels[:, None] - levels[None, :]) ** 2
     n = tables.sum(axis=(2, 3))
     expected = np.einsum("bpv,bpw,vw->bp", tables.sum(axis=3), tables.sum(axis=2), weights)
@@ -204,7 +204,7 @@ def _preferences(sums: Float) -> dict[str, Float]:
     preference_agreement counts a tie as a third answer; its chance level follows from how often each rater ties.
     preference_agreement_untied leaves out pairs of images that either rater ties (chance 0.5).
     """
-    counts = sums.reshape(len(sums), -1, 6)
+    counts = sums.reshape(len(sums), sums.shape[1] // 6, 6)
     n, same, tie_a, tie_b, untied, untied_same = (counts[:, :, c] for c in range(6))
     p_a, p_b = np.nan_to_num(_ratio(tie_a, n)), np.nan_to_num(_ratio(tie_b, n))
     by_chance = (n * (p_a * p_b + (1 - p_a) * (1 - p_b) / 2)).sum(axis=1)

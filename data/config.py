@@ -284,7 +284,8 @@ def load_config(path: Path) -> StudyConfig:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key explains a missing one
+    # A misspelt key explains a missing one, so it comes first.
+    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         valid = _keys_at(problem["loc"][:-1])

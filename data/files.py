@@ -29,7 +29,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise InvalidInput(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
     except OSError as error:
         if error.errno in _FULL:
-            raise StorageFull(f"no space left while writing {path}; free space and run the same command again") from error
+            message = f"no space left while writing {path}; free space and run the same command again"
+            raise StorageFull(message) from error
         raise
 
 
@@ -48,8 +49,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
                 file.write(payload)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

@@ -23,7 +23,19 @@ from data.files import write_atomic
 if TYPE_CHECKING:
     from data.study import Study
 
-PACKAGES = ("numpy", "scipy", "pandas", "torch", "diffusers", "transformers", "peft", "gradio", "open-clip-torch", "segmentation-models-pytorch", "sqlite-utils")
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "pandas",
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "gradio",
+    "open-clip-torch",
+    "segmentation-models-pytorch",
+    "sqlite-utils",
+)
 
 
 def now() -> str:
@@ -39,15 +51,25 @@ def provenance(inputs: Mapping[str, str]) -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"python": platform.python_version(), "machine": platform.machine(), "packages": versions, "git": git_revision(), "inputs": dict(inputs)}
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "packages": versions,
+        "git": git_revision(),
+        "inputs": dict(inputs),
+    }
 
 
 def git_revision() -> str | None:
     """Revision of the source tree radpref runs from, with ``+`` where it has local changes; None outside git."""
     folder = Path(__file__).parent
     try:
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=5, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True, timeout=5, check=True)
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=5, check=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True, timeout=5, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return revision.stdout.strip() + ("+" if changed.stdout.strip() else "")
@@ -90,27 +112,44 @@ class Run:
 
 
 @contextmanager
-def start_run(study: Study, kind: str, config: dict[str, Any], inputs: Mapping[str, str] | None = None, *, resume: bool = True) -> Iterator[Run]:
-    """Open a run of ``kind``. An unfinished run with the same kind and configuration is taken up again (``resume``).
+def start_run(
+    study: Study, kind: str, config: dict[str, Any], inputs: Mapping[str, str] | None = None, *, resume: bool = True
+) -> Iterator[Run]:
+    """Open a run of ``kind``. An unfinished run of the same kind and configuration is taken up again (``resume``).
 
-    The row says ``running`` until the block ends (``done``); an exception leaves it resumable (``running``) and is re-raised.
+    The row says ``running`` until the block ends (``done``); an exception leaves it resumable and is re-raised.
     """
     canonical = json.dumps(config, sort_keys=True)
-    found = study.db.row("SELECT run_id FROM runs WHERE kind = ? AND config = ? AND status = 'running' ORDER BY started_at DESC LIMIT 1", (kind, canonical)) if resume else None
+    found = (
+        study.db.row(
+            "SELECT run_id FROM runs WHERE kind = ? AND config = ? AND status = 'running'"
+            " ORDER BY started_at DESC LIMIT 1",
+            (kind, canonical),
+        )
+        if resume
+        else None
+    )
     if found:
         run = Run(study, str(found["run_id"]), kind, config)
     else:
         run = Run(study, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}-{secrets.token_hex(3)}", kind, config)
         record = provenance(inputs or {})
-        write_atomic(run.folder / "config.json", json.dumps({"run_id": run.run_id, "kind": kind, "config": config, "provenance": record}, indent=2))
+        write_atomic(
+            run.folder / "config.json",
+            json.dumps({"run_id": run.run_id, "kind": kind, "config": config, "provenance": record}, indent=2),
+        )
         with study.db.write() as connection:
             connection.execute(
-                "INSERT INTO runs(run_id, kind, status, started_at, config, provenance) VALUES (?, ?, 'running', ?, ?, ?)",
+                "INSERT INTO runs(run_id, kind, status, started_at, config, provenance)"
+                " VALUES (?, ?, 'running', ?, ?, ?)",
                 (run.run_id, kind, now(), canonical, json.dumps(record)),
             )
     yield run
     with study.db.write() as connection:
-        connection.execute("UPDATE runs SET status = 'done', finished_at = ?, result = ? WHERE run_id = ?", (now(), json.dumps(run.result), run.run_id))
+        connection.execute(
+            "UPDATE runs SET status = 'done', finished_at = ?, result = ? WHERE run_id = ?",
+            (now(), json.dumps(run.result), run.run_id),
+        )
 
 
 def finished_run(study: Study, kind: str, config: dict[str, Any] | None = None) -> Run | None:

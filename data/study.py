@@ -1,6 +1,6 @@
 """The Study: one folder, one database, every path.
 
-    studies/pilot/  study.toml  study.db  images/  masks/  runs/  models/  reports/
+studies/pilot/  study.toml  study.db  images/  masks/  runs/  models/  reports/
 """
 
 from __future__ import annotations

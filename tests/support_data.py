@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,36 @@ def gray(seed: int, size: int = 64, dtype: type = np.uint8) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, int(top) + 1, (size, size)).astype(dtype)
 
 
-def add_rated_set(study: Study, ordinal: int = 0, mode: str = "T2I", rater: str = "sim-1", source: str | None = None) -> dict[str, Any]:
+def add_rated_set(
+    study: Study, ordinal: int = 0, mode: str = "T2I", rater: str = "sim-1", source: str | None = None
+) -> dict[str, Any]:
     """One set of four with one rater's scores, written directly; returns its identifiers."""
     db, condition = study.db, f"condition-{ordinal}"
     ids: dict[str, Any] = {"set_id": f"set-{ordinal}", "condition_id": condition, "events": []}
     with db.write() as connection:
         connection.execute(
-            "INSERT INTO runs VALUES ('sets-run', 'sets', 'done', ?, ?, '{}', '{}', NULL) ON CONFLICT DO NOTHING", (now(), now())
+            "INSERT INTO runs VALUES ('sets-run', 'sets', 'done', ?, ?, '{}', '{}', NULL) ON CONFLICT DO NOTHING",
+            (now(), now()),
         )
         text = None if mode == "M2I" else "mild left pneumonia"
         connection.execute(
-            "INSERT INTO conditions(condition_id, mode, text, text_record) VALUES (?, ?, ?, ?)", (condition, mode, text, source)
+            "INSERT INTO conditions(condition_id, mode, text, text_record) VALUES (?, ?, ?, ?)",
+            (condition, mode, text, source),
         )
         if mode != "T2I":
             mask = study.store.put_mask(connection, gray(900 + ordinal) > 128)
             connection.execute("INSERT INTO condition_masks VALUES (?, 'lungs', ?)", (condition, mask))
-        connection.execute("INSERT INTO image_sets VALUES (?, 'sets-run', ?, ?, 'rating')", (ids["set_id"], ordinal, condition))
+        connection.execute(
+            "INSERT INTO image_sets VALUES (?, 'sets-run', ?, ?, 'rating')", (ids["set_id"], ordinal, condition)
+        )
         for slot in range(4):
             sha = study.store.put_image(connection, gray(100 * ordinal + slot), "synthetic")
-            connection.execute("INSERT INTO set_images VALUES (?, ?, ?, ?, 'baseline')", (ids["set_id"], slot, sha, slot))
+            connection.execute(
+                "INSERT INTO set_images VALUES (?, ?, ?, ?, 'baseline')", (ids["set_id"], slot, sha, slot)
+            )
         connection.execute(
-            "INSERT INTO raters(username, kind, role, order_seed, created_at) VALUES (?, ?, 'rater', 1, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO raters(username, kind, role, order_seed, created_at) VALUES (?, ?, 'rater', 1, ?)"
+            " ON CONFLICT DO NOTHING",
             (rater, "simulated" if rater.startswith("sim") else "human", now()),
         )
         ids["rater_id"] = connection.execute("SELECT rater_id FROM raters WHERE username = ?", (rater,)).fetchone()[0]
@@ -58,7 +66,9 @@ def add_rated_set(study: Study, ordinal: int = 0, mode: str = "T2I", rater: str 
     return ids
 
 
-def add_event(connection: Any, ids: dict[str, Any], slot: int, criterion: str, value: int | None, rater_id: int | None = None) -> int:
+def add_event(
+    connection: Any, ids: dict[str, Any], slot: int, criterion: str, value: int | None, rater_id: int | None = None
+) -> int:
     """Append a score event without any check of data.scores."""
     cursor = connection.execute(
         "INSERT INTO score_events(uuid, presentation_id, rater_id, kind, slot, criterion, value, created_at)"
@@ -68,7 +78,9 @@ def add_event(connection: Any, ids: dict[str, Any], slot: int, criterion: str, v
     return int(cursor.lastrowid)
 
 
-def add_pair(connection: Any, ids: dict[str, Any], split: str = "train", kind: str = "simulated", run: str = "sets-run") -> int:
+def add_pair(
+    connection: Any, ids: dict[str, Any], split: str = "train", kind: str = "simulated", run: str = "sets-run"
+) -> int:
     """One pair of a set's images 0 and 1, resting on the first two events."""
     cursor = connection.execute(
         "INSERT INTO pairs(run_id, set_id, slot_i, slot_j, criterion, p, n_raters, rater_kind, split)"
@@ -80,13 +92,15 @@ def add_pair(connection: Any, ids: dict[str, Any], split: str = "train", kind: s
 
 
 def write_table(folder: Path, n: int = 8, size: tuple[int, int] = (80, 64), **columns: list[str]) -> Path:
-    """A table study tree: ``images/<i>.png`` (height, width), ``masks/<i>.png`` and ``table.csv``; columns may be replaced."""
+    """A table study tree: ``images/<i>.png`` (height, width), ``masks/<i>.png``, ``table.csv``; columns may be replaced."""
     import csv
 
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     for i in range(n):
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, size).astype(np.uint8)).save(folder / "images" / f"{i}.png")
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, size).astype(np.uint8)).save(
+            folder / "images" / f"{i}.png"
+        )
         mask = np.zeros(size, np.uint8)
         mask[10:40, 10:30] = 255
         Image.fromarray(mask).save(folder / "masks" / f"{i}.png")
@@ -146,8 +160,3 @@ def full_disk_after(monkeypatch: pytest.MonkeyPatch, n_files: int) -> None:
         real(handle)
 
     monkeypatch.setattr("data.files.os.fsync", fsync)
-
-
-def as_json(text: str) -> Any:
-    """Parse JSON."""
-    return json.loads(text)

@@ -124,7 +124,7 @@ def test_unreadable_tables(tmp_path, content):
 def test_missing_table_and_no_path(tmp_path, study):
     with pytest.raises(NotFound, match="no table at"):
         import_records(study, "table", tmp_path / "none.csv")
-    with pytest.raises(InvalidInput, match="data.path"):
+    with pytest.raises(InvalidInput, match=r"data\.path"):
         import_records(study, "table")
 
 

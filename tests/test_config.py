@@ -24,7 +24,10 @@ def test_defaults_are_the_study_design():
         ({"data": {"imagesize": 64}}, ("data.imagesize", "did you mean 'image_size'")),
         ({"data": {"columns": {"imag": "x"}}}, ("data.columns.imag", "did you mean 'image'")),
         ({"align": {"betta": 1}}, ("align.betta", "did you mean 'beta'")),
-        ({"downstream": {"tasks": [{"nam": "x", "kind": "binary"}]}}, ("downstream.tasks.0.nam", "did you mean 'name'")),
+        (
+            {"downstream": {"tasks": [{"nam": "x", "kind": "binary"}]}},
+            ("downstream.tasks.0.nam", "did you mean 'name'"),
+        ),
         ({"simulate": {"raters": [{"name": "a", "network": "b", "noize": 1}]}}, ("noize", "did you mean 'noise'")),
         ({"data": {"zzzzz": 1}}, ("data.zzzzz", "valid here:", "n_train")),
     ],

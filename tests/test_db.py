@@ -39,18 +39,20 @@ def test_eight_threads_read_then_write_lose_nothing(db):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert [row["action"] for row in db.rows("SELECT action FROM audit_events ORDER BY audit_id")] == [str(i) for i in range(120)]
+    assert [row["action"] for row in db.rows("SELECT action FROM audit_events ORDER BY audit_id")] == [
+        str(i) for i in range(120)
+    ]
 
 
 def test_error_rolls_back(db):
-    with pytest.raises(ValueError, match="stop"), db.write() as connection:
+    with pytest.raises(ValueError, match="stop"), db.write() as connection:  # noqa: PT012
         add_audit(connection, "x")
         raise ValueError("stop")
     assert db.value("SELECT count(*) FROM audit_events") == 0
 
 
 def test_nested_write_is_refused_and_rolls_back(db):
-    with pytest.raises(RadprefError, match="entered twice"), db.write() as connection:
+    with pytest.raises(RadprefError, match="entered twice"), db.write() as connection:  # noqa: PT012
         add_audit(connection, "x")
         with db.write():
             pass
@@ -88,7 +90,7 @@ def test_full_disk_is_storage_full_and_keeps_what_was_committed(db):
         add_audit(connection, "kept")
     pages = db.value("PRAGMA page_count")
     db.connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StorageFull, match="free space"), db.write() as connection:
+    with pytest.raises(StorageFull, match="free space"), db.write() as connection:  # noqa: PT012
         for _ in range(200):
             add_audit(connection, "x" * 1000)
     assert [row["action"] for row in db.rows("SELECT action FROM audit_events")] == ["kept"]

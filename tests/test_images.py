@@ -72,7 +72,7 @@ def test_to_uint8_is_the_full_scale():
 
 def test_full_disk_stores_neither_row_nor_file(study, monkeypatch):
     full_disk_after(monkeypatch, 1)
-    with pytest.raises(StorageFull), study.db.write() as connection:
+    with pytest.raises(StorageFull), study.db.write() as connection:  # noqa: PT012
         study.store.put_image(connection, gray(5), "synthetic")
         study.store.put_image(connection, gray(6), "synthetic")
     assert study.db.value("SELECT count(*) FROM images") == 0

@@ -13,7 +13,6 @@ from data.readers import READERS, get_reader
 from data.table import clean_caption, fit_image, fit_mask
 from tests.support_data import gray, table_study
 
-
 # --- phantom
 
 
@@ -28,7 +27,11 @@ def test_phantom_records(tiny_study):
         {"width": 64, "height": 64, "bit_depth": 16, "origin": "real"}
     ]
     assert db.value("SELECT count(*) FROM masks WHERE n_pixels = 0") == 0
-    assert {row["structure"] for row in db.rows("SELECT DISTINCT structure FROM record_masks")} >= {"lungs", "heart", "lesion"}
+    assert {row["structure"] for row in db.rows("SELECT DISTINCT structure FROM record_masks")} >= {
+        "lungs",
+        "heart",
+        "lesion",
+    }
 
 
 def test_phantom_labels_and_sides(tiny_study):
@@ -107,7 +110,10 @@ def test_table_without_splits_is_patient_disjoint(tmp_path):
 
 def test_table_where_template_and_report(tmp_path):
     study = table_study(tmp_path, replace=(
-        ('text = "words"', 'text = "{population} chest radiograph, {kind}"\nreport = "words"\nwhere.population = "child"'),
+        (
+            'text = "words"',
+            'text = "{population} chest radiograph, {kind}"\nreport = "words"\nwhere.population = "child"',
+        ),
     ))  # fmt: skip
     assert import_records(study)["n_imported"] == 4
     row = study.db.row("SELECT * FROM records ORDER BY record_id")

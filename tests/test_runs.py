@@ -21,7 +21,7 @@ def test_a_run_is_recorded(study):
 
 
 def test_interrupted_run_is_resumed_and_another_config_is_not(study):
-    with pytest.raises(KeyboardInterrupt), start_run(study, "sets", {"n": 1}) as first:
+    with pytest.raises(KeyboardInterrupt), start_run(study, "sets", {"n": 1}) as first:  # noqa: PT012
         first.log(step=1)
         raise KeyboardInterrupt
     with start_run(study, "sets", {"n": 2}) as other:
