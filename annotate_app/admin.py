@@ -24,18 +24,19 @@ def overview(study: Study) -> dict[str, Any]:
         " WHERE s.purpose = 'rating' GROUP BY c.mode ORDER BY c.mode"
     )
     raters = study.db.rows("SELECT rater_id, username, kind, role, active FROM raters ORDER BY kind, rater_id")
+    n_sets = sum(int(row["n"]) for row in modes)
     return {
         "study": study.config.name,
         "title": study.config.title,
-        "n_sets": sum(int(row["n"]) for row in modes),
+        "n_sets": n_sets,
         "modes": {str(row["mode"]): int(row["n"]) for row in modes},
-        "raters": [_rater_line(study, row) for row in raters if row["role"] == "rater"],
+        "raters": [_rater_line(study, row, n_sets) for row in raters if row["role"] == "rater"],
         "admins": [str(row["username"]) for row in raters if row["role"] == "admin"],
         "report": _report_folder(study) is not None,
     }
 
 
-def _rater_line(study: Study, rater: dict[str, Any]) -> dict[str, Any]:
+def _rater_line(study: Study, rater: dict[str, Any], n_sets: int) -> dict[str, Any]:
     rater_id = int(rater["rater_id"])
     states = study.db.rows(
         "SELECT p.state, c.mode, (SELECT count(*) FROM current_scores v"
@@ -49,7 +50,7 @@ def _rater_line(study: Study, rater: dict[str, Any]) -> dict[str, Any]:
         "username": rater["username"],
         "kind": rater["kind"],
         "active": bool(rater["active"]),
-        "n_sets": len(states),
+        "n_sets": max(n_sets, len(states)),
         "n_done": sum(row["state"] == "submitted" for row in complete),
         "n_skipped": sum(row["state"] == "skipped" for row in states),
         **_events(study, rater_id),

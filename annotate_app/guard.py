@@ -165,7 +165,9 @@ def _with_headers(send: Send, path: str) -> Send:
             for name, value in _HEADERS.items():
                 headers[name] = value
             headers["Content-Security-Policy"] = policy_for(path)
-            if "/assets/" not in path and "/static/" not in path:
+            if "/assets/" in path:  # names hold a hash of the content
+                headers["Cache-Control"] = "private, max-age=31536000, immutable"
+            elif "/static/" not in path:
                 headers["Cache-Control"] = "no-store"
             for name in ("access-control-allow-origin", "access-control-allow-credentials", "server"):
                 if name in headers:

@@ -7,6 +7,7 @@ const MEASURES = {
   ordinal_alpha: ['Ordinal alpha', 'Krippendorff'], weighted_kappa: ['Quadratic kappa', 'mean of pairs of raters'], kappa: ['Quadratic kappa', 'mean of pairs of raters'],
 };
 const base = new URL('../', document.baseURI);
+const title = (word) => `${word[0].toUpperCase()}${word.slice(1)}`;
 const number = (value, digits = 2) => (value === null || value === undefined ? '–' : Number(value).toFixed(digits));
 const table = (heads, lines) => h('div', { class: 'scroll' }, h('table', {}, h('thead', {}, h('tr', {}, ...heads.map((head) => h('th', { scope: 'col' }, head)))),
   h('tbody', {}, ...lines.map((line) => h('tr', {}, ...line.map((value) => h('td', {}, value)))))));
@@ -62,10 +63,10 @@ function agreement(report) {
   const parts = Object.entries(report.by_kind).map(([kind, part]) => h('section', {},
     h('h3', {}, kind === 'human' ? 'People' : 'Simulated raters'),
     kind === 'simulated' ? h('p', { class: 'simulated-note' }, 'These scores were made by programs, not by people.') : null,
-    h('p', {}, `${part.n_raters} raters, ${part.n_sets} sets, ${part.n_scores} scores`),
+    h('p', {}, `${part.n_raters} ${part.n_raters === 1 ? 'rater' : 'raters'}, ${part.n_sets} sets, ${part.n_scores} scores`),
     ...Object.entries(part.criteria).map(([criterion, found]) => (found.not_computable
-      ? h('p', {}, `${criterion}: not computable (${found.not_computable})`)
-      : table([`${criterion[0].toUpperCase()}${criterion.slice(1)}`, 'Value', '95 % interval over sets', '−1 … 0 … 1'],
+      ? h('p', {}, `${title(criterion)}: not computable (${found.not_computable})`)
+      : table([title(criterion), 'Value', '95 % interval over sets', '−1 … 0 … 1'],
         Object.entries(found.measures).map(([name, measure]) => [
           h('span', {}, (MEASURES[name] || [name.replaceAll('_', ' ')])[0]), number(measure.value), interval(measure), range(measure)]))))));
   return parts.length ? parts : [h('p', {}, 'No scores yet.')];

@@ -7,13 +7,14 @@ import { bindKeys } from './keys.js';
 import { Outbox } from './outbox.js';
 import { apply, LETTERS, missing, rows, Sets } from './sets.js';
 import { STRUCTURE_STYLES } from './viewer.js';
+import { Views } from './views.js';
 
 const IDLE_MS = 30000;
-const FLICKER_MS = 450;
 const MODE_WORDS = { T2I: 'Text', M2I: 'Mask', TM2I: 'Text and mask' };
 
-export class Reader {
+export class Reader extends Views {
   constructor(root) {
+    super();
     this.base = new URL('../', document.baseURI);
     this.root = root;
     this.focused = { letter: 'A', criterion: 'text' };
@@ -188,7 +189,7 @@ export class Reader {
     const parts = [h('span', { class: 'mode' }, MODE_WORDS[mode])];
     if (text !== null) parts.push(h('span', { class: 'text' }, text));
     if (mask) {
-      parts.push(h('span', { class: 'mask' }, h('span', { class: 'word' }, 'Mask:'), ...mask.structures.map((name, index) => {
+      parts.push(h('span', { class: 'mask' }, mode === 'M2I' ? null : h('span', { class: 'word' }, 'Mask:'), ...mask.structures.map((name, index) => {
         const style = STRUCTURE_STYLES[index % STRUCTURE_STYLES.length];
         const swatch = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
         swatch.setAttribute('viewBox', '0 0 28 6');
@@ -212,6 +213,7 @@ export class Reader {
 
   end() {
     this.set = null;
+    this.root.dataset.mode = 'end';
     this.condition.replaceChildren(h('span', { class: 'text' }, this.total ? 'All done' : 'Nothing to score'));
     const review = h('button', { type: 'button', class: 'main', onclick: () => this.previous() }, 'Look at the last set again');
     this.main.replaceChildren(h('div', { class: 'end', 'data-testid': 'end' },
@@ -373,138 +375,6 @@ export class Reader {
       }
     });
     return this.loggingIn;
-  }
-
-  // ---- focus and views
-
-  focus(letter, criterion) {
-    if (!this.set) return;
-    const { criteria } = this.set.state;
-    const wanted = criteria.includes(criterion) ? criterion : this.focused && criteria.includes(this.focused.criterion) ? this.focused.criterion : criteria[0];
-    if (this.focused && this.focused.letter !== letter) this.lastLetter = this.focused.letter;
-    this.focused = { letter, criterion: wanted };
-    if (this.root.dataset.large !== undefined) this.root.dataset.large = letter;
-    for (const other of LETTERS) {
-      this.cells[other].element.classList.toggle('large', this.root.dataset.large === other);
-      if (other !== letter) this.cells[other].mark(null);
-    }
-    this.cells[letter].mark(wanted);
-    this.updateTools();
-  }
-
-  refocus() {
-    if (this.set) this.focus(this.focused.letter, this.focused.criterion);
-  }
-
-  move(step) {
-    const order = rows(this.set.state);
-    const index = order.findIndex((row) => row.letter === this.focused.letter && row.criterion === this.focused.criterion);
-    const next = order[Math.max(0, Math.min(order.length - 1, index + step))];
-    this.focus(next.letter, next.criterion);
-  }
-
-  // Up and down walk through rows and images of a column, left and right through the columns.
-  arrow(key) {
-    const { criteria } = this.set.state;
-    const column = LETTERS.indexOf(this.focused.letter) % 2;
-    const line = Math.floor(LETTERS.indexOf(this.focused.letter) / 2) * criteria.length + criteria.indexOf(this.focused.criterion);
-    const target = { ArrowLeft: [0, line], ArrowRight: [1, line], ArrowUp: [column, line - 1], ArrowDown: [column, line + 1] }[key];
-    const y = Math.max(0, Math.min(2 * criteria.length - 1, target[1]));
-    this.focus(LETTERS[2 * Math.floor(y / criteria.length) + target[0]], criteria[y % criteria.length]);
-  }
-
-  panels(letter) {
-    return this.linked ? LETTERS.map((name) => this.cells[name].panel) : [this.cells[letter || this.focused.letter].panel];
-  }
-
-  viewChanged(letter) {
-    this.touch();
-    for (const panel of this.panels(letter)) panel.draw();
-    this.updateTools();
-  }
-
-  invert() {
-    const { view } = this.cells[this.focused.letter].panel;
-    view.invert = !view.invert;
-    this.viewChanged();
-  }
-
-  reset() {
-    for (const panel of this.panels()) panel.view.reset();
-    this.viewChanged();
-  }
-
-  link() {
-    this.linked = !this.linked;
-    const { view } = this.cells[this.focused.letter].panel;
-    for (const letter of LETTERS) {
-      this.cells[letter].panel.view = this.linked ? view : view.copy();
-      this.cells[letter].panel.draw();
-    }
-    this.updateTools();
-  }
-
-  zoom(factor) {
-    this.cells[this.focused.letter].panel.zoomAt(factor);
-    this.viewChanged();
-  }
-
-  large(letter) {
-    if (!this.set) return;
-    const open = this.root.dataset.large !== undefined;
-    if (open) delete this.root.dataset.large;
-    else this.root.dataset.large = letter || this.focused.letter;
-    this.focus(letter || this.focused.letter, this.focused.criterion);
-  }
-
-  toggleOutline() {
-    this.outline = !this.outline;
-    this.paintOutlines();
-  }
-
-  fade(step) {
-    this.opacity = Math.max(0.1, Math.min(1, this.opacity + step));
-    this.outline = true;
-    this.paintOutlines();
-  }
-
-  paintOutlines() {
-    for (const letter of LETTERS) {
-      this.cells[letter].panel.outlineOpacity = this.outline ? this.opacity : 0;
-      this.cells[letter].panel.draw();
-    }
-    this.updateTools();
-  }
-
-  // Show the last looked-at image in turn with the focused one, in the focused one's place.
-  compare() {
-    if (this.flicker) {
-      this.stopFlicker();
-      return;
-    }
-    const [here, there] = [this.focused.letter, this.lastLetter];
-    let shown = here;
-    const cell = this.cells[here];
-    const turn = () => {
-      shown = shown === here ? there : here;
-      cell.tag.textContent = shown;
-      cell.note.textContent = `comparing ${here} and ${there}`;
-      cell.panel.show(this.set.pixels[LETTERS.indexOf(shown)]);
-    };
-    turn();
-    this.flicker = { timer: setInterval(turn, FLICKER_MS), letter: here };
-    this.updateTools();
-  }
-
-  stopFlicker() {
-    if (!this.flicker) return;
-    const { timer, letter } = this.flicker;
-    clearInterval(timer);
-    this.flicker = null;
-    this.cells[letter].tag.textContent = letter;
-    this.cells[letter].note.textContent = '';
-    this.cells[letter].panel.show(this.set.pixels[LETTERS.indexOf(letter)]);
-    this.updateTools();
   }
 }
 

@@ -149,8 +149,9 @@ export class Panel {
       context.setTransform(x, 0, 0, y, left, top);
       context.globalAlpha = this.outlineOpacity;
       context.lineCap = 'butt';
-      context.lineWidth = (1.6 * ratio) / x;
-      context.setLineDash(style.dash.map((part) => (part * ratio) / x));
+      const thick = Math.max(1, this.canvas.height / (ratio * 420)) * ratio;
+      context.lineWidth = (1.6 * thick) / x;
+      context.setLineDash(style.dash.map((part) => (part * thick) / x));
       context.strokeStyle = style.colour;
       context.stroke(path);
     });
