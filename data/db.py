@@ -86,7 +86,7 @@ class StudyDatabase:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:
+                if _is_open(connection):
                     connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
@@ -98,6 +98,10 @@ class StudyDatabase:
         if database is not None:
             database.conn.close()
             self._local.database = None
+
+
+def _is_open(connection: sqlite3.Connection) -> bool:
+    return connection.in_transaction
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -42,7 +42,11 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     )
     with Progress(*columns, console=_console()) as progress:  # type: ignore[arg-type]
         task = progress.add_task(description, total=total)
-        yield lambda n=1: progress.advance(task, n)
+
+        def advance(n: int = 1) -> None:
+            progress.advance(task, n)
+
+        yield advance
 
 
 def _plain(description: str, total: int) -> Callable[[int], None]:

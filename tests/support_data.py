@@ -92,7 +92,7 @@ def add_pair(
 
 
 def write_table(folder: Path, n: int = 8, size: tuple[int, int] = (80, 64), **columns: list[str]) -> Path:
-    """A table study tree: ``images/<i>.png`` (height, width), ``masks/<i>.png``, ``table.csv``; columns may be replaced."""
+    """A tree of ``images/<i>.png`` (height, width), ``masks/<i>.png`` and ``table.csv``; columns may be replaced."""
     import csv
 
     (folder / "images").mkdir(parents=True)
