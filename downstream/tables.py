@@ -1,0 +1,334 @@
+"""Tables of the report: the same rows once as HTML cells and once as CSV with full precision.
+
+Pure functions of the evidence's parts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from downstream.metrics import METRIC_NAMES, PRIMARY_METRIC
+from downstream.published import PUBLISHED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURE_NAMES = {
+    "icc_2_1": "ICC(2,1), one rater",
+    "icc_2_k": "ICC(2,k), mean of all raters",
+    "alpha_ordinal": "Krippendorff's alpha, ordinal",
+    "kappa_quadratic": "Cohen's kappa, quadratic weights",
+    "preference_agreement": "Preferences, same answer (tie is an answer)",
+    "preference_chance": "Preferences, expected by chance",
+    "preference_agreement_untied": "Preferences, same answer where neither ties (chance 0.5)",
+    "preference_tied_share": "Preferences with a tie",
+}
+SHOWN_METRICS = {
+    "multilabel": ("f1", "f1_half", "auroc"),
+    "binary": ("f1", "f1_half", "auroc"),
+    "segmentation": ("dice_positives", "dice_empty_one", "dice_pooled"),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: ``shown`` are the HTML cells, ``rows`` the CSV content, ``text_columns`` how many stand at the left."""
+
+    name: str
+    caption: str
+    header: tuple[str, ...]
+    shown: list[list[str]]
+    rows: list[dict[str, Any]]
+    text_columns: int = 1
+    notes: tuple[str, ...] = field(default=())
+    tones: tuple[str, ...] = field(default=())
+    """A tone per row for its last cell (verdicts), or empty."""
+
+    def csv(self) -> str:
+        """The rows as CSV, all keys in the order they first appear."""
+        buffer = io.StringIO()
+        keys = list(dict.fromkeys(key for row in self.rows for key in row))
+        writer = csv.DictWriter(buffer, keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return buffer.getvalue()
+
+
+def number(value: Any, digits: int = 3, *, signed: bool = False) -> str:
+    """A number for reading; a dash where there is none. The minus is a minus."""
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}".replace("-", "−")
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def p_value(value: float | None) -> str:
+    """A P value with two or three digits, or "< 0.001"."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """ "low to high"."""
+    return f"{number(low, digits)} to {number(high, digits)}" if low is not None and high is not None else "–"
+
+
+def agreement_tables(report: dict[str, Any]) -> list[Table]:
+    """One table per kind of rater: measures as rows, criteria as columns with intervals."""
+    found = []
+    for kind, part in report["by_kind"].items():
+        criteria = part["criteria"]
+        names = [name for name in criteria if "measures" in criteria[name]]
+        shown, rows = [], []
+        for key in dict.fromkeys(key for name in names for key in criteria[name]["measures"]):
+            cells = [criteria[name]["measures"].get(key, {}) for name in names]
+            label = MEASURE_NAMES.get(key, key)
+            texts = [f"{number(c.get('value'))} ({interval(c.get('low'), c.get('high'))})" for c in cells]
+            shown.append([label, *texts])
+            rows += [
+                {"rater_kind": kind, "measure": key, "criterion": n, **c} for n, c in zip(names, cells, strict=True)
+            ]
+        notes = tuple(
+            f"{name}: not computable ({criteria[name]['not_computable']})"
+            for name in criteria
+            if "not_computable" in criteria[name]
+        )
+        who = "Simulated raters" if kind == "simulated" else "Human raters"
+        caption = f"{who}: {part['n_raters']} raters, {part['n_sets']} sets, {part['n_scores']:,} scores"
+        header = ("Measure", *(f"{name} (95 % CI)" for name in names))
+        found.append(Table(f"agreement-{kind}", caption, header, shown, rows, notes=notes))
+    return found
+
+
+def score_counts(scores: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
+    """criterion -> rater (marked where simulated) -> number of scores 0 to 5."""
+    counts: dict[str, dict[str, list[int]]] = {}
+    for (criterion, username, kind), part in scores.groupby(["criterion", "username", "rater_kind"]):
+        name = f"{username} (simulated)" if kind == "simulated" else str(username)
+        values = np.bincount(part["value"].to_numpy(dtype=np.int64), minlength=6)
+        counts.setdefault(str(criterion), {})[name] = [int(v) for v in values]
+    return counts
+
+
+def score_table_of(counts: dict[str, dict[str, list[int]]]) -> Table:
+    """The score counts as a table."""
+    rows: list[dict[str, Any]] = [
+        {"criterion": criterion, "rater": rater, **{f"score_{i}": n for i, n in enumerate(values)}, "n": sum(values)}
+        for criterion, raters in counts.items()
+        for rater, values in raters.items()
+    ]
+    shown = []
+    for row in rows:
+        values = [row[f"score_{i}"] for i in range(6)]
+        mean = sum(i * n for i, n in enumerate(values)) / max(row["n"], 1)
+        shown.append([row["rater"], row["criterion"], *map(number, values), number(row["n"]), number(mean, 2)])
+    header = ("Rater", "Criterion", *map(str, range(6)), "n", "mean")
+    return Table("scores", "Scores given, 0 (low) to 5 (high)", header, shown, rows, text_columns=2)
+
+
+def cell_table(cells: Sequence[dict[str, Any]]) -> list[Table]:
+    """One table per task kind: mean and SD over seeds of each metric, per arm and place of the grid."""
+    found = []
+    for kind, keys in SHOWN_METRICS.items():
+        own = [cell for cell in cells if cell["kind"] == kind]
+        if not own:
+            continue
+        shown, rows = [], []
+        for place in dict.fromkeys((c["task"], c["fraction"], c["multiple"], c["arm"]) for c in own):
+            members = [c for c in own if (c["task"], c["fraction"], c["multiple"], c["arm"]) == place]
+            task, fraction, multiple, arm = place
+            n_real = [c["n_real"] for c in members]
+            counts = [number(round(float(np.mean(n_real)))), number(max(c["n_synthetic"] for c in members))]
+            texts, row = (
+                [],
+                {"task": task, "fraction": fraction, "multiple": multiple, "arm": arm, "n_seeds": len(members)},
+            )
+            for key in keys:
+                values = np.array([np.nan if c.get(key) is None else c[key] for c in members], np.float64)
+                known = values[np.isfinite(values)]
+                mean = float(known.mean()) if len(known) else None
+                spread = float(known.std(ddof=1)) if len(known) > 1 else None
+                texts.append(f"{number(mean)} ± {number(spread)}")
+                row |= {f"{key}_mean": mean, f"{key}_sd": spread}
+            place_text = f"{fraction:.0%}" + (f" + {multiple}x" if multiple else "")
+            shown.append([task, arm.replace("_", " "), place_text, *counts, str(len(members)), *texts])
+            rows.append(row)
+        header = ("Task", "Arm", "Real + synthetic", "n real", "n synthetic", "seeds", *(METRIC_NAMES[k] for k in keys))
+        title = {
+            "multilabel": "Multi-label classification",
+            "binary": "Binary classification",
+            "segmentation": "Segmentation",
+        }[kind]
+        caption = f"{title}: mean ± SD over seeds on the real test set (primary: {METRIC_NAMES[PRIMARY_METRIC[kind]]})"
+        found.append(Table(f"cells-{kind}", caption, header, shown, rows, text_columns=3))
+    return found
+
+
+TONES = {"better": "good", "worse": "bad", "no difference shown": "even", "too small to conclude": "open"}
+
+
+def comparison_table(rows: Sequence[dict[str, Any]], rules: dict[str, Any]) -> Table:
+    """The primary comparisons with every figure a reader needs to check the verdict."""
+    shown = []
+    for row in rows:
+        place = f"{row['fraction']:.0%}" + (f" + {row['multiple']}x" if row["multiple"] else "")
+        lead = [row["task"], f"{row['a']} > {row['b']}", place, str(row["n"])]
+        if row.get("difference") is None:
+            shown.append([*lead, *["–"] * 9, row["verdict"]])
+            continue
+        effect, needed = row["d_z"], row["seeds_needed"]
+        shown.append([
+            *lead, number(row["difference"], signed=True), interval(*row["ci"]), interval(*row["ci_bootstrap"]),
+            p_value(row["p"]), p_value(row["p_bonferroni"]), p_value(row["p_holm"]), p_value(row["p_independent"]),
+            f"{number(effect['value'], 2)} ({interval(effect['ci'][0], effect['ci'][1], 1)})",
+            number(needed) if needed else "> 10,000", row["verdict"],
+        ])  # fmt: skip
+    header = (
+        "Task", "Comparison", "Real + synthetic", "n", "Difference", "95 % CI over seeds",
+        "95 % CI over seeds and patients", "P, paired",
+        "P, Bonferroni", "P, Holm", "P, independent (as the study)", "d_z (95 % CI)", "Seeds needed", "Verdict",
+    )  # fmt: skip
+    notes = (
+        f"P values are one-tailed (first arm better). Family: {rules['family_size']} comparisons, fixed in study.toml "
+        "before the grid ran; Bonferroni and Holm adjust over all of them. Intervals are two-sided and not adjusted.",
+        f"Verdict: fewer than {rules['min_seeds']} paired seeds never conclude; better or worse needs a Holm-adjusted "
+        f"P < {rules['alpha']:g}; no difference shown needs 80 % power for a difference of "
+        f"{rules['relevant_difference']:g}; anything else is too small to conclude.",
+        "Seeds needed: paired seeds to find the observed effect with 80 % power at the Bonferroni level.",
+    )
+    flat = [{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows]
+    for target, row in zip(flat, rows, strict=True):
+        target |= {"d_z": row.get("d_z", {}).get("value"), "cohen_d": row.get("cohen_d", {}).get("value")}
+        target.pop("tests", None)
+    tones = tuple(TONES[row["verdict"]] for row in rows)
+    return Table("comparisons", "Primary comparisons", header, shown, flat, 3, notes, tones)
+
+
+def power_rows(rows: Sequence[dict[str, Any]], family_size: int) -> Table:
+    """What a number of seeds can find."""
+    shown = [
+        [
+            str(row["n_seeds"]), number(row["detectable_dz_single"], 2), number(row["detectable_dz_family"], 2),
+            f"{100 * row['power_dz_1_family']:.0f} %",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    header = (
+        "Paired seeds",
+        "d_z found, single test",
+        f"d_z found, one of {family_size}",
+        f"Power for d_z = 1, one of {family_size}",
+    )
+    return Table("power", "What a paired one-tailed test finds with 80 % power", header, shown, [dict(r) for r in rows])
+
+
+def published_table(cells: Sequence[dict[str, Any]]) -> Table:
+    """The study's figures; beside them this grid's best synthetic arm in the task of the same kind."""
+    ours = _best_by_kind(cells)
+    shown, rows = [], []
+    for item in PUBLISHED:
+        own = ours.get(item.kind)
+        shown.append([
+            item.dataset, item.fraction, item.metric, number(item.real_only, 4), number(item.augmented, 4),
+            number(item.difference, 4, signed=True), item.at, own or "–",
+        ])  # fmt: skip
+        rows.append({**item.__dict__, "difference": round(item.difference, 4)})
+    header = (
+        "Data set",
+        "Real data",
+        "Metric",
+        "Real only",
+        "Best augmented",
+        "Difference",
+        "At",
+        "Here, task of this kind",
+    )
+    return Table("published", "Figures of the study that defines the method", header, shown, rows, 3)
+
+
+def _best_by_kind(cells: Sequence[dict[str, Any]]) -> dict[str, str]:
+    found = {}
+    for kind, metric in PRIMARY_METRIC.items():
+        own = [c for c in cells if c["kind"] == kind and c.get(metric) is not None]
+        real = [c[metric] for c in own if c["arm"] == "real"]
+        arms: dict[tuple[str, int, float], list[float]] = {}
+        for cell in own:
+            if cell["multiple"]:
+                arms.setdefault((cell["arm"], cell["multiple"], cell["fraction"]), []).append(cell[metric])
+        if real and arms:
+            (arm, multiple, fraction), values = max(arms.items(), key=lambda item: float(np.mean(item[1])))
+            at = [c[metric] for c in own if c["arm"] == "real" and c["fraction"] == fraction]
+            found[kind] = (
+                f"{number(float(np.mean(at)))} → {number(float(np.mean(values)))} ({arm}, {fraction:.0%} + {multiple}x)"
+            )
+    return found
+
+
+def measures_table(name: str, caption: str, content: dict[str, Any]) -> Table:
+    """Any nested result as rows: path, value and, where given, its interval."""
+    rows: list[dict[str, Any]] = []
+    _flatten(content, (), rows)
+    shown = []
+    for row in rows:
+        value = row["value"]
+        text = number(value, 3) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+        shown.append([row["measure"], text, interval(row.get("low"), row.get("high"))])
+    return Table(name, caption, ("Measure", "Value", "95 % CI"), shown, rows)
+
+
+def _flatten(value: Any, path: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    label = " / ".join(part.replace("_", " ") for part in path)
+    if isinstance(value, dict):
+        middle = next(
+            (key for key in ("value", "estimate", "mean", "rate") if isinstance(value.get(key), (int, float))), None
+        )
+        ends = value.get("ci") or (value.get("low"), value.get("high"))
+        if middle is not None and isinstance(ends, (list, tuple)) and len(ends) == 2 and ends[0] is not None:
+            rows.append({"measure": label, "value": value[middle], "low": ends[0], "high": ends[1]})
+            return
+        for key, item in value.items():
+            _flatten(item, (*path, str(key)), rows)
+    elif isinstance(value, (int, float, str)) and not isinstance(value, bool) and len(str(value)) < 80:
+        rows.append({"measure": label, "value": value, "low": None, "high": None})
+
+
+def run_table(runs: Sequence[dict[str, Any]]) -> Table:
+    """Every run: kind, id, when, how long, source revision."""
+    rows = []
+    for run in runs:
+        record = run["provenance"]
+        rows.append({
+            "kind": run["kind"], "run_id": run["run_id"], "status": run["status"], "started_at": run["started_at"],
+            "seconds": _seconds(run), "git": record.get("git") or "",
+        })  # fmt: skip
+    shown = [
+        [
+            row["kind"],
+            row["run_id"],
+            row["started_at"][:16].replace("T", " "),
+            row["status"],
+            number(row["seconds"], 0),
+            row["git"][:10],
+        ]
+        for row in rows
+    ]
+    return Table(
+        "runs", "Runs of this study", ("Kind", "Run", "Started (UTC)", "Status", "Seconds", "Source"), shown, rows, 4
+    )
+
+
+def _seconds(run: dict[str, Any]) -> float | None:
+    from datetime import datetime
+
+    if not run["finished_at"]:
+        return None
+    return (datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])).total_seconds()
