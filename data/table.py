@@ -1,7 +1,7 @@
 """The ``table`` reader: a CSV or parquet file of image paths, patients, splits, texts, labels and masks.
 
 Input: the file and the column map ``[data.columns]`` of study.toml. Output: planned records, square at
-``image_size``: resized by area, padded with black, never distorted. See ``docs`` for the form of the map.
+``image_size``: resized by area, padded with black, never distorted. docs/data.md shows the form of the map.
 """
 
 from __future__ import annotations
