@@ -151,9 +151,9 @@ RULES: tuple[Rule, ...] = (
         "SELECT run_id, set_id FROM pairs GROUP BY 1, 2 HAVING count(DISTINCT split) > 1",
     ),
     (
-        "leak: record {record_id} is source of both splits of pair run {run_id}",
-        "SELECT p.run_id, s.record_id FROM pairs p JOIN image_sets USING (set_id)"
-        f" JOIN ({_SOURCES}) s USING (condition_id) GROUP BY 1, 2 HAVING count(DISTINCT p.split) > 1",
+        "leak: patient {dataset}/{patient_id} is source of both splits of pair run {run_id}",
+        "SELECT p.run_id, s.dataset, s.patient_id FROM pairs p JOIN image_sets USING (set_id)"
+        f" JOIN ({_SOURCES}) s USING (condition_id) GROUP BY 1, 2, 3 HAVING count(DISTINCT p.split) > 1",
     ),
     (
         "rater {username} is simulated and has a password",

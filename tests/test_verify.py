@@ -188,12 +188,14 @@ def test_pairs_that_mix_kinds_or_rest_on_foreign_events(tiny_study):
 
 
 def test_source_in_both_splits_of_pairs(tiny_study):
-    record = tiny_study.db.value("SELECT min(record_id) FROM records WHERE split = 'val'")
-    ids = [add_rated_set(tiny_study, i, source=record) for i in range(2)]
+    record = tiny_study.db.row("SELECT * FROM records WHERE split = 'val' LIMIT 1")
+    ids = [add_rated_set(tiny_study, i, source=record["record_id"]) for i in range(2)]
     with tiny_study.db.write() as connection:
         add_pair(connection, ids[0], "train")
         add_pair(connection, ids[1], "held_out")
-    assert problems(tiny_study) == [f"leak: record {record} is source of both splits of pair run sets-run"]
+    assert problems(tiny_study) == [
+        f"leak: patient phantom/{record['patient_id']} is source of both splits of pair run sets-run"
+    ]
 
 
 def test_incomplete_set_and_real_image_in_a_set(tiny_study):
