@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
+import shutil
+import sqlite3
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from data.records import start_run
+from annotate_app.accounts import hash_password
+from data.raters import add_rater
+from data.records import now
 from data.study import Study
 
 MODES = ("T2I", "M2I", "TM2I")
 TEXTS = {"T2I": "Severe left pleural effusion", "TM2I": "Normal", "M2I": None}
+PASSWORD = "correct horse battery"
+SECRETS = ("baseline", "77110", "secret-run", "condition-", "set-0-", "effusion-patient")
+"""Strings that stand in the study and that no rater may ever receive."""
+_BOXES = {"lungs": (4, 14), "heart": (16, 26)}
 
 
 def add_sets(
@@ -26,29 +36,16 @@ def add_sets(
 ) -> list[str]:
     """One rating set per entry of ``modes``; returns the set ids."""
     rng = np.random.default_rng(seed)
-    ids = []
-    with (
-        start_run(study, "sets", {"seed": seed, "modes": list(modes)}, resume=False) as run,
-        study.db.write() as connection,
-    ):
+    run_id = f"secret-run-{seed}"
+    with study.db.write() as connection:
+        row = (run_id, now(), json.dumps({"path": str(study.root), "model": "baseline"}))
+        connection.execute("INSERT INTO runs VALUES (?, 'sets', 'done', ?, NULL, ?, '{}', NULL)", row)
         for ordinal, mode in enumerate(modes):
             condition = f"condition-{seed}-{ordinal}"
-            connection.execute(
-                "INSERT INTO conditions(condition_id, mode, text, asked) VALUES (?, ?, ?, ?)",
-                (condition, mode, (texts or TEXTS)[mode], json.dumps({"normal": 1} if mode == "TM2I" else {})),
-            )
-            if mode != "T2I":
-                for structure, box in {"lungs": (4, 14), "heart": (16, 26)}.items():
-                    mask = np.zeros((size, size), dtype=bool)
-                    mask[box[0] : box[1], 6:-6] = True
-                    connection.execute(
-                        "INSERT INTO condition_masks VALUES (?, ?, ?)",
-                        (condition, structure, study.store.put_mask(connection, mask)),
-                    )
+            _add_condition(study, connection, condition, mode, (texts or TEXTS)[mode], size)
             set_id = f"set-{seed}-{ordinal}"
-            ids.append(set_id)
             connection.execute(
-                "INSERT INTO image_sets VALUES (?, ?, ?, ?, 'rating')", (set_id, run.run_id, ordinal, condition)
+                "INSERT INTO image_sets VALUES (?, ?, ?, ?, 'rating')", (set_id, run_id, ordinal, condition)
             )
             for slot in range(4):
                 pixels = rng.integers(0, 2**bits, (size, size)).astype(np.uint16 if bits == 16 else np.uint8)
@@ -56,11 +53,51 @@ def add_sets(
                 connection.execute(
                     "INSERT INTO set_images VALUES (?, ?, ?, ?, 'baseline')", (set_id, slot, sha, 771100 + slot)
                 )
-    return ids
+    return [f"set-{seed}-{ordinal}" for ordinal in range(len(modes))]
 
 
-def make_study(root: Path, toml: str = "", **options: Any) -> Study:
-    """A fresh study with one T2I, one M2I and one TM2I set (or ``modes``)."""
+def _add_condition(
+    study: Study, connection: sqlite3.Connection, name: str, mode: str, text: str | None, size: int
+) -> None:
+    asked = {"normal": 1} if mode == "TM2I" else {}
+    connection.execute(
+        "INSERT INTO conditions(condition_id, mode, text, asked, extra) VALUES (?, ?, ?, ?, ?)",
+        (name, mode, text, json.dumps(asked), json.dumps({"patient": "effusion-patient"})),
+    )
+    for structure, (top, bottom) in _BOXES.items() if mode != "T2I" else ():
+        mask = np.zeros((size, size), dtype=bool)
+        mask[top:bottom, 6:-6] = True
+        sha = study.store.put_mask(connection, mask)
+        connection.execute("INSERT INTO condition_masks VALUES (?, ?, ?)", (name, structure, sha))
+
+
+@functools.cache
+def _template(modes: tuple[str, ...], bits: int, toml: str) -> Path:
+    root = Path(tempfile.mkdtemp(prefix="radpref-test-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     study = Study.create(root / "pilot", toml)
-    add_sets(study, **options)
-    return study
+    add_sets(study, modes, bits=bits)
+    study.db.close()
+    return root / "pilot"
+
+
+def make_study(root: Path, modes: tuple[str, ...] = MODES, *, bits: int = 16, toml: str = "") -> Study:
+    """A fresh study with one rating set per entry of ``modes`` (a copy of one that was made once)."""
+    shutil.copytree(_template(modes, bits, toml), root / "pilot")
+    return Study(root / "pilot")
+
+
+@functools.cache
+def password_hash() -> str:
+    """Hash of ``PASSWORD``, made once (it is slow on purpose)."""
+    return hash_password(PASSWORD)
+
+
+def add_people(study: Study) -> dict[str, int]:
+    """Raters ann and bob, the admin office, a simulated rater; all people have ``PASSWORD``. Returns their ids."""
+    people = {"ann": "rater", "bob": "rater", "office": "admin"}
+    ids = {
+        name: add_rater(study.db, name, password_hash(), "human", "admin" if role == "admin" else "rater").rater_id
+        for name, role in people.items()
+    }
+    return {**ids, "sim-1": add_rater(study.db, "sim-1", kind="simulated").rater_id}
