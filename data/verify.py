@@ -17,6 +17,7 @@ from data.files import sha256_file, sha256_tree
 from data.images import read_image
 from data.migrations import migrate
 from data.progress import bar
+from data.splits import hash_lines
 from data.study import Study
 
 MAX_LISTED = 20
@@ -262,3 +263,20 @@ def _runs(study: Study, found: _Findings) -> None:
     unfinished = [row for row in rows if row["status"] == "running"]
     found.add([f"run {row['run_id']} is not finished; run its command again" for row in unfinished], note=True)
     found.checked["runs"] = len(rows)
+    _training_images(study, found)
+
+
+def _training_images(study: Study, found: _Findings) -> None:
+    """Generators trained here read exactly the training split: the hash each run stored against today's records."""
+    shown = study.db.rows(
+        "SELECT image_sha FROM records r WHERE split = 'train' AND (coalesce(caption, '') <> '' OR EXISTS"
+        " (SELECT 1 FROM record_masks x JOIN masks m ON m.sha256 = x.mask_sha"
+        " WHERE x.record_id = r.record_id AND m.n_pixels > 0))"
+    )
+    expected = hash_lines([str(row["image_sha"]) for row in shown])
+    stored = "json_extract(provenance, '$.inputs.\"training images\"')"
+    runs = study.db.rows(f"SELECT run_id, {stored} AS stored FROM runs WHERE kind = 'train'")
+    other = [row["run_id"] for row in runs if row["stored"] not in (None, expected)]
+    lines = [f"run {name} did not train on today's training split; were records added since?" for name in other]
+    found.add(lines, note=True)
+    found.checked["trainings on the training split"] = sum(row["stored"] == expected for row in runs)

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from data.cli import study_app
 from data.images import encode_png
-from data.records import now
+from data.records import now, start_run
+from data.splits import hash_lines
 from data.verify import MAX_LISTED, verify
 from tests.support_data import add_event, add_pair, add_rated_set, gray
 
@@ -224,6 +225,21 @@ def test_models_and_runs(tiny_study):
     found = problems(tiny_study)
     assert "model m: the files of models/m were changed" in found
     assert sum("has no config.json" in line for line in found) == 1
+
+
+def test_hash_of_the_training_images(tiny_study):
+    rows = tiny_study.db.rows("SELECT image_sha FROM records WHERE split = 'train'")
+    sources = {"training images": hash_lines([row["image_sha"] for row in rows])}
+    with start_run(tiny_study, "train", {"n": 1}, sources):
+        pass
+    found = verify(tiny_study)
+    assert found["notes"] == []
+    assert found["checked"]["trainings on the training split"] == 1
+    with start_run(tiny_study, "train", {"n": 2}, {"training images": "another"}) as run:
+        pass
+    assert verify(tiny_study)["notes"] == [
+        f"run {run.run_id} did not train on today's training split; were records added since?"
+    ]
 
 
 def test_command_exits_1_and_lists(tiny_study):
