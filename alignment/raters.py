@@ -102,11 +102,11 @@ def qualities(study: Study, net: MeasureNet, condition: StoredCondition, images:
             found["text"] = text_quality(score_text(net, images, condition.asked))
         else:
             masks = mask_stack(study, condition.masks)
-            found["mask"] = mask_quality(score_mask(net, images, _fit(masks, images), study.config.data.structures))
+            found["mask"] = mask_quality(score_mask(net, images, fit_mask(masks, images), study.config.data.structures))
     return found
 
 
-def _fit(masks: npt.NDArray[np.bool_] | None, images: Images) -> npt.NDArray[np.bool_]:
+def fit_mask(masks: npt.NDArray[np.bool_] | None, images: Images) -> npt.NDArray[np.bool_]:
     """Masks (S, h, w) at the images' size, by nearest neighbour."""
     if masks is None:
         raise InvalidInput("a mask condition has no masks: the study record is damaged; run `radpref study verify`")

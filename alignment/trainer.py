@@ -142,7 +142,7 @@ class Trainer:
         """Write waiting log lines; figures become numbers here and not in every step (no wait for the device)."""
         for line in self._waiting:
             plain = {k: float(v) if isinstance(v, Tensor) else v for k, v in line.items()}
-            _check_finite(plain["loss"], plain["step"])
+            _check_finite(float(plain["loss"]), int(plain["step"]))
             clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
             self.run_record.log(**{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in clean.items()})
         self._waiting.clear()

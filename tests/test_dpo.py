@@ -18,7 +18,6 @@ from data.records import latest_run
 from generation.adapters import load_arm
 from tests import support_alignment as support
 
-
 MODES = ("T2I", "M2I", "TM2I", "TM2I", "T2I", "M2I")
 
 
@@ -173,7 +172,7 @@ def test_loss_of_a_mixed_batch_is_the_mean_of_its_sets(material):
         dpo.batch_loss(policy, sets, [c], dpo.Draw(drawn.steps[k : k + 1], drawn.noise[k : k + 1]), _align())[0]
         for k, c in enumerate(chosen)
     ]
-    assert together.item() == pytest.approx(float(sum(alone)) / 3, rel=1e-4)
+    assert together.item() == pytest.approx(sum(one.item() for one in alone) / 3, rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)

@@ -158,7 +158,7 @@ def test_network_by_path_and_by_shipped_name(tmp_path):
 def test_masks_of_another_size_are_fitted(tmp_path):
     mask = np.zeros((1, 4, 4), dtype=bool)
     mask[0, 1:3, 1:3] = True
-    fitted = raters._fit(mask, np.zeros((1, 8, 8), np.uint8))
+    fitted = raters.fit_mask(mask, np.zeros((1, 8, 8), np.uint8))
     assert fitted.shape == (1, 8, 8)
     assert fitted[0, 2:6, 2:6].all()
     assert fitted.sum() == 16

@@ -1,0 +1,132 @@
+"""Commands of the alignment room: ``radpref align pairs | train | evaluate``, and ``radpref annotate simulate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Scores to pairs, Diffusion-DPO, held-out evaluation.")
+
+STUDY = typer.Option(Path(), "--study", help="Folder of the study.")
+JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+
+
+def _tell(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:
+    for line in [json.dumps(result, indent=2)] if as_json else lines:
+        typer.echo(line)
+
+
+def _percent(figure: dict[str, Any] | None, scale: float = 100.0, digits: int = 1) -> str:
+    if not figure or figure["value"] is None:
+        return "-"
+    text = f"{figure['value'] * scale:.{digits}f}"
+    if figure["low"] is None:
+        return text
+    return f"{text} [{figure['low'] * scale:.{digits}f}, {figure['high'] * scale:.{digits}f}]"
+
+
+@app.command()
+def pairs(
+    study: Path = STUDY,
+    raters: str = typer.Option(None, help="human, simulated or auto (the only kind there is)."),
+    min_raters: int = typer.Option(1, help="Leave out pairs that fewer raters scored."),
+    as_json: bool = JSON,
+) -> None:
+    """Turn the scores into preference pairs, train and held-out sets without a shared source."""
+    from alignment.pairs import run_pairs
+    from data.study import Study
+
+    if raters not in (None, "human", "simulated", "auto"):
+        raise typer.BadParameter(f"{raters!r} is unknown: use human, simulated or auto", param_hint="--raters")
+    result = run_pairs(Study(study), raters=raters, min_raters=min_raters)
+    _tell(
+        result,
+        as_json,
+        [
+            f"{result['n_pairs']} pairs, {result['n_ties']} ties, {result['n_sets']} sets ({result['raters']} raters): "
+            f"{result['n_sets_train']} sets to train on, {result['n_sets_held_out']} held out",
+            "next: radpref align train",
+        ],
+    )
+
+
+@app.command()
+def train(
+    study: Path = STUDY,
+    arm: list[str] = typer.Option(["aligned"], "--arm", help="aligned (Diffusion-DPO), finetuned, or both."),
+    steps: int = typer.Option(None, help="Instead of align.n_steps of study.toml."),
+    pairs_run: str = typer.Option(None, help="Pairs run to train on; the newest by default."),
+    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    as_json: bool = JSON,
+) -> None:
+    """Train arms; the same command again resumes."""
+    from alignment.arms import run_align, run_finetune
+    from data.study import Study
+
+    opened, results = Study(study), {}
+    for name in arm:
+        work = run_finetune if name == "finetuned" else run_align
+        results[name] = work(opened, arm=name, pairs_run=pairs_run, n_steps=steps, device=device)
+    lines = []
+    for name, result in results.items():
+        accuracy = result.get("held_out_accuracy")
+        shown = "-" if accuracy is None else f"{accuracy:.2f}"
+        lines.append(
+            f"{name}: {result['n_steps']} steps in {result['train_s']:.0f} s, held-out implicit accuracy {shown}, "
+            f"drift {result['drift']:.2f}, diversity {result['diversity']:.2f}"
+        )
+        if result.get("warning"):
+            lines.append(f"{name}: warning: {result['warning']}")
+    _tell(results, as_json, [*lines, "next: radpref align evaluate"])
+
+
+@app.command()
+def evaluate(
+    study: Path = STUDY,
+    arm: list[str] = typer.Option(None, "--arm", help="Arms beside the baseline; all trained ones by default."),
+    conditions: int = typer.Option(50, help="Fresh conditions."),
+    images: int = typer.Option(4, help="Images of each condition and arm."),
+    seed: int = typer.Option(None, help="Seed of conditions and images; align.seed by default."),
+    judge: str = typer.Option("judge", help="Measuring network of role judge: name or path."),
+    device: str = typer.Option("cpu", help="cpu or cuda."),
+    as_json: bool = JSON,
+) -> None:
+    """Compare the arms with the baseline on conditions that no rated set used."""
+    from alignment.evaluate import run_evaluate
+    from data.study import Study
+
+    result = run_evaluate(
+        Study(study), arms=arm or None, n_conditions=conditions, n_images=images, seed=seed, judge=judge, device=device
+    )
+    lines = [
+        f"{name}: hit rate {_percent(a['hit_rate'])} %, side {_percent(a['side_accuracy'])} %, "
+        f"mask Dice {_percent(a['mask_dice'], 1, 3)}, diversity {a['diversity']:.2f}, drift {a['drift']:.2f}"
+        for name, a in result["arms"].items()
+    ]
+    lines += [
+        f"{name} against baseline: wins {_percent(c['win_rate'])} %, judge gain {_percent(c['judge_gain'], 1, 3)}, "
+        f"raters' gain {_percent(c['rater_gain'], 1, 3)}, gap {_percent(c['reward_hacking_gap'], 1, 3)}"
+        for name, c in result["comparisons"].items()
+    ]
+    _tell(result, as_json, lines)
+
+
+def simulate(
+    study: Path = STUDY,
+    sets: int = typer.Option(None, help="Each rater scores at most so many sets now; all by default."),
+    as_json: bool = JSON,
+) -> None:
+    """Let the simulated raters of study.toml score the sets; always marked as simulated."""
+    from alignment.raters import run_simulate
+    from data.study import Study
+
+    result = run_simulate(Study(study), n_sets=sets)
+    each = ", ".join(f"{name} {count}" for name, count in result["n_sets"].items())
+    _tell(
+        result,
+        as_json,
+        [f"SIMULATED raters submitted {result['n_submitted']} sets ({each})", "next: radpref align pairs"],
+    )
