@@ -199,7 +199,7 @@ def mask_dice(
     for name, values in structure_dice(judge, images, masks, structures).items():
         kept = values[np.isfinite(values)].astype(np.float64)
         if kept.size:
-            half = 1.96 * kept.std(ddof=1) / np.sqrt(kept.size) if kept.size > 1 else 0.0
+            half = 1.96 * float(kept.std(ddof=1)) / kept.size**0.5 if kept.size > 1 else 0.0
             mean = float(kept.mean())
             result[name] = {
                 "mean": round(mean, 4),

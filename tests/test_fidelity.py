@@ -5,9 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from data.errors import InvalidInput
+from data.conditions_store import StoredCondition, save_conditions
+from data.errors import Conflict, InvalidInput, NotFound
+from data.records import start_run
+from data.study import Study
 from generation import fidelity
-from generation.measure import tiny_measure
+from generation.fidelity_report import run_fidelity
+from generation.measure import save_measure, tiny_measure
 
 
 def normal(n: int, shift: float = 0.0, scale: float = 1.0, seed: int = 0, dim: int = 4) -> np.ndarray:
@@ -108,3 +112,49 @@ def test_report_is_json_and_refuses_another_role() -> None:
     assert {"frechet", "kid", "diversity", "real_vs_real"} <= set(json.loads(json.dumps(report)))
     with pytest.raises(InvalidInput, match="role"):
         fidelity.fidelity_report(tiny_measure(), images, images, rng)
+
+
+def test_study_report_measures_each_arm_and_is_the_same_twice(tiny_study: Study) -> None:
+    add_pool(tiny_study, "baseline", seed=0)
+    save_measure(tiny_measure("fidelity", "fidelity"), tiny_study.root / "networks")
+    report = run_fidelity(tiny_study)
+    assert list(report["arms"]) == ["baseline"]
+    figures = report["arms"]["baseline"]
+    assert (figures["n_synthetic"], figures["n_real"]) == (12, 24)
+    assert figures["diversity"]["n_groups"] == 3
+    assert json.loads((tiny_study.reports / "fidelity.json").read_text()) == report == run_fidelity(tiny_study)
+    assert tiny_study.db.value("SELECT role FROM networks") == "fidelity"
+
+
+def test_study_report_says_what_is_missing(tiny_study: Study) -> None:
+    with pytest.raises(NotFound, match="generate pool"):
+        run_fidelity(tiny_study)
+    add_pool(tiny_study, "baseline", seed=0)
+    with pytest.raises(NotFound, match="aligned"):
+        run_fidelity(tiny_study, arms=["baseline", "aligned"])
+    save_measure(tiny_measure("fidelity", "rater"), tiny_study.root / "networks")
+    with pytest.raises(InvalidInput, match="as rater"):
+        run_fidelity(tiny_study)
+
+
+def test_network_of_another_role_in_the_study_is_refused(tiny_study: Study) -> None:
+    add_pool(tiny_study, "baseline", seed=0)
+    net = tiny_measure("fidelity", "fidelity")
+    save_measure(net, tiny_study.root / "networks")
+    with tiny_study.db.write() as connection:
+        connection.execute("INSERT INTO networks VALUES (?, 'judge', 'x')", (net.sha256,))
+    with pytest.raises(Conflict, match="judge"):
+        run_fidelity(tiny_study)
+
+
+def add_pool(study: Study, arm: str, seed: int) -> None:
+    """A finished pool of twelve noise images of three texts for the study's first task."""
+    task = study.config.downstream.tasks[0].name
+    rng = np.random.default_rng(seed)
+    texts = [StoredCondition("T2I", text, {}, {}) for text in ("Normal", "Edema", "Mild edema")]
+    with start_run(study, "pool", {"task": {"name": task}, "arm": arm}) as run, study.db.write() as connection:
+        save_conditions(connection, texts)
+        for i in range(12):
+            sha = study.store.put_image(connection, rng.integers(0, 256, (64, 64), dtype=np.uint8), "synthetic")
+            row = (run.run_id, task, arm, i, sha, texts[i % 3].condition_id, i, "{}")
+            connection.execute("INSERT INTO pool_images VALUES (?,?,?,?,?,?,?,?)", row)
