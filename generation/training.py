@@ -53,12 +53,12 @@ class TrainSettings:
     loop: LoopSettings = field(default_factory=LoopSettings)
 
 
-TEXT_STAGE = TrainSettings(text_rate=0.5, loop=LoopSettings(learning_rate=8e-4, ema_decay=0.999, warmup_steps=200))
+TEXT_STAGE = TrainSettings(text_rate=0.5, loop=LoopSettings(learning_rate=1e-3, ema_decay=0.998, warmup_steps=100))
 MASK_STAGE = TrainSettings(
     mode_mix=(0.3, 0.3, 0.4),
-    unet_rate=0.4,
+    unet_rate=0.5,
     control_rate=1.0,
-    loop=LoopSettings(learning_rate=6e-4, ema_decay=0.998, warmup_steps=100),
+    loop=LoopSettings(learning_rate=8e-4, ema_decay=0.997, warmup_steps=50),
 )
 FINE_TUNE = TrainSettings(
     mode_mix=(0.4, 0.2, 0.4),
