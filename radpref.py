@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import alignment.cli
 import typer
 
+import alignment.cli
 import annotate_app.cli
 import data.cli
 import downstream.cli

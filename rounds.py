@@ -10,13 +10,13 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from data.errors import Conflict, InvalidInput
 from data.raters import Role, add_rater
 from data.study import Study
+from data.templates import read_template
 
 Step = tuple[str, Callable[[], dict[str, Any]]]
 DEMO_ACCOUNTS: tuple[tuple[str, Role, str], ...] = (
@@ -54,13 +54,12 @@ def before_scoring(study: Study) -> list[Step]:
 
 def after_scoring(study: Study) -> list[Step]:
     """The steps from scores to the report."""
-    import alignment.evaluate
-    import downstream.report
-
     import alignment.dpo
+    import alignment.evaluate
     import alignment.finetune
     import alignment.pairs
     import downstream.grid
+    import downstream.report
     import generation.pool
 
     return [
@@ -132,19 +131,6 @@ def run_round(study: Study, *, simulated: bool = False) -> dict[str, Any]:
     return {"state": "done", "steps": outcome}
 
 
-def template(name: str) -> str:
-    """Text of a study.toml template that ships with radpref.
-
-    Raises:
-        InvalidInput: no such template.
-    """
-    folder = resources.files("data") / "templates"
-    names = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    if name not in names:
-        raise InvalidInput(f"no template '{name}'; choose from {', '.join(names)}")
-    return (folder / f"{name}.toml").read_text(encoding="utf-8")
-
-
 def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = False) -> None:
     """The whole loop on the embedded default with simulated raters, then the reading room and the report.
 
@@ -155,7 +141,7 @@ def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = F
     if size not in ("demo", "full"):
         raise InvalidInput(f"--size {size}: choose demo or full")
     started = time.monotonic()
-    toml = template("demo" if size == "demo" else "default")
+    toml = read_template("demo" if size == "demo" else "default")
     root = root.resolve()
     study = Study(root) if (root / "study.toml").exists() else Study.create(root, toml)
     if (root / "study.toml").read_text(encoding="utf-8") != toml:

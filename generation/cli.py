@@ -9,7 +9,6 @@ import typer
 
 from data.cli import emit
 from data.errors import InvalidInput
-from data.study import Study
 
 app = typer.Typer(no_args_is_help=True)
 StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
@@ -53,6 +52,7 @@ def train(
         train_embedded(work, out, EmbeddedSettings())
         emit({"model": str(out)}, as_json)
         return
+    from data.study import Study
     from generation.study_training import run_train
 
     emit(run_train(Study(study)), as_json)
@@ -65,6 +65,7 @@ def networks(
     as_json: JsonOption = False,
 ) -> None:
     """Train the study's own measuring networks (raters', judge, fidelity) on its real training images."""
+    from data.study import Study
     from generation.study_training import run_networks
 
     emit(run_networks(Study(study), n_steps=n_steps), as_json)
@@ -80,6 +81,7 @@ def sets(
     as_json: JsonOption = False,
 ) -> None:
     """Sample sets of four images of one condition, modes allotted exactly. Run again to resume."""
+    from data.study import Study
     from generation.sets import run_sets
 
     emit(
@@ -96,6 +98,7 @@ def pool(
     as_json: JsonOption = False,
 ) -> None:
     """Sample the synthetic training images that the downstream grid needs, for every arm. Run again to resume."""
+    from data.study import Study
     from generation.pool import run_pool
 
     emit(run_pool(Study(study), arms=arm, tasks=task), as_json)
@@ -108,6 +111,7 @@ def fidelity(
     as_json: JsonOption = False,
 ) -> None:
     """Feature Frechet distance, KID, diversity and nearest training image of each arm's pool against real images."""
+    from data.study import Study
     from generation.fidelity_report import run_fidelity
 
     emit(run_fidelity(Study(study), arms=arm), as_json)
