@@ -1,4 +1,4 @@
-"""The shipped measuring networks: which ones, from which phantoms, how long; and their model card.
+"""The shipped measuring networks: which ones, from which phantoms, how many steps; and their model card.
 
     python -m generation.measure_training --all --out generation/weights/measure
 
@@ -49,7 +49,7 @@ LIMITS = [
     "- They know phantoms. On real radiographs their answers mean nothing: train networks on real training images",
     "  (`generation.measure_training.train_measure` takes any records).",
     "- Probabilities are not calibrated; thresholds are for the validation prevalence (about 15 % a finding).",
-    "- Trained by wall clock: a rebuild gives networks of like quality, not the same bytes; `--steps` is reproducible.",
+    "- A rebuild gives the same networks only with the same versions of torch and numpy on the same kind of processor.",
 ]
 
 
@@ -61,7 +61,7 @@ class Plan:
     role: Role
     seed: int  # also picks the range of patients
     architecture: str  # "open_clip" for the proxy
-    minutes: float
+    n_steps: int
     n_train: int = 2000
     n_validation: int = 300
     input_size: int = 96
@@ -72,19 +72,19 @@ class Plan:
 PLANS: dict[str, Plan] = {
     plan.name: plan
     for plan in (
-        Plan("judge", "judge", 10, "attentive", 7.0, 4000, 600, 96, (16, 32, 64, 128), 1),
-        Plan("rater-1", "rater", 1, "residual", 3.0),
-        Plan("rater-2", "rater", 2, "depthwise", 3.0),
-        Plan("rater-3", "rater", 3, "plain", 3.0, input_size=80),
-        Plan("rater-4", "rater", 4, "dense", 3.0),
-        Plan("fidelity", "fidelity", 20, "dilated", 3.0),
-        Plan("proxy", "proxy", 30, "open_clip", 6.0, 4000, 400),
+        Plan("judge", "judge", 10, "attentive", 2400, 4000, 600, 96, (16, 32, 64, 128), 1),
+        Plan("rater-1", "rater", 1, "residual", 1200),
+        Plan("rater-2", "rater", 2, "depthwise", 1200, input_size=80),
+        Plan("rater-3", "rater", 3, "plain", 1200, input_size=80),
+        Plan("rater-4", "rater", 4, "dense", 1200, input_size=80),
+        Plan("fidelity", "fidelity", 20, "dilated", 1200, input_size=80),
+        Plan("proxy", "proxy", 30, "open_clip", 1500, 4000, 400),
     )
 }
 
 
-def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0, n_steps: int | None = None) -> dict[str, Any]:
-    """Train the network of `plan` into `out` unless it is there; returns its info. `scale` shrinks time and data."""
+def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0) -> dict[str, Any]:
+    """Train the network of `plan` into `out` unless it is there; returns its info. `scale` shrinks steps and data."""
     done = out / plan.name / "proxy.json" if plan.role == "proxy" else out / f"{plan.name}.json"
     if done.is_file():
         log.info("%s is there, skipped", done)
@@ -93,15 +93,15 @@ def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0, n_steps:
     n_train, n_val, n_test = (max(8, round(scale * n)) for n in (plan.n_train, plan.n_validation, N_TEST))
     train = phantom_data(n_train, plan.seed, 0, IMAGE_SIZE, work)
     validation = phantom_data(n_val, plan.seed + 40, 0, IMAGE_SIZE, work)
-    minutes = None if n_steps is not None else plan.minutes * scale
-    log.info("%s: %d phantoms, %s", plan.name, n_train, f"{minutes} minutes" if minutes else f"{n_steps} steps")
+    n_steps = max(1, round(scale * plan.n_steps))
+    log.info("%s: %d phantoms, %d steps", plan.name, n_train, n_steps)
     if plan.role == "proxy":
-        return _train_proxy(plan, train, validation, out, minutes, n_steps)
+        return _train_proxy(plan, train, validation, out, n_steps)
     shape = NetworkShape(
         plan.architecture, len(train.attributes), len(train.structures), plan.input_size, plan.widths, plan.depth
     )
     test = phantom_data(n_test, TEST_DRAW, 0, IMAGE_SIZE, work)
-    settings = MeasureSettings(n_steps=n_steps, minutes=minutes)
+    settings = MeasureSettings(n_steps=n_steps)
     net = train_measure(
         plan.name, plan.role, train, validation, shape=shape, seed=plan.seed, settings=settings, test=test
     )
@@ -109,13 +109,11 @@ def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0, n_steps:
     return net.info
 
 
-def _train_proxy(
-    plan: Plan, train: MeasureData, validation: MeasureData, out: Path, minutes: float | None, n_steps: int | None
-) -> dict[str, Any]:
+def _train_proxy(plan: Plan, train: MeasureData, validation: MeasureData, out: Path, n_steps: int) -> dict[str, Any]:
     from generation.proxy import proxy_info
     from generation.proxy_training import train_proxy
 
-    settings = MeasureSettings(n_steps=n_steps, minutes=minutes, batch_size=64, learning_rate=1.5e-3)
+    settings = MeasureSettings(n_steps=n_steps, batch_size=64, learning_rate=1.5e-3)
     train_proxy(
         captioned(train, plan.seed), captioned(validation, plan.seed + 40), out / plan.name,
         seed=plan.seed, settings=settings,
@@ -195,8 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help=f"some of: {', '.join(PLANS)}")
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights")
     parser.add_argument("--work", type=Path, default=Path("~/.cache/radpref/measure").expanduser())
-    parser.add_argument("--scale", type=float, default=1.0, help="shrink time and data, e.g. 0.1 for a trial")
-    parser.add_argument("--steps", type=int, help="exact number of steps instead of minutes (reproducible)")
+    parser.add_argument("--scale", type=float, default=1.0, help="shrink steps and data, e.g. 0.1 for a trial")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args(arguments)
     import torch
@@ -207,5 +204,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown or not (options.all or options.only):
         raise InvalidInput(f"networks {unknown or '(none)'}: give --all, or --only with some of {', '.join(PLANS)}")
     for name in PLANS if options.all else options.only:
-        train_one(PLANS[name], options.out, options.work, scale=options.scale, n_steps=options.steps)
+        train_one(PLANS[name], options.out, options.work, scale=options.scale)
         write_atomic(options.out / "README.md", model_card(options.out))

@@ -304,10 +304,10 @@ def test_plan_keeps_roles_apart() -> None:
 
 def test_plan_trains_writes_a_card_and_skips_what_is_there(tmp_path: Path) -> None:
     plan = replace(measure_plan.PLANS["rater-1"], input_size=32, widths=(4, 4, 4, 4))
-    measure_plan.train_one(plan, tmp_path / "out", tmp_path / "work", scale=0.005, n_steps=1)
+    measure_plan.train_one(plan, tmp_path / "out", tmp_path / "work", scale=0.001)
     card = measure_plan.model_card(tmp_path / "out")
     assert "rater-1" in card
     assert "no use on patients" in card
     stamp = (tmp_path / "out" / "rater-1.safetensors").stat().st_mtime_ns
-    measure_plan.train_one(plan, tmp_path / "out", tmp_path / "work", scale=0.005, n_steps=1)
+    measure_plan.train_one(plan, tmp_path / "out", tmp_path / "work", scale=0.001)
     assert (tmp_path / "out" / "rater-1.safetensors").stat().st_mtime_ns == stamp
