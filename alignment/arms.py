@@ -201,7 +201,7 @@ def _loop_settings(settings: AlignConfig) -> TrainSettings:
 
 @dataclass
 class ArmObserver:
-    """Held-out figures ten times a run (every 100 steps in long ones), the watch four times, both at the end."""
+    """Held-out figures every 10 to 100 steps (ten times a run), the watch every 50 or more, both at the end."""
 
     policy: Policy
     watch: Watch
@@ -209,10 +209,10 @@ class ArmObserver:
     n_steps: int
 
     def _watch_due(self, step: int) -> bool:
-        return step % max(self.n_steps // 4, 1) == 0 or step == self.n_steps
+        return step % max(self.n_steps // 4, 50) == 0 or step == self.n_steps
 
     def _held_out_due(self, step: int) -> bool:
-        every = min(max(self.n_steps // 10, 1), 100)
+        every = min(max(self.n_steps // 10, 10), 100)
         return self.held_out is not None and (step % every == 0 or step == self.n_steps)
 
     def due(self, step: int) -> bool:
