@@ -64,7 +64,7 @@ class Plan:
     n_steps: int
     n_train: int = 2000
     n_validation: int = 300
-    input_size: int = 96
+    input_size: int = 80
     widths: tuple[int, ...] = (16, 32, 64, 96)
     depth: int = 1
 
@@ -72,13 +72,13 @@ class Plan:
 PLANS: dict[str, Plan] = {
     plan.name: plan
     for plan in (
-        Plan("judge", "judge", 10, "attentive", 2400, 4000, 600, 96, (16, 32, 64, 128), 1),
-        Plan("rater-1", "rater", 1, "residual", 1200),
-        Plan("rater-2", "rater", 2, "depthwise", 1200, input_size=80),
-        Plan("rater-3", "rater", 3, "plain", 1200, input_size=80),
-        Plan("rater-4", "rater", 4, "dense", 1200, input_size=80),
-        Plan("fidelity", "fidelity", 20, "dilated", 1200, input_size=80),
-        Plan("proxy", "proxy", 30, "open_clip", 1500, 4000, 400),
+        Plan("judge", "judge", 10, "attentive", 1500, 4000, 600, 96, (16, 32, 64, 128), 1),
+        Plan("rater-1", "rater", 1, "residual", 700),
+        Plan("rater-2", "rater", 2, "depthwise", 700),
+        Plan("rater-3", "rater", 3, "plain", 700),
+        Plan("rater-4", "rater", 4, "dense", 700),
+        Plan("fidelity", "fidelity", 20, "dilated", 700),
+        Plan("proxy", "proxy", 30, "open_clip", 1000, 4000, 400),
     )
 }
 
