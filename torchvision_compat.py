@@ -47,7 +47,7 @@ def declare_missing_operators() -> list[str]:
 
     missing = [name for name in SCHEMAS if not hasattr(torch.ops.torchvision, name)]
     if missing:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in missing:
             library.define(SCHEMAS[name])
         _LIBRARIES.append(library)

@@ -104,7 +104,7 @@ def mask_to_hint(mask: np.ndarray | None, n_structures: int, size: int) -> Tenso
     if mask is None:
         return torch.zeros(n_structures, size, size)
     if mask.ndim != 3 or mask.shape[0] != n_structures:
-        raise InvalidInput(f"a mask has shape {mask.shape}, the model wants ({n_structures}, H, W): one plane a structure")
+        raise InvalidInput(f"mask of shape {mask.shape}, the model wants ({n_structures}, H, W): one plane a structure")
     plane = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None]
     if plane.shape[-2:] != (size, size):
         plane = torch.nn.functional.interpolate(plane, size=(size, size), mode="nearest-exact")

@@ -102,7 +102,7 @@ class Corpus:
             lines.append(json.dumps({"captions": texts, "attributes": attributes, "patient": patient}))
         temporary = folder / "corpus.jsonl.part"
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / "corpus.jsonl")
+        temporary.replace(folder / "corpus.jsonl")
 
 
 def load_corpus(folder: Path) -> Corpus:
@@ -141,7 +141,7 @@ def corpus_from_arrays(
     for channel, name in enumerate(structures):
         if name in given:
             if given[name].shape != images.shape:
-                raise InvalidInput(f"mask {name!r} has shape {given[name].shape}, images {images.shape}: make them equal")
+                raise InvalidInput(f"mask {name!r} has shape {given[name].shape}, images {images.shape}: make equal")
             planes[:, channel] = given[name]
     return Corpus(
         images,
@@ -186,7 +186,7 @@ def _render_shard(job: tuple[str, int, int, int, int]) -> str:
     target.with_suffix(".json").write_text(json.dumps(entries), encoding="utf-8")
     temporary = target.with_suffix(f".{os.getpid()}.part.npz")
     np.savez(temporary, images=images, masks=np.packbits(masks, axis=-1))
-    os.replace(temporary, target)
+    temporary.replace(target)
     return str(target)
 
 

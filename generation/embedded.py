@@ -1,6 +1,6 @@
 """The embedded default: trains, in stages, the small generator that is shipped in ``generation/weights/embedded``.
 
-    corpus -> vae -> latents -> unet (text to image) -> control (with masks) -> export
+    corpus -> vae -> latents -> unet (text to image) -> control (with masks) -> decoder (sharper) -> export
 
 Every stage resumes where it was interrupted and is skipped when it is finished:
 ``python -m generation.embedded --stage all --work DIR``.
@@ -25,24 +25,33 @@ from PIL import Image
 from data.files import write_atomic
 from generation.conditions import Condition
 from generation.corpus import EMBEDDED_STRUCTURES, Corpus, build_phantom_corpus, load_corpus
-from generation.loop import CHECKPOINT, Budget
+from generation.loop import Budget
 from generation.model_card import write_model_card
 from generation.models import (
-    EMBEDDED_FOLDER, MANIFEST, GeneratorStack, UnetSettings, build_controlnet, build_text_encoder, build_unet,
-    load_stack, make_scheduler, save_stack,
+    EMBEDDED_FOLDER,
+    MANIFEST,
+    GeneratorStack,
+    UnetSettings,
+    build_controlnet,
+    build_text_encoder,
+    build_unet,
+    load_stack,
+    make_scheduler,
+    save_stack,
 )  # fmt: skip
 from generation.sampling import sample
 from generation.tokenizer import build_tokenizer
 from generation.training import MASK_STAGE, TEXT_STAGE, LatentCorpus, TrainSettings, encode_corpus, train
-from generation.vae_training import VaeSettings, reconstruction_report, train_vae
+from generation.vae_training import VaeSettings, reconstruction_report, refine_decoder, train_vae
 
 log = logging.getLogger(__name__)
 
-STAGES: tuple[str, ...] = ("corpus", "vae", "latents", "unet", "control", "export")
+STAGES: tuple[str, ...] = ("corpus", "vae", "latents", "unet", "control", "decoder", "export")
 IMAGE_SIZE = 128
 N_IMAGES = 12_000
 N_HELD_OUT = 256
 CORPUS_SEED, HELD_OUT_SEED, VAE_SEED, TEXT_SEED, UNET_SEED, CONTROL_SEED = 2026, 7_001, 1, 2, 3, 4
+DECODER_SEED = 6
 WATCHED_TEXTS: tuple[str, ...] = (
     "Normal",
     "Severe left pleural effusion",
@@ -66,9 +75,10 @@ class EmbeddedSettings:
     unet: UnetSettings = field(default_factory=UnetSettings)
     text_stage: TrainSettings = TEXT_STAGE
     mask_stage: TrainSettings = MASK_STAGE
-    vae_budget: Budget = Budget(minutes=18)
-    unet_budget: Budget = Budget(minutes=45)
-    control_budget: Budget = Budget(minutes=15)
+    vae_budget: Budget = field(default_factory=lambda: Budget(minutes=28))
+    unet_budget: Budget = field(default_factory=lambda: Budget(minutes=26))
+    control_budget: Budget = field(default_factory=lambda: Budget(minutes=20))
+    decoder_budget: Budget = field(default_factory=lambda: Budget(minutes=20))
     n_merges: int = 1200
     workers: int = 1
 
@@ -83,14 +93,28 @@ def corpus_stage(work: Path, settings: EmbeddedSettings) -> None:
 
 
 def vae_stage(work: Path, settings: EmbeddedSettings, corpus: Corpus | None = None) -> None:
-    """Train the autoencoder, save it under ``vae/``, its held-out figures as ``vae.json``, a sheet as ``vae.png``."""
+    """Train the autoencoder; saved under ``vae/``, its held-out figures as ``vae.json``."""
     training = corpus if corpus is not None else load_corpus(work / "corpus")
     vae = train_vae(training, work / "vae_run", settings.vae_budget, settings.vae, seed=VAE_SEED)
+    _keep_vae(vae, work, "vae")
+
+
+def decoder_stage(work: Path, settings: EmbeddedSettings) -> None:
+    """Train the decoder further on the latents as they are; saved under ``vae_refined/``."""
+    vae: Any = AutoencoderKL.from_pretrained(work / "vae", local_files_only=True)
+    encoded = np.load(work / "latents" / "latents.npy", mmap_mode="r")
+    images = load_corpus(work / "corpus").images
+    shape = replace(settings.vae, loop=replace(settings.vae.loop, learning_rate=8e-4))
+    vae = refine_decoder(vae, encoded, images, work / "decoder_run", settings.decoder_budget, shape, DECODER_SEED)
+    _keep_vae(vae, work, "vae_refined")
+
+
+def _keep_vae(vae: Any, work: Path, name: str) -> None:
+    """Save an autoencoder under `name` and its held-out figures as ``<name>.json``, last."""
     figures = reconstruction_report(vae, load_corpus(work / "held_out").images)
-    figures["scaling_factor"] = float(vae.config.scaling_factor)
-    log.info("autoencoder on held-out phantoms: %s", figures)
-    vae.save_pretrained(work / "vae")
-    write_atomic(work / "vae.json", json.dumps(figures, indent=2) + "\n")
+    log.info("autoencoder %s on held-out phantoms: %s", name, figures)
+    vae.save_pretrained(work / name)
+    write_atomic(work / f"{name}.json", json.dumps(figures, indent=2) + "\n")
 
 
 def fresh_stack(work: Path, settings: EmbeddedSettings) -> GeneratorStack:
@@ -101,7 +125,7 @@ def fresh_stack(work: Path, settings: EmbeddedSettings) -> GeneratorStack:
     shape = settings.unet
     stack = GeneratorStack(
         vae=vae,
-        unet=None,  # type: ignore[arg-type]  # set below, when the latents' shape is known
+        unet=None,  # set below, when the latents' shape is known
         controlnet=None,
         text_encoder=build_text_encoder(tokenizer, shape, TEXT_SEED),
         tokenizer=tokenizer,
@@ -172,9 +196,7 @@ def unet_stage(work: Path, settings: EmbeddedSettings) -> None:
 def control_stage(work: Path, settings: EmbeddedSettings) -> None:
     """Grow a ControlNet from the trained UNet and train both with modes mixed; saves ``stack/``."""
     stack = load_stack(work / "unet_stack")
-    stack.controlnet = build_controlnet(
-        stack.unet, len(stack.structures), settings.unet.hint_channels, CONTROL_SEED
-    )
+    stack.controlnet = build_controlnet(stack.unet, len(stack.structures), settings.unet.hint_channels, CONTROL_SEED)
     folder = work / "control_run"
     train(
         stack, latents(work, stack), folder, settings.control_budget, settings.mask_stage, seed=CONTROL_SEED,
@@ -188,6 +210,9 @@ def export_stage(work: Path, settings: EmbeddedSettings, target: Path) -> None:
     """Copy the finished stack as fp16 into `target` with its model card."""
     stack = load_stack(work / "stack")
     stack.model_id = "embedded"
+    if (work / "vae_refined.json").exists():
+        refined: Any = AutoencoderKL.from_pretrained(work / "vae_refined", local_files_only=True)
+        stack.vae = refined
     save_stack(stack, target, half=True)
     write_model_card(target, work, settings.n_images)
 
@@ -202,6 +227,7 @@ def train_embedded(
         "latents": work / "latents" / "latents.npy",
         "unet": work / "unet_stack" / MANIFEST,
         "control": work / "stack" / MANIFEST,
+        "decoder": work / "vae_refined.json",
     }
     actions: dict[str, Callable[[], object]] = {
         "corpus": lambda: corpus_stage(work, settings),
@@ -209,6 +235,7 @@ def train_embedded(
         "latents": lambda: latents(work, fresh_stack(work, settings)),
         "unet": lambda: unet_stage(work, settings),
         "control": lambda: control_stage(work, settings),
+        "decoder": lambda: decoder_stage(work, settings),
         "export": lambda: export_stage(work, settings, target),
     }
     for stage in stages:
@@ -239,12 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = replace(defaults, n_images=options.images, workers=options.workers)
     if options.minutes is not None or options.steps is not None:
         budget = Budget(options.steps, options.minutes)
-        settings = replace(settings, vae_budget=budget, unet_budget=budget, control_budget=budget)
+        settings = replace(
+            settings, vae_budget=budget, unet_budget=budget, control_budget=budget, decoder_budget=budget
+        )
     stages = STAGES if options.stage == "all" else (options.stage,)
     train_embedded(options.work, options.out, settings, stages, options.vae_corpus)
 
-
-__all__ = ["CHECKPOINT", "EmbeddedSettings", "train_embedded"]
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -71,6 +70,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Move the average towards the parameters after optimiser step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
 
@@ -193,7 +193,7 @@ class TrainingLoop:
                 tensors[f"optimizer.{index}.{name}"] = value.contiguous()
         temporary = self.folder / (CHECKPOINT + ".part")
         save_file(tensors, temporary, metadata={"step": str(self.step), "elapsed_s": repr(self.elapsed_s)})
-        os.replace(temporary, self.folder / CHECKPOINT)
+        temporary.replace(self.folder / CHECKPOINT)
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
@@ -202,7 +202,7 @@ class TrainingLoop:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
             if f"parameter.{len(self.parameters) - 1}" not in names or f"parameter.{len(self.parameters)}" in names:
-                raise InvalidInput(f"{path} holds another model than the one to train: remove it or choose another folder")
+                raise InvalidInput(f"{path} holds another model than the one to train: remove that file")
             metadata = file.metadata()
             self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])
             self.generator.set_state(file.get_tensor("generator"))

@@ -8,9 +8,16 @@ from typing import Any
 
 from data.files import write_atomic
 
+RUNS: tuple[tuple[str, str], ...] = (
+    ("autoencoder", "vae_run"),
+    ("autoencoder, continued", "vae_run2"),
+    ("text to image", "unet_run"),
+    ("with masks", "control_run"),
+    ("decoder alone", "decoder_run"),
+)
 KNOWN_FAULTS = """\
 - The images are phantoms: no claim about real radiographs, and no use for diagnosis.
-- At 128 px fine quantum noise is smoothed by the autoencoder; the finest vessels and rib edges are softer than rendered.
+- At 128 px fine quantum noise is smoothed by the autoencoder; fine vessels and rib edges are softer than rendered.
 - Severity is followed less exactly than finding and side; two findings in one text are followed less well than one.
 - Reports longer than 32 tokens are cut."""
 
@@ -28,20 +35,23 @@ def last_metrics(folder: Path) -> dict[str, Any]:
 def write_model_card(target: Path, work: Path, n_images: int) -> None:
     """Write README.md into `target` from the logs and figures in `work`."""
     rows = []
-    for name, folder in (("autoencoder", "vae_run"), ("text to image", "unet_run"), ("with masks", "control_run")):
+    for name, folder in RUNS:
         last = last_metrics(work / folder)
         if last:
             minutes = last["elapsed_s"] / 60
-            rows.append(f"| {name} | {last['step']} | {minutes:.0f} min | {last['images_per_s']} | {last['loss']:.4f} |")
-    figures = json.loads((work / "vae.json").read_text(encoding="utf-8")) if (work / "vae.json").exists() else {}
+            speed, loss = last["images_per_s"], last["loss"]
+            rows.append(f"| {name} | {last['step']} | {minutes:.0f} min | {speed} | {loss:.4f} |")
+    reports = [path for path in (work / "vae_refined.json", work / "vae.json") if path.exists()]
+    figures = json.loads(reports[0].read_text(encoding="utf-8")) if reports else {}
     figure_rows = [f"| {key} | {value:.4g} |" for key, value in figures.items()]
     size_mb = sum(path.stat().st_size for path in target.rglob("*.safetensors")) / 1e6
     text = "\n".join(
         [
             "# Embedded generator",
             "",
-            "A small latent diffusion model of digital chest phantoms (128 x 128): AutoencoderKL, UNet2DConditionModel,",
-            "ControlNetModel (one hint channel each for lungs, heart, lesion, pneumothorax) and CLIPTextModel.",
+            "A small latent diffusion model of digital chest phantoms (128 x 128): AutoencoderKL (images folded 2 x 2",
+            "into four channels, latents 8 x 16 x 16 of unit deviation), UNet2DConditionModel, ControlNetModel",
+            "(one hint channel each for lungs, heart, lesion, pneumothorax) and CLIPTextModel.",
             f"fp16 safetensors, {size_mb:.1f} MB. Research use, not for diagnosis.",
             "",
             "## Data",

@@ -51,7 +51,8 @@ class GeneratorStack:
     @property
     def device(self) -> torch.device:
         """Where the UNet is."""
-        return next(iter(self.unet.parameters())).device
+        device: torch.device = next(iter(self.unet.parameters())).device
+        return device
 
     @property
     def latent_scale(self) -> float:
@@ -72,7 +73,7 @@ class GeneratorStack:
 
     @property
     def prediction_type(self) -> str:
-        """"epsilon" or "v_prediction"."""
+        """ "epsilon" or "v_prediction"."""
         return str(self.scheduler.config.prediction_type)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -281,7 +282,9 @@ def _load_part(folder: Path, name: str, kind: Any) -> Any:
         raise InvalidInput(f"part {name!r} of generator {folder} cannot be read ({reason}): copy it again") from error
 
 
-def add_lora(unet: UNet2DConditionModel, rank: int, name: str = "default", alpha: int | None = None) -> list[nn.Parameter]:
+def add_lora(
+    unet: UNet2DConditionModel, rank: int, name: str = "default", alpha: int | None = None
+) -> list[nn.Parameter]:
     """Add a LoRA (initially without effect) on attention, feed-forward, projection, convolution and time layers.
 
     Returns its trainable parameters; everything else is left as it was.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from transformers import CLIPTokenizer
 MAX_TOKENS = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 
-RADIOLOGY_WORDS = """
+_WORDS = """
 adult pediatric child infant male female patient man woman boy girl year-old years old AP PA supine upright portable
 chest radiograph x-ray film view frontal image shows showing with without no and of the in a an is are there
 acute chronic focal diffuse patchy hazy dense subtle mild moderate severe small large massive minimal marked
@@ -27,7 +28,8 @@ bacterial viral covid tuberculosis lesion enlarged enlargement mediastinum media
 pulmonary blunting costophrenic angle air fluid rib fracture fractures clavicle spine tube line catheter device
 device pacemaker sternotomy wires volume loss shift tension layering meniscus bronchograms perihilar reticular
 lobectomy post operative consistent suggesting suspicious for likely possible size enlarged borderline
-""".split()
+"""
+RADIOLOGY_WORDS: tuple[str, ...] = tuple(_WORDS.split())
 
 
 def _byte_symbols() -> dict[int, str]:
@@ -52,7 +54,7 @@ def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[str, str]]:
     for _ in range(n_merges):
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in pieces.items():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in pairwise(parts):
                 pairs[pair] += words[word]
         if not pairs:
             break

@@ -118,7 +118,7 @@ def encode_corpus(
     InvalidInput where structures or image size of corpus and stack differ.
     """
     if corpus.structures != stack.structures:
-        raise InvalidInput(f"corpus masks are {list(corpus.structures)}, the model's {list(stack.structures)}: make equal")
+        raise InvalidInput(f"masks are {list(corpus.structures)}, the model's {list(stack.structures)}: make equal")
     if corpus.image_size != stack.image_size:
         raise InvalidInput(f"corpus images are {corpus.image_size} px, the model's {stack.image_size}: resize them")
     if len(corpus) == 0:
@@ -240,7 +240,7 @@ def noise_loss(
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = noise if stack.prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
-        prediction = predict_noise(stack.unet, control, noisy, timesteps, batch)  # type: ignore[arg-type]
+        prediction = predict_noise(stack.unet, control, noisy, timesteps, batch)
     errors = (prediction.float() - target).square().mean(dim=(1, 2, 3))
     weights = loss_weights(scheduler.alphas_cumprod, timesteps, settings.min_snr_gamma, stack.prediction_type)
     return (errors * weights).mean()
@@ -248,8 +248,8 @@ def noise_loss(
 
 def _parameter_groups(stack: GeneratorStack, settings: TrainSettings) -> list[tuple[list[nn.Parameter], float]]:
     """Trainable parameters with their rate factors; freezes everything else."""
-    for module in stack.modules().values():
-        module.requires_grad_(False).eval()
+    for frozen in stack.modules().values():
+        frozen.requires_grad_(False).eval()
     groups: list[tuple[list[nn.Parameter], float]] = []
     chosen: list[tuple[nn.Module | None, float]] = [
         (stack.unet, settings.unet_rate),

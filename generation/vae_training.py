@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from generation.loop import Budget, LoopSettings, TrainingLoop
 log = logging.getLogger(__name__)
 
 SQUARE_WEIGHT = 8.0
+LATENT_NOISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class VaeSettings:
     gradient_weight: float = 1.5
     bf16: bool = True
     channels_last: bool = False
-    loop: LoopSettings = LoopSettings(learning_rate=2e-3, ema_decay=0.998, weight_decay=1e-4)
+    loop: LoopSettings = field(
+        default_factory=lambda: LoopSettings(learning_rate=2e-3, ema_decay=0.998, weight_decay=1e-4)
+    )
 
 
 def build_vae(settings: VaeSettings, image_size: int, seed: int) -> AutoencoderKL:
@@ -126,7 +129,12 @@ def draw_batch(corpus: Corpus, settings: VaeSettings, generator: torch.Generator
 
 
 def train_vae(
-    corpus: Corpus, folder: Path, budget: Budget, settings: VaeSettings, seed: int = 0, start: AutoencoderKL | None = None
+    corpus: Corpus,
+    folder: Path,
+    budget: Budget,
+    settings: VaeSettings,
+    seed: int = 0,
+    start: AutoencoderKL | None = None,
 ) -> AutoencoderKL:
     """Train (or resume, or go on from `start`) and return the averaged autoencoder with normalised latents."""
     vae = start if start is not None else build_vae(settings, corpus.image_size, seed)
@@ -159,13 +167,47 @@ def train_vae(
     return vae
 
 
+def refine_decoder(
+    vae: AutoencoderKL,
+    latents: np.ndarray,
+    images: np.ndarray,
+    folder: Path,
+    budget: Budget,
+    settings: VaeSettings,
+    seed: int = 0,
+) -> AutoencoderKL:
+    """Train the decoder alone on whole images; the latent space, and so a UNet trained in it, stays as it is.
+
+    latents: (N, C, h, w), the posterior means of `images`, uint8 (N, H, W). A little noise on the latents makes the
+    decoder tolerant of sampled ones.
+    """
+    vae.requires_grad_(False)
+    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True).train()
+    generator = torch.Generator().manual_seed(seed)
+    loop = TrainingLoop(folder, [(list(decoder.parameters()), 1.0)], generator, budget, settings.loop)
+
+    def loss_fn(step: int, progress: float) -> tuple[Tensor, int]:
+        del step, progress
+        chosen = np.sort(torch.randint(len(images), (settings.full_batch_size,), generator=generator).numpy())
+        z = torch.from_numpy(latents[chosen].astype(np.float32))
+        z = z + LATENT_NOISE * torch.randn(z.shape, generator=generator)
+        x = to_signal(images[chosen])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
+            y = vae.decoder(vae.post_quant_conv(z))
+        y = restore_signal(vae, y.float())
+        return F.l1_loss(y, x) + settings.gradient_weight * gradient_distance(y, x), len(chosen)
+
+    loop.run(loss_fn)
+    loop.ema.copy_to_model()
+    return vae.eval()
+
+
 @torch.no_grad()
 def latent_statistics(vae: AutoencoderKL, corpus: Corpus, n_images: int = 512) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,) of the posterior means over evenly chosen images and all positions."""
     chosen = np.linspace(0, len(corpus) - 1, min(n_images, len(corpus))).astype(int)
-    latents = torch.cat(
-        [vae.encode(adapt_signal(vae, to_signal(corpus.images[part]))).latent_dist.mean for part in _batches(chosen, 32)]
-    )
+    signals = (adapt_signal(vae, to_signal(corpus.images[part])) for part in _batches(chosen, 32))
+    latents = torch.cat([vae.encode(signal).latent_dist.mean for signal in signals])
     return latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)).clamp_min(1e-4)
 
 

@@ -166,9 +166,7 @@ def test_guidance_formula_and_the_mask_in_both_branches(stack: GeneratorStack) -
     batch = encode_conditions(stack, [Condition("Normal", _mask())])
     noisy, step = _noisy(1), torch.tensor(600)
     conditional = predict_noise(stack.unet, stack.controlnet, noisy, step, batch)
-    free = ConditionBatch(
-        torch.zeros_like(batch.text_states), batch.hint, torch.zeros(1), batch.mask_present
-    )
+    free = ConditionBatch(torch.zeros_like(batch.text_states), batch.hint, torch.zeros(1), batch.mask_present)
     unconditional = predict_noise(stack.unet, stack.controlnet, noisy, step, free)
     expected = unconditional + 3.0 * (conditional - unconditional)
     torch.testing.assert_close(guided(stack, noisy, step, batch, 3.0), expected, atol=1e-5, rtol=1e-4)

@@ -93,7 +93,7 @@ def test_bad_manifests_are_explained(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="not JSON"):
         load_stack(folder)
     (folder / "radpref.json").unlink()
-    with pytest.raises(NotFound, match="no radpref.json"):
+    with pytest.raises(NotFound, match=r"no radpref\.json"):
         load_stack(folder)
 
 

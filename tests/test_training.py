@@ -34,14 +34,13 @@ from generation.vae_training import (
     latent_statistics,
     normalise_latents,
     reconstruction_report,
+    refine_decoder,
     train_vae,
 )
 
 TINY_VAE = VaeSettings(channels=(8, 16), latent_channels=4, crop=16, batch_size=4, full_batch_size=2, bf16=False)
 FAST = LoopSettings(learning_rate=1e-3, warmup_steps=2, log_every=2, checkpoint_s=1e9)
-MIXED = TrainSettings(
-    batch_size=4, mode_mix=(0.3, 0.3, 0.4), text_rate=0.5, control_rate=1.0, bf16=False, loop=FAST
-)
+MIXED = TrainSettings(batch_size=4, mode_mix=(0.3, 0.3, 0.4), text_rate=0.5, control_rate=1.0, bf16=False, loop=FAST)
 
 
 def _corpus(n: int = 12, size: int = 32, structures: tuple[str, ...] = ("lungs", "heart")) -> Corpus:
@@ -249,6 +248,16 @@ def test_the_autoencoder_learns(tmp_path: Path) -> None:
     assert reconstruction_report(vae, ramp)["psnr_db"] > fresh + 3
 
 
+def test_refining_the_decoder_leaves_the_latent_space_alone(tmp_path: Path) -> None:
+    corpus, vae = _corpus(), build_vae(TINY_VAE, 32, seed=0).eval()
+    mean, _ = latent_statistics(vae, corpus)
+    decoder_before = vae.decoder.conv_out.weight.clone()
+    encoded = np.zeros((len(corpus), 4, 8, 8), dtype=np.float16)
+    refine_decoder(vae, encoded, corpus.images, tmp_path, Budget(n_steps=3), TINY_VAE)
+    torch.testing.assert_close(latent_statistics(vae, corpus)[0], mean)
+    assert not torch.equal(decoder_before, vae.decoder.conv_out.weight)
+
+
 @pytest.mark.slow
 def test_all_embedded_stages_run_resume_and_export(tmp_path: Path) -> None:
     shape = UnetSettings(
@@ -266,6 +275,7 @@ def test_all_embedded_stages_run_resume_and_export(tmp_path: Path) -> None:
         vae_budget=Budget(n_steps=2),
         unet_budget=Budget(n_steps=2),
         control_budget=Budget(n_steps=2),
+        decoder_budget=Budget(n_steps=2),
         n_merges=80,
     )
     work, out = tmp_path / "work", tmp_path / "out"
