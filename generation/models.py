@@ -6,7 +6,10 @@ A stack folder has diffusers' layout (``vae/ unet/ controlnet/ text_encoder/ tok
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -205,15 +208,36 @@ def choose_attention(stack: GeneratorStack) -> None:
             module.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
 
 
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No progress bars or warnings about casts from diffusers and transformers while weights are read or written."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level, had_bars in zip(libraries, levels, bars, strict=True):
+            library.set_verbosity(level)
+            if had_bars:
+                library.enable_progress_bar()
+
+
 def save_stack(stack: GeneratorStack, folder: Path, half: bool = False) -> None:
     """Write the stack as safetensors (fp16 with `half`); the manifest last, as the sign of completeness."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, module in stack.modules().items():
-        dtype = next(iter(module.parameters())).dtype
-        (module.half() if half else module).save_pretrained(folder / name)  # type: ignore[operator]
-        module.to(dtype)
-    stack.tokenizer.save_pretrained(folder / "tokenizer")
-    stack.scheduler.save_pretrained(folder / "scheduler")
+    with quiet_libraries():
+        for name, module in stack.modules().items():
+            saved: Any = copy.deepcopy(module).half() if half else module
+            saved.save_pretrained(folder / name)
+        stack.tokenizer.save_pretrained(folder / "tokenizer")
+        stack.scheduler.save_pretrained(folder / "scheduler")
     manifest = {
         "format": 1,
         "model_id": stack.model_id,
@@ -233,9 +257,13 @@ def load_stack(
     NotFound where the folder or its manifest is missing, InvalidInput naming the part that is missing or unreadable.
     """
     folder = EMBEDDED_FOLDER if str(path_or_name) == "embedded" else Path(path_or_name)
-    manifest = _read_manifest(folder)
+    with quiet_libraries():
+        return _load(folder, _read_manifest(folder)).to(device, dtype).eval()
+
+
+def _load(folder: Path, manifest: dict[str, Any]) -> GeneratorStack:
     controlnet = _load_part(folder, "controlnet", ControlNetModel) if manifest["has_controlnet"] else None
-    stack = GeneratorStack(
+    return GeneratorStack(
         vae=_load_part(folder, "vae", AutoencoderKL),
         unet=_load_part(folder, "unet", UNet2DConditionModel),
         controlnet=controlnet,
@@ -247,7 +275,6 @@ def load_stack(
         unconditional=manifest["unconditional"],
         model_id=str(manifest["model_id"]),
     )
-    return stack.to(device, dtype).eval()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

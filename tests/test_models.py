@@ -163,3 +163,10 @@ def test_the_shipped_stack_loads_and_is_small() -> None:
     assert stack.structures == ("lungs", "heart", "lesion", "pneumothorax")
     assert stack.latent_shape == (8, 16, 16)
     assert sum(f.stat().st_size for f in EMBEDDED_FOLDER.rglob("*.safetensors")) <= 30e6
+
+
+def test_saving_and_loading_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save_stack(tiny_stack(0), tmp_path / "quiet", half=True)
+    load_stack(tmp_path / "quiet")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
