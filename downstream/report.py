@@ -158,31 +158,26 @@ def _alignment_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
     page.table(Table("alignment", "Alignment, step by step", tuple(keys), [], rows))
     settings = run.config.get("align", {})
     watched, tuned = watch_sheet(run), evidence.finetune
+    columns = {"aligned (DPO)": run.result} | ({"fine-tuned on well-scored images": tuned.result} if tuned else {})
     return {
         "run_id": run.run_id, "settings": settings, "raters": run.config.get("raters", "unknown"),
         "figure": page.figure("alignment", figures.alignment_curves(lines)) if lines else None,
-        "summary": page.table(tables.measures_table("alignment-summary", ALIGNED, _plain(run.result))),
-        "finetune": page.table(tables.measures_table("finetuned", TUNED, _plain(tuned.result))) if tuned else None,
+        "summary": page.table(tables.measures_table("alignment-summary", "At the end of training", columns)),
+        "warning": tuned.result.get("warning") if tuned else None,
         "watch": _sheet(watched) if watched else None,
     }  # fmt: skip
-
-
-ALIGNED = "Aligned arm, at its end"
-TUNED = "Arm fine-tuned on well-scored images, at its end"
-HIDDEN = ("run_id", "sha256", "pairs_run", "features", "result_file", "sheet", "sheets")
-
-
-def _plain(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without identifiers, which stand in the provenance."""
-    return {key: value for key, value in result.items() if key not in HIDDEN}
 
 
 def _evaluation_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
     run = evidence.evaluation
     if run is None:
         return None
-    table = tables.measures_table("evaluation", "Held-out conditions, equal seeds in all arms", _plain(run.result))
-    return {"run_id": run.run_id, "table": page.table(table)}
+    arms, compared = run.result.get("arms", {}), run.result.get("comparisons", {})
+    found = [tables.measures_table("evaluation", "Each arm, with 95 % CI over conditions", arms)]
+    if compared:
+        columns = {f"{arm} against baseline": content for arm, content in compared.items()}
+        found.append(tables.measures_table("evaluation-gain", "Image by image, equal condition and seed", columns))
+    return {"run_id": run.run_id, "result": run.result, "tables": [page.table(table) for table in found]}
 
 
 def _samples_part(study: Study, evidence: Evidence, page: Page) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -273,32 +273,67 @@ def _best_by_kind(cells: Sequence[dict[str, Any]]) -> dict[str, str]:
     return found
 
 
-def measures_table(name: str, caption: str, content: dict[str, Any]) -> Table:
-    """Any nested result as rows: path, value and, where given, its interval."""
+RESULT_NAMES = {
+    "hit rate": "asked finding found",
+    "side accuracy": "asked side right",
+    "mask dice": "Dice of the asked mask",
+    "text fidelity": "text fidelity, 0 to 1",
+    "score": "judge's score",
+    "judge gain": "gain in the judge's score",
+    "rater gain": "gain in the raters' networks' score",
+    "reward hacking gap": "gap between the two (reward hacking)",
+    "n win": "images better than baseline's",
+    "n tie": "ties",
+    "n loss": "images worse than baseline's",
+    "drift": "drift of mean features (0 = baseline)",
+    "paired shift": "shift of images of equal seed",
+    "diversity": "diversity (1 = baseline)",
+    "n sets train": "rating sets trained on",
+    "n sets held out": "rating sets held out",
+    "n images": "images",
+    "train s": "training time, s",
+    "n parameters": "trained parameters",
+    "n steps": "steps",
+}
+HIDDEN = ("run_id", "sha256", "pairs_run", "features", "raters", "arm", "sheets", "sheet", "train_controlnet")
+
+
+def measures_table(name: str, caption: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Nested results side by side: a column per entry of ``columns``, a row per measure that any of them holds.
+
+    A measure is a number, or a mapping with "value", "low" and "high" (95 % CI). Texts and identifiers are left out.
+    """
+    flat = {
+        column: dict(_flatten({k: v for k, v in content.items() if k not in HIDDEN}, ()))
+        for column, content in columns.items()
+    }
     rows: list[dict[str, Any]] = []
-    _flatten(content, (), rows)
-    shown = []
-    for row in rows:
-        value = row["value"]
-        text = number(value, 3) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
-        shown.append([row["measure"], text, interval(row.get("low"), row.get("high"))])
-    return Table(name, caption, ("Measure", "Value", "95 % CI"), shown, rows)
+    shown: list[list[str]] = []
+    for measure in dict.fromkeys(key for content in flat.values() for key in content):
+        cells = [content.get(measure, {}) for content in flat.values()]
+        head, _, rest = measure.partition(" / ")
+        label = RESULT_NAMES.get(head, head) + (f", {rest}" if rest else "")
+        shown.append([label, *(_measure_text(cell) for cell in cells)])
+        rows += [{"measure": measure, "column": column, **cell} for column, cell in zip(flat, cells, strict=True)]
+    return Table(name, caption, ("Measure", *columns), shown, rows)
 
 
-def _flatten(value: Any, path: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+def _measure_text(cell: Mapping[str, Any]) -> str:
+    text = number(cell.get("value"))
+    return f"{text} ({interval(cell['low'], cell['high'])})" if cell.get("low") is not None else text
+
+
+def _flatten(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     label = " / ".join(part.replace("_", " ") for part in path)
-    if isinstance(value, dict):
-        middle = next(
-            (key for key in ("value", "estimate", "mean", "rate") if isinstance(value.get(key), (int, float))), None
-        )
-        ends = value.get("ci") or (value.get("low"), value.get("high"))
-        if middle is not None and isinstance(ends, (list, tuple)) and len(ends) == 2 and ends[0] is not None:
-            rows.append({"measure": label, "value": value[middle], "low": ends[0], "high": ends[1]})
+    if isinstance(value, Mapping):
+        if "value" in value:
+            if isinstance(value["value"], (int, float)):
+                yield label, {key: value.get(key) for key in ("value", "low", "high", "n")}
             return
         for key, item in value.items():
-            _flatten(item, (*path, str(key)), rows)
-    elif isinstance(value, (int, float, str)) and not isinstance(value, bool) and len(str(value)) < 80:
-        rows.append({"measure": label, "value": value, "low": None, "high": None})
+            yield from _flatten(item, (*path, str(key)))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield label, {"value": value, "low": None, "high": None}
 
 
 def run_table(runs: Sequence[dict[str, Any]]) -> Table:

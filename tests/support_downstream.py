@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import uuid
 
 import numpy as np
 
 from data.conditions_store import StoredCondition, record_conditions, save_conditions
+from data.files import write_atomic
+from data.images import encode_png
+from data.raters import add_rater
 from data.records import start_run
+from data.scores import ScoreEvent, ensure_presentations, record_events
 from data.study import Study
 
 DOWNSTREAM_TOML = """
@@ -82,3 +87,72 @@ def study_with_pools(study: Study, n: int = 24) -> Study:
         for arm in opened.config.downstream.arms:
             add_pool(opened, task.name, arm, n)
     return opened
+
+
+def add_rated_sets(study: Study, n_sets: int = 6, kinds: tuple[str, ...] = ("simulated",), n_raters: int = 2) -> None:
+    """Rating sets of training images (text only) with scores of ``n_raters`` raters of each kind."""
+    rng = np.random.default_rng(5)
+    records = record_conditions(study, "val")[:n_sets]
+    with start_run(study, "sets", {"n": n_sets}) as run, study.db.write() as connection:
+        for ordinal, record in enumerate(records):
+            condition = StoredCondition("T2I", record["caption"] or "Normal", text_record=record["record_id"])
+            save_conditions(connection, [condition])
+            connection.execute(
+                "INSERT INTO image_sets(set_id, run_id, ordinal, condition_id) VALUES (?, ?, ?, ?)",
+                (f"set-{ordinal}", run.run_id, ordinal, condition.condition_id),
+            )
+            for slot in range(4):
+                image = rng.integers(0, 255, (16, 16)).astype(np.uint8)
+                sha = study.store.put_image(connection, image, "synthetic")
+                row = (f"set-{ordinal}", slot, sha, slot, "baseline")
+                connection.execute("INSERT INTO set_images VALUES (?, ?, ?, ?, ?)", row)
+    truth = rng.integers(0, 6, (len(records), 4))
+    for kind in kinds:
+        for number in range(n_raters):
+            rater = add_rater(study.db, f"{kind}-{number + 1}", kind=kind)
+            ensure_presentations(study.db, rater.rater_id, seed=0)
+            for row in study.db.rows("SELECT * FROM presentations WHERE rater_id = ?", [rater.rater_id]):
+                events = []
+                for slot in range(4):
+                    value = truth[int(row["set_id"][4:]), slot] + rng.integers(-1, 2)
+                    events.append(
+                        ScoreEvent(
+                            str(uuid.uuid4()), row["presentation_id"], rater.rater_id, "score", slot, "text",
+                            int(np.clip(value, 0, 5)),
+                        )
+                    )  # fmt: skip
+                record_events(study.db, events)
+
+
+def add_alignment(study: Study, n_steps: int = 40, raters: str = "simulated") -> None:
+    """Finished runs "align" and "evaluate" with logs and contact sheets of the shapes those steps leave."""
+    rng = np.random.default_rng(2)
+    settings = study.config.align.model_dump(mode="json")
+    with start_run(study, "align", {"arm": "aligned", "raters": raters, "align": settings}) as run:
+        for step in range(1, n_steps + 1):
+            line = {
+                "step": step, "loss": 0.69 - 0.003 * step + float(rng.normal(0, 0.02)), "grad_norm": 1.0,
+                "train_accuracy": 0.5 + 0.006 * step, "winner_shift": 1e-5 * step, "loser_shift": 2e-5 * step,
+            }  # fmt: skip
+            if step % 4 == 0:
+                line |= {
+                    "held_out_loss": 0.7 - 0.002 * step, "held_out_accuracy": 0.5 + 0.004 * step,
+                    "held_out_winner_shift": 1e-5 * step, "held_out_loser_shift": 2e-5 * step,
+                }  # fmt: skip
+            if step % 10 == 0:
+                line |= {"drift": 0.01 * step, "paired_shift": 0.02 * step, "diversity": 1 - 0.001 * step}
+            run.log(**line)
+        run.result = {"run_id": run.run_id, "n_steps": n_steps, "loss": 0.6, "diversity": 0.96, "train_s": 12.0}
+    measure = {"value": 0.61, "low": 0.52, "high": 0.7, "n": 50}
+    arms = {arm: {"hit_rate": measure, "mask_dice": measure, "drift": 0.1} for arm in ("baseline", "aligned")}
+    compared = {"win_rate": measure, "n_win": 30, "judge_gain": measure, "rater_gain": None}
+    with start_run(study, "evaluate", {"n_conditions": 50}) as run:
+        sheet = rng.integers(0, 255, (160, 520)).astype(np.uint8)
+        write_atomic(run.folder / "sheets" / "000-t2i.png", encode_png(sheet))
+        run.result = {
+            "n_conditions": 50,
+            "n_images": 4,
+            "tie": 0.02,
+            "arms": arms,
+            "comparisons": {"aligned": compared},
+        }

@@ -22,7 +22,9 @@ from downstream.training import balance_weights, best_dice_threshold
 from tests.support_downstream import DOWNSTREAM_TOML, study_with_pools, with_downstream
 
 
-@pytest.mark.parametrize(("kind", "shape"), [("multilabel", (2, 5)), ("binary", (2, 1)), ("segmentation", (2, 1, 32, 32))])
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("multilabel", (2, 5)), ("binary", (2, 1)), ("segmentation", (2, 1, 32, 32))]
+)
 @pytest.mark.parametrize("name", ["small", "resnet18"])
 def test_networks_have_the_right_outputs_and_equal_seeds_give_equal_weights(name, kind, shape):
     state = torch.random.get_rng_state()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def _data(n=300, rate=0.04, seed=0, per_patient=1):
 def test_fractions_are_nested_whole_patients_with_both_classes(seed, per_patient):
     data = _data(seed=seed, per_patient=per_patient)
     subsets = [real_subset(data, fraction, np.random.default_rng([5, seed])) for fraction in (0.01, 0.1, 1.0)]
-    for small, large in zip(subsets, subsets[1:], strict=False):
+    for small, large in itertools.pairwise(subsets):
         assert set(small) <= set(large)
     assert len(subsets[2]) == len(data)
     assert len(subsets[1]) <= 30
@@ -70,9 +72,13 @@ def test_a_mask_that_is_not_known_leaves_the_record_out(tiny_study):
     heart = study.config.downstream.tasks[2]
     pneumothorax = heart.model_copy(update={"structure": "pneumothorax"})
     before = load_split(study, pneumothorax, "train", 32)
-    labels = study.db.value("SELECT count(*) FROM labels JOIN records USING (record_id) WHERE split = 'train' AND label = 'pneumothorax' AND value = 1")  # noqa: E501
+    labels = study.db.value(
+        "SELECT count(*) FROM labels JOIN records USING (record_id) WHERE split = 'train' AND label = 'pneumothorax' AND value = 1"
+    )
     assert before.labels.sum() <= labels
-    positive = study.db.value("SELECT record_id FROM record_masks JOIN records USING (record_id) WHERE split = 'train' AND structure = 'pneumothorax'")  # noqa: E501
+    positive = study.db.value(
+        "SELECT record_id FROM record_masks JOIN records USING (record_id) WHERE split = 'train' AND structure = 'pneumothorax'"
+    )
     if positive is None:
         pytest.skip("the tiny study drew no pneumothorax")
     with study.db.write() as connection:
