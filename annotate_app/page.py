@@ -6,6 +6,7 @@ image and no name; it has no event, no State and no upload.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,19 @@ def _blocks(title: str, script: str) -> Any:
     return blocks
 
 
-def mount_pages(app: FastAPI) -> FastAPI:
-    """Mount both pages on the parent application."""
+def mount_pages(app: FastAPI) -> None:
+    """Mount both pages on the parent application; call it outside of an event loop.
+
+    Gradio makes locks while it builds; without a running loop it opens one for each and never closes it.
+    """
+
+    async def mount() -> None:
+        _mount(app)
+
+    asyncio.run(mount())
+
+
+def _mount(app: FastAPI) -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import gradio as gr
@@ -47,7 +59,7 @@ def mount_pages(app: FastAPI) -> FastAPI:
     )
     pages = {"/read": ("Reading room", "reader"), "/admin": ("Reading room: dashboard", "admin")}
     for path, (title, script) in pages.items():
-        app = gr.mount_gradio_app(
+        gr.mount_gradio_app(
             app,
             _blocks(title, script),
             path,
@@ -64,4 +76,3 @@ def mount_pages(app: FastAPI) -> FastAPI:
             css=_CSS,
             head=_HEAD.format(style=script),
         )
-    return app
