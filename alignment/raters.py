@@ -3,12 +3,14 @@
 Input: rating sets and study.toml's ``simulate`` section. Output: score events of raters of kind ``simulated`` (they
 can never log in, and are marked as simulated wherever they appear).
 
-    text   f = P(what the text asks for, side included) in [0, 1];  quality = 2.5 + 2.5 clip(logit(f) / 4, -1, 1)
+    text   f = geometric mean over the asked attributes (finding, side) of the network's belief in [0, 1], 0.5 standing
+           at the attribute's own threshold;            quality = 2.5 + 2.5 clip(logit(f) / 4, -1, 1)
     mask   d = mean Dice of the asked structures as segmented;      quality by MASK_CALIBRATION, the page's anchors
     score  = round(quality - severity + noise * N(0, 1)) clipped to 0-5;  with P = inattention: uniform 0-5
 
 The logit spreads the answers of a confident network over the scale: f = 0.02, 0.12, 0.5, 0.88, 0.98 give 0, 1.25,
-2.5, 3.75 and 5. Every draw depends only on (seed, rater, condition, image, slot, criterion), never on order.
+2.5, 3.75 and 5; the right finding on the wrong side gets 1 to 2, as the page's anchors say. Every draw depends only
+on (seed, rater, condition, image, slot, criterion), never on order.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from data.progress import bar
 from data.raters import Rater, add_rater, get_rater
 from data.records import start_run
 from data.scores import CRITERIA, N_SLOTS, ScoreEvent, ensure_presentations, record_events
-from generation.measure import MeasureNet, score_mask, score_text
+from generation.measure import MeasureNet, score_mask
 
 if TYPE_CHECKING:
     from data.config import SimulatedRater
@@ -54,6 +56,28 @@ def text_quality(fidelity: npt.ArrayLike) -> Scores:
     """Text fidelity in [0, 1] -> latent score 0-5 on the logit scale."""
     f = np.clip(np.asarray(fidelity, np.float64), 1e-6, 1 - 1e-6)
     return MAX_SCORE / 2 * (1 + np.clip(np.log(f / (1 - f)) / LOGIT_SPAN, -1, 1))
+
+
+def text_belief(net: MeasureNet, images: Images, asked: Mapping[str, int]) -> Scores:
+    """How far images (N, H, W) show what a text asks for, as `net` sees them: (N,) in [0, 1].
+
+    Probabilities of rare findings are low even where the finding is there: each is first moved on the logit scale so
+    that 0.5 stands at the threshold the network's validation chose for that attribute.
+
+    Raises:
+        InvalidInput: nothing that is asked is known to the network.
+    """
+    known = {name: value for name, value in asked.items() if name in net.attributes}
+    if not known:
+        raise InvalidInput(
+            f"{net.name} knows none of {', '.join(asked) or '(nothing asked)'}: it cannot judge this text"
+        )
+    columns = [net.column(name) for name in known]
+    p = np.clip(net.predict(images)[:, columns].astype(np.float64), 1e-6, 1 - 1e-6)
+    limits = np.clip(np.array([net.thresholds.get(name, 0.5) for name in known]), 1e-3, 1 - 1e-3)
+    shifted = np.log(p / (1 - p)) - np.log(limits / (1 - limits))
+    signs = np.array([1.0 if value else -1.0 for value in known.values()])
+    return np.asarray(np.exp(-np.logaddexp(0, -signs * shifted).mean(1)))
 
 
 def mask_quality(dice: npt.ArrayLike) -> Scores:
@@ -99,7 +123,7 @@ def qualities(study: Study, net: MeasureNet, condition: StoredCondition, images:
                 raise InvalidInput(
                     f"text {condition.text!r} asks for no label that is known: simulated raters cannot judge it"
                 )
-            found["text"] = text_quality(score_text(net, images, condition.asked))
+            found["text"] = text_quality(text_belief(net, images, condition.asked))
         else:
             masks = mask_stack(study, condition.masks)
             found["mask"] = mask_quality(score_mask(net, images, fit_mask(masks, images), study.config.data.structures))

@@ -20,6 +20,34 @@ def test_text_scale_spreads_a_confident_network():
     assert points == pytest.approx([0, 0, 1.25, 2.5, 3.75, 5, 5], abs=1e-2)
 
 
+class OneColumn:
+    """A network that believes what it is told: P of the attributes, whatever the image."""
+
+    name, attributes = "fake", ("effusion", "effusion/left")
+
+    def __init__(self, p, thresholds=None):
+        self.p, self.thresholds = p, thresholds or {}
+
+    def predict(self, images):
+        return np.tile(np.array(self.p, np.float32), (len(images), 1))
+
+    def column(self, name):
+        return self.attributes.index(name)
+
+
+def test_text_belief_is_a_geometric_mean_around_the_thresholds():
+    images = np.zeros((2, 8, 8), np.uint8)
+    both = {"effusion": 1, "effusion/left": 1}
+    assert raters.text_belief(OneColumn((0.9, 0.4)), images, both) == pytest.approx([0.6, 0.6])
+    assert raters.text_belief(OneColumn((0.9, 0.4)), images, {"effusion": 0}) == pytest.approx([0.1, 0.1])
+    rare = OneColumn((0.2, 0.2), {"effusion": 0.2, "effusion/left": 0.2})
+    assert raters.text_belief(rare, images, both) == pytest.approx([0.5, 0.5])
+    wrong_side = raters.text_quality(raters.text_belief(OneColumn((0.98, 0.02)), images, both))
+    assert 1 < wrong_side[0] < 2
+    with pytest.raises(InvalidInput, match="knows none of edema"):
+        raters.text_belief(OneColumn((0.5, 0.5)), images, {"edema": 1})
+
+
 def test_mask_scale_follows_the_anchors():
     assert raters.mask_quality([0, 0.5, 0.7, 0.95, 1]) == pytest.approx([0, 2, 3, 5, 5])
     assert (np.diff(raters.mask_quality(np.linspace(0, 1, 50))) >= 0).all()
