@@ -72,13 +72,10 @@ def test_a_mask_that_is_not_known_leaves_the_record_out(tiny_study):
     heart = study.config.downstream.tasks[2]
     pneumothorax = heart.model_copy(update={"structure": "pneumothorax"})
     before = load_split(study, pneumothorax, "train", 32)
-    labels = study.db.value(
-        "SELECT count(*) FROM labels JOIN records USING (record_id) WHERE split = 'train' AND label = 'pneumothorax' AND value = 1"
-    )
+    joined = "JOIN records USING (record_id) WHERE split = 'train'"
+    labels = study.db.value(f"SELECT count(*) FROM labels {joined} AND label = 'pneumothorax' AND value = 1")
     assert before.labels.sum() <= labels
-    positive = study.db.value(
-        "SELECT record_id FROM record_masks JOIN records USING (record_id) WHERE split = 'train' AND structure = 'pneumothorax'"
-    )
+    positive = study.db.value(f"SELECT record_id FROM record_masks {joined} AND structure = 'pneumothorax'")
     if positive is None:
         pytest.skip("the tiny study drew no pneumothorax")
     with study.db.write() as connection:
