@@ -119,10 +119,10 @@ def _train_stages(study: Study, stack: GeneratorStack, corpus: Corpus, folder: P
             Budget(settings.vae_steps),
             replace(vae_settings, loop=loop),
             settings.seed,
-            start=stack.vae,
+            start=stack.vae.requires_grad_(True),  # a loaded stack is frozen
         )
         log.info("scaling factor %.4f -> %.4f", scale, stack.vae.config.scaling_factor)
-    result["autoencoder_after"] = reconstruction_report(stack.vae.eval(), validation)
+    result["autoencoder_after"] = reconstruction_report(stack.vae.eval().requires_grad_(False), validation)
     latents = encode_corpus(stack, corpus, folder / "latents", n_variants=N_VARIANTS, seed=settings.seed)
     text = replace(
         TEXT_STAGE,
