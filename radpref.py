@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -56,13 +56,7 @@ StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
 
 
-@annotate_app.cli.app.command("simulate")
-def simulate(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
-    """Score every open set by the simulated raters of study.toml; always labelled simulated."""
-    import alignment.raters
-    from data.study import Study
-
-    data.cli.emit(alignment.raters.run_simulate(Study(study)), as_json)
+annotate_app.cli.app.command("simulate")(alignment.cli.simulate)
 
 
 @round_app.command("run")
@@ -99,31 +93,50 @@ def demo(
     rounds.run_demo(study, size=size, serve=serve, port=port, as_json=as_json)
 
 
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""An unknown command or option, or a value of the wrong kind; typer brings click's errors under its own name."""
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Entry point: errors of the user are one line on standard error and exit code 2."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        app()
+        code = app(standalone_mode=False, prog_name="radpref")
     except RadprefError as error:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(error), "kind": type(error).__name__}))
-        print(f"radpref: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("radpref: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
-        sys.exit(130)
+        _refuse(str(error), type(error).__name__)
+    except UsageError as error:
+        _refuse(_usage_message(error), "InvalidInput")
+    except typer.Abort:
+        code = INTERRUPTED
     except OSError as error:
         import errno
 
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
             raise
-        print(
-            f"radpref: {error.strerror} ({error.filename}); "
-            "free space or choose another folder, then run the same command again",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        reason = f"{error.strerror} ({error.filename})"
+        _refuse(f"{reason}; free space or choose another folder, then run the same command again", "StorageFull")
+    if code == INTERRUPTED:
+        print("radpref: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(message: str, kind: str) -> NoReturn:
+    if message and "--json" in sys.argv:
+        print(json.dumps({"error": message, "kind": kind}))
+    if message:
+        print(f"radpref: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _usage_message(error: Exception) -> str:
+    """What is wrong with the command's words and where its help is; empty where the help was printed instead."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""
+    message = " ".join(str(getattr(error, "format_message", error.__str__)()).split())
+    command = getattr(getattr(error, "ctx", None), "command_path", "radpref")
+    return f"{message.rstrip('.')}; see `{command} --help`"
 
 
 if __name__ == "__main__":

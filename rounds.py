@@ -54,9 +54,8 @@ def before_scoring(study: Study) -> list[Step]:
 
 def after_scoring(study: Study) -> list[Step]:
     """The steps from scores to the report."""
-    import alignment.dpo
+    import alignment.arms
     import alignment.evaluate
-    import alignment.finetune
     import alignment.pairs
     import downstream.grid
     import downstream.report
@@ -64,8 +63,8 @@ def after_scoring(study: Study) -> list[Step]:
 
     return [
         ("Turn scores into preference pairs", lambda: alignment.pairs.run_pairs(study)),
-        ("Align with Diffusion-DPO", lambda: alignment.dpo.run_align(study)),
-        ("Fine-tune on high scores (control arm)", lambda: alignment.finetune.run_finetune(study)),
+        ("Align with Diffusion-DPO", lambda: alignment.arms.run_align(study)),
+        ("Fine-tune on high scores (control arm)", lambda: alignment.arms.run_finetune(study)),
         ("Evaluate on held-out conditions", lambda: alignment.evaluate.run_evaluate(study)),
         ("Sample augmentation pools", lambda: generation.pool.run_pool(study)),
         ("Train the downstream models", lambda: downstream.grid.run_grid(study)),

@@ -58,13 +58,15 @@ def run_evaluate(
     study: Study,
     *,
     arms: Sequence[str] | None = None,
-    n_conditions: int = 50,
-    n_images: int = 4,
+    n_conditions: int | None = None,
+    n_images: int | None = None,
     seed: int | None = None,
     judge: str = "judge",
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Sample `n_images` of each of `n_conditions` fresh conditions from every arm, and measure them.
+
+    Both numbers default to ``align.evaluation_images`` and ``align.evaluation_conditions``.
 
     Resumes; the same call again returns the finished evaluation as long as the arms are the same.
 
@@ -72,11 +74,14 @@ def run_evaluate(
         NotFound: no trained arm, or no judge.
         InvalidInput: bad numbers, or too few unused validation records.
     """
+    settings = study.config.align
+    n_conditions = settings.evaluation_conditions if n_conditions is None else n_conditions
+    n_images = settings.evaluation_images if n_images is None else n_images
     if n_conditions < 2 or n_images < 2:
         raise InvalidInput(f"{n_conditions} conditions of {n_images} images: give at least 2 of each")
     names = [BASELINE, *(arm for arm in (arms or trained_arms(study)) if arm != BASELINE)]
     net = load_network(study, judge, "judge")
-    seed = study.config.align.seed if seed is None else seed
+    seed = settings.seed if seed is None else seed
     config = {
         "arms": {arm: arm_identity(study, arm) for arm in names},
         "n_conditions": n_conditions,

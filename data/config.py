@@ -192,6 +192,10 @@ class AlignConfig(_Section):
     held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
     raters: Literal["human", "simulated", "auto"] = "auto"
     """Whose scores are used; ``auto`` takes the kind that is there and refuses a mixture."""
+    evaluation_conditions: int = Field(default=50, ge=2)
+    """Fresh conditions, of validation records that no rated set used, on which arms are compared."""
+    evaluation_images: int = Field(default=4, ge=2)
+    """Images of each condition and arm."""
     finetune_min_score: float = Field(default=4.0, ge=0, le=5)
     """The filter-and-fine-tune arm keeps images with a mean score at or above this."""
     seed: int = 0

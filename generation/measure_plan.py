@@ -72,7 +72,7 @@ class Plan:
 PLANS: dict[str, Plan] = {
     plan.name: plan
     for plan in (
-        Plan("judge", "judge", 10, "attentive", 1500, 4000, 600, 96, (16, 32, 64, 128), 1),
+        Plan("judge", "judge", 10, "attentive", 555, 4000, 600, 96, (16, 32, 64, 128), 1),
         Plan("rater-1", "rater", 1, "residual", 700),
         Plan("rater-2", "rater", 2, "depthwise", 700),
         Plan("rater-3", "rater", 3, "plain", 700),
