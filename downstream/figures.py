@@ -161,22 +161,23 @@ def _slopes(ax: Axes, cells: Sequence[dict[str, Any]], metric_of: dict[str, tupl
     values = np.array([[table.get((seed, *place)) for place in places] for seed in seeds], dtype=np.float64)
     for row in values:
         ax.plot(range(len(places)), row, color=MUTED, linewidth=0.8, alpha=0.55, marker=".", markersize=4)
+    ends: list[float] = []
     for x, (arm, _) in enumerate(places):
         known = values[:, x][np.isfinite(values[:, x])]
         if not len(known):
             continue
         colour, marker = arm_style(arm)
         half = stats.t.isf(0.025, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else 0.0
+        ends += [float(known.mean() - half), float(known.mean() + half), *known]
         ax.errorbar(
             x, known.mean(), yerr=half, color=colour, marker=marker, markersize=6.5, capsize=3, linewidth=1.6, zorder=5
         )
     labels = [arm.replace("_", "\n") + (f"\n{multiple}x" if multiple else "\nonly") for arm, multiple in places]
     ax.set_xticks(range(len(places)), labels)
     ax.set(title=title, ylabel=name.split(",")[0], xlim=(-0.4, len(places) - 0.6))
-    finite = values[np.isfinite(values)]
-    if len(finite):
-        spread = max(float(np.ptp(finite)), 0.05)
-        ax.set_ylim(max(0.0, finite.min() - 0.6 * spread), min(1.0, finite.max() + 0.6 * spread))
+    if ends:
+        margin = max(0.05 * (max(ends) - min(ends)), 0.01)
+        ax.set_ylim(max(0.0, min(ends) - margin), min(1.0, max(ends) + margin))
     ax.grid(axis="x", visible=False)
 
 
@@ -212,7 +213,7 @@ def _clip(row: dict[str, Any]) -> list[float]:
 
 
 def _note(row: dict[str, Any]) -> str:
-    return f"{row['difference']:+.3f}   P(Holm) {row['p_holm']:.2f}"
+    return f"{row['difference']:+.3f}   P(Holm) {row['p_holm']:.2f}".replace("-", "−")
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -245,7 +246,7 @@ def power_curve(n_seeds: int, family_size: int, alpha: float) -> str:
             va="top",
             color=MUTED,
         )
-        ax.set(xlabel="paired seeds", ylabel="detectable d$_z$ (80 % power)", yscale="log")
+        ax.set(xlabel="paired seeds", ylabel="detectable dz (80 % power)", yscale="log")
         ax.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
         ax.minorticks_off()
         ax.legend(loc="upper right")
@@ -255,7 +256,7 @@ def power_curve(n_seeds: int, family_size: int, alpha: float) -> str:
 
 def sample_sheet(rows: Sequence[tuple[str, Sequence[npt.NDArray[np.uint8]]]], arms: Sequence[str]) -> str:
     """Columns are conditions, rows are arms: the same condition and seed stand above each other."""
-    n_columns = 4
+    n_columns = 3 if len(rows) % 4 and not len(rows) % 3 else 4
     n_blocks = -(-len(rows) // n_columns)
 
     def plot(figure: Figure) -> None:
@@ -266,7 +267,7 @@ def sample_sheet(rows: Sequence[tuple[str, Sequence[npt.NDArray[np.uint8]]]], ar
             block, column = divmod(k, n_columns)
             for a, image in enumerate(images):
                 ax = axes[block * len(arms) + a, column]
-                ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
                 if a == 0:
                     ax.set_title(text if len(text) < 30 else text[:28] + "…", fontsize=8, fontweight="normal")
                 if column == 0:

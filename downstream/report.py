@@ -208,7 +208,9 @@ def _sheet(path: Path) -> dict[str, str]:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return {"name": path.stem.replace("-", " ").replace("_", " "), "uri": uri}
+    index, _, mode = path.stem.partition("-")
+    name = f"{int(index)}, {mode.upper()}" if index.isdigit() else path.stem.replace("-", " ").replace("_", " ")
+    return {"name": name, "uri": uri}
 
 
 def _downstream_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
@@ -226,7 +228,7 @@ def _downstream_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
     return {
         "run_id": evidence.grid_run_id, "rules": rules, "sentences": sentences(grid),
         "tables": [page.table(table) for table in tables.cell_table(cells)],
-        "comparisons": page.table(tables.comparison_table(rows, rules)),
+        "comparisons": [page.table(table) for table in tables.comparison_tables(rows, rules)],
         "untested": [row for row in rows if row.get("difference") is None],
         "slopes": page.figure("downstream", figures.seed_slopes(cells, metric_of)),
         "forest": page.figure("forest", figures.forest(rows, rules["relevant_difference"])) if tested else None,

@@ -88,6 +88,8 @@ def agreement_tables(report: dict[str, Any]) -> list[Table]:
     for kind, part in report["by_kind"].items():
         criteria = part["criteria"]
         names = [name for name in criteria if "measures" in criteria[name]]
+        if len(criteria) == 2:  # one criterion only: "overall" would say the same again
+            names = [name for name in names if name != "overall"]
         shown, rows = [], []
         for key in dict.fromkeys(key for name in names for key in criteria[name]["measures"]):
             cells = [criteria[name]["measures"].get(key, {}) for name in names]
@@ -176,26 +178,32 @@ def cell_table(cells: Sequence[dict[str, Any]]) -> list[Table]:
 TONES = {"better": "good", "worse": "bad", "no difference shown": "even", "too small to conclude": "open"}
 
 
-def comparison_table(rows: Sequence[dict[str, Any]], rules: dict[str, Any]) -> Table:
-    """The primary comparisons with every figure a reader needs to check the verdict."""
-    shown = []
+def comparison_tables(rows: Sequence[dict[str, Any]], rules: dict[str, Any]) -> list[Table]:
+    """The primary comparisons: the verdicts with their intervals, then every figure behind them."""
+    shown, detail = [], []
     for row in rows:
         place = f"{row['fraction']:.0%}" + (f" + {row['multiple']}x" if row["multiple"] else "")
-        lead = [row["task"], f"{row['a']} > {row['b']}", place, str(row["n"])]
+        lead = [row["task"], f"{row['a']} > {row['b']}", place]
         if row.get("difference") is None:
-            shown.append([*lead, *["–"] * 9, row["verdict"]])
+            shown.append([*lead, str(row["n"]), *["–"] * 4, row["verdict"]])
             continue
-        effect, needed = row["d_z"], row["seeds_needed"]
         shown.append([
-            *lead, number(row["difference"], signed=True), interval(*row["ci"]), interval(*row["ci_bootstrap"]),
-            p_value(row["p"]), p_value(row["p_bonferroni"]), p_value(row["p_holm"]), p_value(row["p_independent"]),
+            *lead, str(row["n"]), number(row["difference"], signed=True), interval(*row["ci"]),
+            interval(*row["ci_bootstrap"]), p_value(row["p_holm"]), row["verdict"],
+        ])  # fmt: skip
+        effect, needed = row["d_z"], row["seeds_needed"]
+        detail.append([
+            *lead, *(p_value(row[key]) for key in ("p", "p_bonferroni", "p_holm", "p_holm_worse", "p_independent")),
             f"{number(effect['value'], 2)} ({interval(effect['ci'][0], effect['ci'][1], 1)})",
-            number(needed) if needed else "> 10,000", row["verdict"],
+            number(row["detectable_difference"], 2), number(needed) if needed else "> 10,000",
         ])  # fmt: skip
     header = (
-        "Task", "Comparison", "Real + synthetic", "n", "Difference", "95 % CI over seeds",
-        "95 % CI over seeds and patients", "P, paired",
-        "P, Bonferroni", "P, Holm", "P, independent (as the study)", "d_z (95 % CI)", "Seeds needed", "Verdict",
+        "Task", "Comparison", "Real + synthetic", "n", "Difference", "95 % CI, seeds", "95 % CI, seeds and patients",
+        "P (Holm)", "Verdict",
+    )  # fmt: skip
+    detail_header = (
+        "Task", "Comparison", "Real + synthetic", "P, paired", "P, Bonferroni", "P, Holm", "P of worse, Holm",
+        "P, independent", "Cohen's dz (95 % CI)", "Detectable", "Seeds needed",
     )  # fmt: skip
     notes = (
         f"P values are one-tailed (first arm better). Family: {rules['family_size']} comparisons, fixed in study.toml "
@@ -203,14 +211,21 @@ def comparison_table(rows: Sequence[dict[str, Any]], rules: dict[str, Any]) -> T
         f"Verdict: fewer than {rules['min_seeds']} paired seeds never conclude; better or worse needs a Holm-adjusted "
         f"P < {rules['alpha']:g}; no difference shown needs 80 % power for a difference of "
         f"{rules['relevant_difference']:g}; anything else is too small to conclude.",
-        "Seeds needed: paired seeds to find the observed effect with 80 % power at the Bonferroni level.",
+    )
+    detail_notes = (
+        "Paired: t-test by seed. Independent: pooled t-test without pairing, as the study tests; not used for verdicts. "
+        "Detectable: smallest difference found with 80 % power at the Bonferroni level. Seeds needed: paired seeds to "
+        "find the observed effect at that power and level.",
     )
     flat = [{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows]
     for target, row in zip(flat, rows, strict=True):
         target |= {"d_z": row.get("d_z", {}).get("value"), "cohen_d": row.get("cohen_d", {}).get("value")}
         target.pop("tests", None)
     tones = tuple(TONES[row["verdict"]] for row in rows)
-    return Table("comparisons", "Primary comparisons", header, shown, flat, 3, notes, tones)
+    return [
+        Table("comparisons", "Primary comparisons", header, shown, flat, 3, notes, tones),
+        Table("comparisons-detail", "Behind the verdicts", detail_header, detail, flat, 3, detail_notes),
+    ]
 
 
 def power_rows(rows: Sequence[dict[str, Any]], family_size: int) -> Table:
@@ -224,9 +239,9 @@ def power_rows(rows: Sequence[dict[str, Any]], family_size: int) -> Table:
     ]  # fmt: skip
     header = (
         "Paired seeds",
-        "d_z found, single test",
-        f"d_z found, one of {family_size}",
-        f"Power for d_z = 1, one of {family_size}",
+        "dz found, single test",
+        f"dz found, one of {family_size}",
+        f"Power for dz = 1, one of {family_size}",
     )
     return Table("power", "What a paired one-tailed test finds with 80 % power", header, shown, [dict(r) for r in rows])
 
@@ -247,10 +262,10 @@ def published_table(cells: Sequence[dict[str, Any]]) -> Table:
         "Real data",
         "Metric",
         "Real only",
-        "Best augmented",
+        "Augmented",
         "Difference",
         "At",
-        "Here, task of this kind",
+        "Here: real → best arm",
     )
     return Table("published", "Figures of the study that defines the method", header, shown, rows, 3)
 

@@ -55,20 +55,23 @@ def headline(rows: Sequence[dict[str, Any]], rules: dict[str, Any]) -> tuple[str
 
 def _why_small(rows: Sequence[dict[str, Any]], rules: dict[str, Any]) -> str:
     n = min(row["n"] for row in rows)
-    parts = [f"n = {n} paired seeds"]
-    if n < rules["min_seeds"]:
-        parts[0] += f" (at least {rules['min_seeds']} are needed)"
     tested = [row for row in rows if row.get("difference") is not None]
-    if tested:
-        largest = max(tested, key=lambda row: abs(row["difference"]))
-        needed = largest.get("seeds_needed")
-        would = f"would need about {needed:,} seeds" if needed else "would need more than 10,000 seeds"
-        if needed and needed <= n:
-            would = f"would need {max(rules['min_seeds'], needed)} seeds to be believed"
-        parts.append(f"the largest observed difference ({largest['difference']:+.3f}, {largest['task']}) {would}")
-        detectable = max(row["detectable_difference"] for row in tested)
-        parts.append(f"a difference below {detectable:.2f} could not be found here with 80 % power")
-    return "; ".join(parts)
+    if not tested:
+        return f"n = {n} paired seeds, would need at least {rules['min_seeds']}"
+    largest = max(tested, key=lambda row: abs(row["difference"]))
+    seen = f"the largest observed difference ({largest['difference']:+.3f}, {largest['task']})".replace("-", "−")
+    needed = largest.get("seeds_needed")
+    if needed is None:
+        would = "would need more than 10,000"
+    elif needed <= rules["min_seeds"]:
+        would = f"would need at least {rules['min_seeds']}"
+    else:
+        would = f"would need about {needed:,}"
+    detectable = max(row["detectable_difference"] for row in tested)
+    return (
+        f"n = {n} paired seeds, and {seen} {would}. Only differences above {detectable:.2f} were likely (80 %) "
+        "to be found here"
+    )
 
 
 def sentences(result: dict[str, Any]) -> list[dict[str, str]]:
