@@ -49,6 +49,7 @@ LIMITS = [
     "- They know phantoms. On real radiographs their answers mean nothing: train networks on real training images",
     "  (`generation.measure_training.train_measure` takes any records).",
     "- Probabilities are not calibrated; thresholds are for the validation prevalence (about 15 % a finding).",
+    "- The judge was trained by wall clock (7 minutes), the others by number of steps.",
     "- A rebuild gives the same networks only with the same versions of torch and numpy on the same kind of processor.",
 ]
 
