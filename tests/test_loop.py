@@ -1,20 +1,28 @@
-"""The whole loop through every room with the shipped weights, at the smallest size that still is one."""
+"""The whole loop through every room, with random weights at the smallest size that still is a loop."""
 
 import pytest
 
 import rounds
 from data.study import Study
 from data.verify import verify
+from generation.measure import MeasureNet, save_measure
+from generation.measure_data import phantom_attributes
+from generation.measure_networks import BLOCKS, NetworkShape, build_network
+from generation.models import save_stack, tiny_stack
+
+STRUCTURES = ("lungs", "heart", "lesion", "pneumothorax")
 
 TOML = """
 name = "loop"
 
 [data]
+image_size = 32
 n_train = 48
 n_val = 24
 n_test = 24
 
 [generator]
+model = "stack"
 n_steps = 3
 batch_size = 16
 
@@ -27,6 +35,8 @@ n_steps = 2
 sets_per_step = 2
 warmup_steps = 1
 held_out_fraction = 0.34
+evaluation_conditions = 3
+evaluation_images = 2
 
 [downstream]
 fractions = [0.5]
@@ -48,10 +58,25 @@ structure = "lungs"
 """
 
 
-@pytest.mark.slow
-def test_a_round_runs_whole_and_again_changes_nothing(tmp_path):
-    study = Study.create(tmp_path / "loop", TOML)
+def counts(study):
+    tables = ("image_sets", "score_events", "pairs", "pool_images", "cells", "models")
+    return {table: study.db.value(f"SELECT count(*) FROM {table}") for table in tables}
 
+
+@pytest.fixture
+def study(tmp_path):
+    study = Study.create(tmp_path / "loop", TOML)
+    save_stack(tiny_stack(size=32, structures=STRUCTURES), study.root / "stack")
+    roles = {**{f"rater-{k}": "rater" for k in range(1, 5)}, "judge": "judge", "fidelity": "fidelity"}
+    for seed, (name, role) in enumerate(roles.items()):
+        shape = NetworkShape(next(iter(BLOCKS)), len(phantom_attributes()), len(STRUCTURES), 32, (8, 8, 8, 8), 1, 8)
+        net = MeasureNet(name, role, shape, phantom_attributes(), STRUCTURES, build_network(shape, seed=seed))
+        save_measure(net, study.root / "networks")
+    return study
+
+
+@pytest.mark.slow
+def test_a_round_runs_whole_and_again_changes_nothing(study):
     outcome = rounds.run_round(study, simulated=True)
 
     assert outcome["state"] == "done"
@@ -66,13 +91,12 @@ def test_a_round_runs_whole_and_again_changes_nothing(tmp_path):
     assert {"import", "sets", "pairs", "align", "evaluate", "pool", "grid"} <= kinds
     assert study.db.value("SELECT count(*) FROM cells") == 2 * 3 * 3  # tasks x (real, baseline, aligned) x seeds
 
-    counts = {table: study.db.value(f"SELECT count(*) FROM {table}") for table in ("image_sets", "score_events", "pairs", "pool_images", "cells", "models")}
+    before = counts(study)
     rounds.run_round(study, simulated=True)
-    assert {table: study.db.value(f"SELECT count(*) FROM {table}") for table in counts} == counts
+    assert counts(study) == before
 
 
-def test_a_round_stops_where_people_must_score(tmp_path, monkeypatch):
-    study = Study.create(tmp_path / "loop", TOML)
+def test_a_round_stops_where_people_must_score(study, monkeypatch):
     monkeypatch.setattr(rounds, "before_scoring", lambda _: [])
 
     outcome = rounds.run_round(study)
