@@ -197,7 +197,7 @@ RULES = {"alpha": 0.05, "min_seeds": 5, "relevant_difference": 0.02}
         ([_row("no difference shown"), _row("too small to conclude")], "even", "no difference of 0.02"),
         ([_row("too small to conclude")], "open", "would need about 40."),
         ([_row("too small to conclude", n=3)], "open", "would need about 40"),
-        ([_row("too small to conclude", seeds_needed=None)], "open", "more than 10,000 seeds"),
+        ([_row("too small to conclude", seeds_needed=None)], "open", "would need more than 10,000"),
         ([_row("too small to conclude", difference=None)], "open", "n = 5 paired seeds, would need at least 5."),
     ],
 )
