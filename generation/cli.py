@@ -43,19 +43,21 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a generator on the study's own training split (section [train] of study.toml). Run again to resume."""
+    from data.study import Study
+
+    opened = None if embedded else Study(study)
     import torch
 
     torch.set_num_threads(threads)
-    if embedded:
+    if opened is None:
         from generation.embedded import EmbeddedSettings, train_embedded
 
         train_embedded(work, out, EmbeddedSettings())
         emit({"model": str(out)}, as_json)
         return
-    from data.study import Study
     from generation.study_training import run_train
 
-    emit(run_train(Study(study)), as_json)
+    emit(run_train(opened), as_json)
 
 
 @app.command()

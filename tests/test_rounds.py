@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -23,36 +24,32 @@ from tests.support_data import table_study
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "diffusers", "gradio", "transformers", "pandas", "scipy", "sklearn", "matplotlib")
 AFTER = {
-    "alignment.pairs": "run_pairs",
-    "alignment.dpo": "run_align",
-    "alignment.finetune": "run_finetune",
-    "alignment.evaluate": "run_evaluate",
-    "generation.pool": "run_pool",
-    "downstream.grid": "run_grid",
-    "downstream.report": "run_report",
+    "run_pairs": "alignment.pairs",
+    "run_align": "alignment.arms",
+    "run_finetune": "alignment.arms",
+    "run_evaluate": "alignment.evaluate",
+    "run_pool": "generation.pool",
+    "run_grid": "downstream.grid",
+    "run_report": "downstream.report",
 }
-ALL = {"generation.sets": "run_sets", "alignment.raters": "run_simulate", **AFTER}
+ALL = {"run_sets": "generation.sets", "run_simulate": "alignment.raters", **AFTER}
 
 
 @pytest.fixture
 def steps(monkeypatch):
     """Replaces every step by one that only notes its name; returns the list of what ran."""
-    import importlib
-
     ran: list[str] = []
 
-    def stub(module: str, name: str) -> types.ModuleType:
-        made = types.ModuleType(module)
-        setattr(
-            made, name, lambda study: ran.append(name) or ({"ran": name} if name != "run_report" else Path("r.html"))
-        )
-        return made
+    def note(name: str):
+        return lambda study: ran.append(name) or ({"ran": name} if name != "run_report" else Path("r.html"))
 
-    for module, name in ALL.items():
+    stubs = {module: types.ModuleType(module) for module in ALL.values()}
+    for name, module in ALL.items():
+        setattr(stubs[module], name, note(name))
+    for module, stub in stubs.items():
         package, _, child = module.rpartition(".")
-        made = stub(module, name)
-        monkeypatch.setitem(sys.modules, module, made)
-        monkeypatch.setattr(importlib.import_module(package), child, made, raising=False)
+        monkeypatch.setitem(sys.modules, module, stub)
+        monkeypatch.setattr(importlib.import_module(package), child, stub, raising=False)
     monkeypatch.setattr(rounds, "import_step", lambda study: ran.append("import") or {})
     return ran
 
@@ -79,10 +76,15 @@ def _uuid(*parts: object) -> str:
 # ---- rounds
 
 
+def test_every_step_is_where_the_round_looks_for_it():
+    for name, module in ALL.items():
+        assert callable(getattr(importlib.import_module(module), name))
+
+
 def test_a_simulated_round_runs_every_step_in_order(study, steps, capsys):
     outcome = rounds.run_round(study, simulated=True)
     assert outcome["state"] == "done"
-    assert steps == ["import", "run_sets", "run_simulate", *AFTER.values()]
+    assert steps == ["import", "run_sets", "run_simulate", *AFTER]
     assert outcome["steps"]["Write the report"] == {"report": "r.html"}
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
     assert [line.split("]")[0] for line in lines] == [f"[{i}/10" for i in range(1, 11)]
@@ -110,7 +112,7 @@ def test_a_round_waits_for_the_last_set_of_the_last_rater_and_then_goes_on(study
     _score_all(study, _id(second))
     steps.clear()
     assert rounds.run_round(study)["state"] == "done"
-    assert steps == ["import", "run_sets", *AFTER.values()]
+    assert steps == ["import", "run_sets", *AFTER]
 
 
 def _id(rater) -> int:
