@@ -6,6 +6,7 @@ Input: a rater and plain JSON values. Output: plain JSON values that hold nothin
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -152,8 +153,8 @@ def _version(study: Study, presentation_id: int) -> int:
 
 def _client(payload: Mapping[str, Any]) -> dict[str, Any]:
     tab, client = payload.get("tab"), payload.get("client", {})
-    if not isinstance(tab, str) or not 1 <= len(tab) <= 64 or not tab.isascii():
-        raise InvalidInput("tab must name the window, 1-64 plain characters")
+    if not isinstance(tab, str) or not re.fullmatch(r"[A-Za-z0-9-]{1,64}", tab):
+        raise InvalidInput("tab must name the window: 1-64 letters, digits and '-'")
     if not isinstance(client, Mapping) or len(client) > 12:
         raise InvalidInput("client must be a JSON object of at most 12 numbers")
     for key, value in client.items():

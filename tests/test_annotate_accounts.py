@@ -1,0 +1,198 @@
+"""Passwords, sessions, back-off, login and logout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from annotate_app.accounts import Backoff, Sessions, check_password, generate_password, hash_password, token_hash
+from annotate_app.guard import COOKIE, SECURE_COOKIE
+from annotate_app.server import create_app
+from data.errors import InvalidInput
+from data.raters import set_password_hash
+from data.study import Study
+from tests.support_annotate import PASSWORD, add_people, make_study
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Study]:
+    opened = make_study(tmp_path)
+    add_people(opened)
+    yield opened
+    opened.db.close()
+
+
+@pytest.fixture
+def client(study: Study) -> Iterator[TestClient]:
+    with TestClient(create_app(study), follow_redirects=False) as opened:
+        yield opened
+
+
+def test_hashes_are_argon2id_and_salted() -> None:
+    one, two = hash_password(PASSWORD), hash_password(PASSWORD)
+    assert one.startswith("$argon2id$")
+    assert one != two
+    assert PASSWORD not in one
+
+
+@pytest.mark.parametrize("password", ["", "short", "x" * 257])
+def test_unusable_passwords(password: str) -> None:
+    with pytest.raises(InvalidInput, match="8 to 256"):
+        hash_password(password)
+
+
+def test_made_passwords_differ() -> None:
+    made = {generate_password() for _ in range(50)}
+    assert len(made) == 50
+    assert all(len(password) == 19 for password in made)
+
+
+def test_check_password(study: Study) -> None:
+    assert check_password(study.db, "ann", PASSWORD) == 1
+    assert check_password(study.db, "ANN", PASSWORD) == 1
+    for name, password in (
+        ("ann", PASSWORD + "x"),
+        ("ann", ""),
+        ("nobody", PASSWORD),
+        ("sim-1", ""),
+        ("ann", "\ud800"),
+    ):
+        assert check_password(study.db, name, password) is None
+
+
+def test_sessions_are_stored_hashed_and_renewed(study: Study) -> None:
+    sessions = Sessions(study.db, life_hours=1, idle_minutes=10)
+    first = sessions.open(1)
+    assert sessions.find(first) is not None
+    second = sessions.open(1, old_token=first)
+    assert first != second
+    assert sessions.find(first) is None
+    stored = [row["token_hash"] for row in study.db.rows("SELECT token_hash FROM sessions")]
+    assert stored == [token_hash(second)]
+    sessions.close(second)
+    assert sessions.find(second) is None
+    assert sessions.find(None) is sessions.find("x" * 500) is None
+
+
+@pytest.mark.parametrize(("column", "minutes"), [("last_seen_at", -11), ("expires_at", -1)])
+def test_idle_and_absolute_expiry(study: Study, column: str, minutes: int) -> None:
+    sessions = Sessions(study.db, life_hours=1, idle_minutes=10)
+    token = sessions.open(1)
+    with study.db.write() as connection:
+        at = (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat(timespec="microseconds")
+        connection.execute(f"UPDATE sessions SET {column} = ?", (at,))
+    assert sessions.find(token) is None
+
+
+def test_use_keeps_a_session_alive(study: Study) -> None:
+    sessions = Sessions(study.db, life_hours=1, idle_minutes=10)
+    token = sessions.open(1)
+    earlier = (datetime.now(UTC) - timedelta(minutes=9)).isoformat(timespec="microseconds")
+    with study.db.write() as connection:
+        connection.execute("UPDATE sessions SET last_seen_at = ?", (earlier,))
+    assert sessions.find(token) is not None
+    assert study.db.value("SELECT last_seen_at FROM sessions") > earlier
+
+
+def test_a_reset_and_a_retired_rater_end_logins(study: Study) -> None:
+    sessions = Sessions(study.db, life_hours=1, idle_minutes=10)
+    ann, bob = sessions.open(1), sessions.open(2)
+    set_password_hash(study.db, "ann", "new")
+    with study.db.write() as connection:
+        connection.execute("UPDATE raters SET active = 0 WHERE username = 'bob'")
+    assert sessions.find(ann) is None
+    assert sessions.find(bob) is None
+
+
+def test_backoff_doubles_and_forgets() -> None:
+    clock = [0.0]
+    backoff = Backoff(lambda: clock[0])
+    for _ in range(5):
+        assert backoff.begin("ann", "1") == 0
+    waits = []
+    for _ in range(4):
+        wait = backoff.begin("Ann", "2")
+        waits.append(wait)
+        clock[0] += wait
+        assert backoff.begin("ann", "3") == 0
+    assert waits == [1.0, 2.0, 4.0, 8.0]
+    assert backoff.begin("bob", "3") == 0, "another account is free"
+    clock[0] += 1000
+    assert backoff.begin("ann", "1") == 0
+
+
+def test_backoff_by_address_holds_for_any_name() -> None:
+    backoff = Backoff(lambda: 0.0)
+    waits = [backoff.begin(f"name-{index}", "same") for index in range(30)]
+    assert waits[:20] == [0.0] * 20
+    assert all(wait > 0 for wait in waits[20:])
+    assert backoff.begin("name", "other") == 0
+
+
+def test_success_forgets_the_accounts_failures() -> None:
+    backoff = Backoff(lambda: 0.0)
+    for _ in range(40):
+        assert backoff.begin("ann", "1") == 0
+        backoff.success("ann", "1")
+
+
+def test_login_sets_a_strict_cookie_with_a_new_id(client: TestClient) -> None:
+    for _ in range(2):
+        before = client.cookies.get(COOKIE)
+        answer = client.post("/login", data={"username": "ann", "password": PASSWORD})
+        assert answer.status_code == 303
+        flags = answer.headers["set-cookie"].lower()
+        assert "httponly" in flags
+        assert "samesite=strict" in flags
+        assert "path=/" in flags
+        assert "expires" not in flags
+        assert client.cookies.get(COOKIE) != before
+        if before:
+            assert client.get("/api/session", headers={"cookie": f"{COOKIE}={before}"}).status_code == 401
+    assert client.get("/").headers["location"] == "read/"
+
+
+def test_under_tls_the_cookie_is_secure_and_host_only(study: Study) -> None:
+    with TestClient(create_app(study), base_url="https://reading.example", follow_redirects=False) as client:
+        answer = client.post("/login", data={"username": "office", "password": PASSWORD})
+        assert answer.headers["set-cookie"].startswith(SECURE_COOKIE)
+        assert "secure" in answer.headers["set-cookie"].lower()
+        assert client.get("/").headers["location"] == "admin/"
+
+
+def test_wrong_passwords_are_counted_and_say_nothing(client: TestClient) -> None:
+    for name in ("ann", "nobody"):
+        for _ in range(12):  # the waits grow, so that a slow machine is refused too
+            answer = client.post("/login", json={"username": name, "password": "wrong password"})
+            if answer.status_code == 429:
+                break
+            assert answer.status_code == 401
+            assert answer.json() == {"error": "name or password is wrong"}
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_login_page_shows_the_error_escaped(client: TestClient) -> None:
+    answer = client.post("/login", data={"username": "<script>", "password": "wrong password"})
+    assert answer.status_code == 401
+    assert "name or password is wrong" in answer.text
+    assert "<script>" not in answer.text
+    assert "Research use, not for diagnosis" in answer.text
+    assert "right is at image left" in answer.text
+
+
+def test_strange_credentials(client: TestClient) -> None:
+    for body in ({}, [], {"username": 3, "password": []}, {"username": "x" * 300, "password": "y"}):
+        assert client.post("/login", json=body).status_code in (401, 422)
+    assert client.post("/login", content=b"\xff=\xff").status_code in (401, 422)
+
+
+def test_logout_ends_the_session(client: TestClient) -> None:
+    client.post("/login", data={"username": "ann", "password": PASSWORD})
+    token = client.cookies.get(COOKIE)
+    assert client.post("/logout").headers["location"] == "login"
+    assert client.get("/api/session", headers={"cookie": f"{COOKIE}={token}"}).status_code == 401
