@@ -213,8 +213,8 @@ def comparison_tables(rows: Sequence[dict[str, Any]], rules: dict[str, Any]) -> 
         f"{rules['relevant_difference']:g}; anything else is too small to conclude.",
     )
     detail_notes = (
-        "Paired: t-test by seed. Independent: pooled t-test without pairing, as the study has it; not used for "
-        "verdicts. Detectable: smallest difference found with 80 % power at the Bonferroni level. Seeds needed: paired seeds to "
+        "Paired: t-test by seed. Independent: pooled t-test without pairing, as the study has it; not used here.",
+        "Detectable: smallest difference found with 80 % power at the Bonferroni level. Seeds needed: paired seeds to "
         "find the observed effect at that power and level.",
     )
     flat = [{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows]
