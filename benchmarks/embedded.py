@@ -2,8 +2,8 @@
 
     python -m benchmarks.embedded --size tiny --json
 
-The peer of sampling is diffusers' own way of doing it: the same stack, scheduler and steps, one set at a time, with both
-guidance branches and the ControlNet always computed. Absolute targets (the issue's) have no peer. Best of ``repeats``.
+The peer of sampling is diffusers' own way of doing it: the same stack, scheduler and steps, one set at a time, with
+both guidance branches and the ControlNet always computed. Absolute targets have no peer. Best of repeats.
 """
 
 from __future__ import annotations
@@ -31,11 +31,20 @@ def best(action: Callable[[], Any], repeats: int) -> float:
     return min(times)
 
 
-def row(metric: str, ours: float, target: float | None, *, peer: float | None = None, more_is_better: bool = False) -> dict[str, Any]:
+def row(
+    metric: str, ours: float, target: float | None, *, peer: float | None = None, more_is_better: bool = False
+) -> dict[str, Any]:
     """One row of the result; ``ratio`` is peer / ours where there is a peer."""
     met = None if target is None else bool(ours >= target if more_is_better else ours <= target)
     ratio = None if peer is None else round(peer / ours, 2)
-    return {"metric": metric, "ours": round(ours, 3), "peer": None if peer is None else round(peer, 3), "ratio": ratio, "target": target, "met": met}
+    return {
+        "metric": metric,
+        "ours": round(ours, 3),
+        "peer": None if peer is None else round(peer, 3),
+        "ratio": ratio,
+        "target": target,
+        "met": met,
+    }
 
 
 def phantom_row(n: int, repeats: int) -> dict[str, Any]:
@@ -50,7 +59,9 @@ def phantom_row(n: int, repeats: int) -> dict[str, Any]:
 def help_row(repeats: int) -> dict[str, Any]:
     """Seconds until ``radpref --help`` has answered."""
     command = [sys.executable, "-m", "radpref", "--help"]
-    return row("radpref --help, s", best(lambda: subprocess.run(command, capture_output=True, check=True), repeats), 0.5)
+    return row(
+        "radpref --help, s", best(lambda: subprocess.run(command, capture_output=True, check=True), repeats), 0.5
+    )
 
 
 def sampling_rows(repeats: int, n_sets: int, n_steps: int = 20, guidance: float = 2.0) -> list[dict[str, Any]]:
@@ -73,8 +84,13 @@ def sampling_rows(repeats: int, n_sets: int, n_steps: int = 20, guidance: float 
     for mode, conditions in modes.items():
         repeated = [c for c in conditions for _ in range(4)]
         seeds = list(range(len(repeated)))
-        one = best(lambda r=repeated[:4]: sample(stack, r, [0, 1, 2, 3], n_steps=n_steps, guidance_scale=guidance), repeats)
-        many = best(lambda r=repeated, s=seeds: sample(stack, r, s, n_steps=n_steps, guidance_scale=guidance, batch_size=32), repeats)
+        one = best(
+            lambda r=repeated[:4]: sample(stack, r, [0, 1, 2, 3], n_steps=n_steps, guidance_scale=guidance), repeats
+        )
+        many = best(
+            lambda r=repeated, s=seeds: sample(stack, r, s, n_steps=n_steps, guidance_scale=guidance, batch_size=32),
+            repeats,
+        )
         peer = best(lambda c=conditions[0]: naive_set(stack, c, n_steps, guidance), repeats)
         rows.append(row(f"one set of four, {mode}, s", one, 3.0, peer=peer))
         rows.append(row(f"set of four in a batch of {n_sets}, {mode}, s", many / n_sets, None, peer=peer))
@@ -98,9 +114,13 @@ def naive_set(stack: Any, condition: Any, n_steps: int, guidance: float) -> None
         for timestep in scheduler.timesteps:
             twice = torch.cat([latents, latents])
             down, middle = stack.controlnet(twice, timestep, states, controlnet_cond=hint, return_dict=False)
-            noise = stack.unet(twice, timestep, states, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
+            noise = stack.unet(
+                twice, timestep, states, down_block_additional_residuals=down, mid_block_additional_residual=middle
+            ).sample
             unconditional, conditional = noise.chunk(2)
-            latents = scheduler.step(unconditional + guidance * (conditional - unconditional), timestep, latents).prev_sample
+            latents = scheduler.step(
+                unconditional + guidance * (conditional - unconditional), timestep, latents
+            ).prev_sample
         stack.decode_latents(latents)
 
 
@@ -115,9 +135,14 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    rows = [phantom_row(size["renders"], size["repeats"]), help_row(size["repeats"]), *sampling_rows(size["repeats"], size["sets"])]
+    rows = [
+        phantom_row(size["renders"], size["repeats"]),
+        help_row(size["repeats"]),
+        *sampling_rows(size["repeats"], size["sets"]),
+    ]
     for entry in rows:
-        print(f"{entry['metric']:<52} {entry['ours']:>9} {entry['peer'] or '':>9} {entry['ratio'] or '':>6} {entry['target'] or '':>6} {entry['met']}", file=sys.stderr)
+        cells = [entry[key] if entry[key] is not None else "" for key in ("ours", "peer", "ratio", "target", "met")]
+        print(f"{entry['metric']:<52}" + "".join(f"{cell!s:>10}" for cell in cells), file=sys.stderr)
     if options.json:
         print(json.dumps({"rows": rows}))
 

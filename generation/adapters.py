@@ -144,7 +144,7 @@ def merge_lora(unet: UNet2DConditionModel) -> None:
 
 
 def model_path(study: Study, name: str) -> str | Path:
-    """Where the study's generator is: "embedded", "trained" (the newest one trained here), or a path (relative to the study)."""
+    """Where the study's generator is: "embedded", "trained" (the newest trained here), or a path (from the study)."""
     if name == "embedded":
         return name
     if name == TRAINED:
@@ -181,7 +181,8 @@ def find_model(study: Study, arm: str) -> dict[str, Any]:
     if row is None:
         known = [r["arm"] for r in study.db.rows("SELECT DISTINCT arm FROM models ORDER BY arm")]
         raise NotFound(
-            f"no arm '{arm}' in {study.root}: there are {', '.join([BASELINE, *known])}; train it with `radpref align train`"
+            f"no arm '{arm}' in {study.root}: there are {', '.join([BASELINE, *known])}; "
+            "train it with `radpref align train`"
         )
     return row
 
