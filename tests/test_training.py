@@ -22,6 +22,7 @@ from generation.training import (
     LatentCorpus,
     TrainSettings,
     augment,
+    coarse_error,
     draw_batch,
     encode_corpus,
     loss_weights,
@@ -218,6 +219,16 @@ def test_min_snr_weights() -> None:
     torch.testing.assert_close(weights, torch.tensor([5 / 99.0, 1.0, 1.0]), atol=1e-4, rtol=1e-4)
     assert loss_weights(alphas, steps, None, "epsilon").tolist() == [1, 1, 1]
     assert loss_weights(alphas, steps, 5.0, "v_prediction")[1] == pytest.approx(0.5)
+
+
+def test_coarse_error_weighs_the_mean_most_at_pure_noise() -> None:
+    alphas = torch.tensor([0.001, 0.1, 0.9])
+    shift = coarse_error(torch.full((3, 4, 16, 16), 0.01), alphas)
+    assert shift[0] > 10 * shift[1] > 100 * shift[2]
+    noise = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert 0.5 < float(coarse_error(noise, alphas)[0]) < 4
+    zero_mean = noise - torch.nn.functional.avg_pool2d(noise, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert float(coarse_error(zero_mean, alphas).max()) < 1e-9
 
 
 def test_gradient_distance_sees_lines() -> None:
