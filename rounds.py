@@ -6,6 +6,7 @@ so running the list again is how an interrupted round goes on.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import time
@@ -19,6 +20,8 @@ from data.study import Study
 from data.templates import read_template
 
 Step = tuple[str, Callable[[], dict[str, Any]]]
+N_WORKERS = min(4, os.cpu_count() or 1)
+"""Processes that train cells of the downstream grid."""
 DEMO_ACCOUNTS: tuple[tuple[str, Role, str], ...] = (
     ("reader", "rater", "demo-reader"),
     ("office", "admin", "demo-office"),
@@ -67,7 +70,7 @@ def after_scoring(study: Study) -> list[Step]:
         ("Fine-tune on high scores (control arm)", lambda: alignment.arms.run_finetune(study)),
         ("Evaluate on held-out conditions", lambda: alignment.evaluate.run_evaluate(study)),
         ("Sample augmentation pools", lambda: generation.pool.run_pool(study)),
-        ("Train the downstream models", lambda: downstream.grid.run_grid(study)),
+        ("Train the downstream models", lambda: downstream.grid.run_grid(study, n_workers=N_WORKERS)),
         ("Write the report", lambda: {"report": str(downstream.report.run_report(study))}),
     ]
 
