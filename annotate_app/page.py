@@ -38,7 +38,7 @@ def _blocks(title: str, script: str) -> Any:
 
 
 def mount_pages(app: FastAPI) -> None:
-    """Mount both pages on the parent application; call it outside of an event loop.
+    """Mount both pages on the parent application.
 
     Gradio makes locks while it builds; without a running loop it opens one for each and never closes it.
     """
@@ -46,7 +46,12 @@ def mount_pages(app: FastAPI) -> None:
     async def mount() -> None:
         _mount(app)
 
-    asyncio.run(mount())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(mount())
+    else:
+        _mount(app)
 
 
 def _mount(app: FastAPI) -> None:
