@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["T2I", "M2I", "TM2I"]
 NO_TEXT = "N/A"
+MAX_CACHED_TEXTS = 4096
 
 
 def has_text(text: str | None) -> bool:
@@ -115,6 +116,8 @@ def encode_text(stack: GeneratorStack, texts: Sequence[str]) -> Tensor:
     """Hidden states (n, L, D) of texts, each encoded once and then kept in `stack.text_cache`."""
     from generation.tokenizer import tokenize
 
+    if len(stack.text_cache) > MAX_CACHED_TEXTS:
+        stack.text_cache.clear()
     missing = [text for text in dict.fromkeys(texts) if text not in stack.text_cache]
     for start in range(0, len(missing), 64):
         part = missing[start : start + 64]
