@@ -35,7 +35,7 @@ def forbidden(study: Study) -> list[bytes]:
         "bob",
         "sim-1",
         "office",
-        "Synthetic",
+        "synthetic image",
         "seed",
         "purpose",
         "rating",

@@ -21,7 +21,6 @@ from tests.support_annotate import PASSWORD, add_people, make_study
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FLAGS = [
-]
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
