@@ -3,8 +3,8 @@
 import { getJson, h } from './dom.js';
 
 const MEASURES = {
-  icc_2_1: ['ICC(2,1)', 'one rater'], icc_2_k: ['ICC(2,k)', 'mean of all raters'], alpha: ['Ordinal alpha', 'Krippendorff'],
-  ordinal_alpha: ['Ordinal alpha', 'Krippendorff'], weighted_kappa: ['Quadratic kappa', 'mean of pairs of raters'], kappa: ['Quadratic kappa', 'mean of pairs of raters'],
+  icc_2_1: 'ICC(2,1), one rater', icc_2_k: 'ICC(2,k), mean of all raters', alpha_ordinal: 'Krippendorff alpha, ordinal', kappa_quadratic: 'Quadratic kappa, mean of rater pairs',
+  preference_agreement: 'Pairwise preference agreement', preference_chance: '… expected by chance', preference_agreement_untied: '… pairs without ties', preference_tied_share: 'Share of tied pairs',
 };
 const base = new URL('../', document.baseURI);
 const title = (word) => `${word[0].toUpperCase()}${word.slice(1)}`;
@@ -68,7 +68,7 @@ function agreement(report) {
       ? h('p', {}, `${title(criterion)}: not computable (${found.not_computable})`)
       : table([title(criterion), 'Value', '95 % interval over sets', '−1 … 0 … 1'],
         Object.entries(found.measures).map(([name, measure]) => [
-          h('span', {}, (MEASURES[name] || [name.replaceAll('_', ' ')])[0]), number(measure.value), interval(measure), range(measure)]))))));
+          h('span', {}, MEASURES[name] || name.replaceAll('_', ' ')), number(measure.value), interval(measure), range(measure)]))))));
   return parts.length ? parts : [h('p', {}, 'No scores yet.')];
 }
 
