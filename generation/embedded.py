@@ -76,8 +76,8 @@ class EmbeddedSettings:
     text_stage: TrainSettings = TEXT_STAGE
     mask_stage: TrainSettings = MASK_STAGE
     vae_budget: Budget = field(default_factory=lambda: Budget(minutes=28))
-    unet_budget: Budget = field(default_factory=lambda: Budget(minutes=26))
-    control_budget: Budget = field(default_factory=lambda: Budget(minutes=20))
+    unet_budget: Budget = field(default_factory=lambda: Budget(minutes=45))
+    control_budget: Budget = field(default_factory=lambda: Budget(minutes=15))
     decoder_budget: Budget = field(default_factory=lambda: Budget(minutes=20))
     n_merges: int = 1200
     workers: int = 1
@@ -194,7 +194,7 @@ def unet_stage(work: Path, settings: EmbeddedSettings) -> None:
 
 
 def control_stage(work: Path, settings: EmbeddedSettings) -> None:
-    """Grow a ControlNet from the trained UNet and train both with modes mixed; saves ``stack/``."""
+    """Grow a ControlNet from the trained UNet and train it with masks, with and without text; saves ``stack/``."""
     stack = load_stack(work / "unet_stack")
     stack.controlnet = build_controlnet(stack.unet, len(stack.structures), settings.unet.hint_channels, CONTROL_SEED)
     folder = work / "control_run"

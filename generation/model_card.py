@@ -12,6 +12,7 @@ RUNS: tuple[tuple[str, str], ...] = (
     ("autoencoder", "vae_run"),
     ("autoencoder, continued", "vae_run2"),
     ("text to image", "unet_run"),
+    ("text to image, continued", "unet_run2"),
     ("with masks", "control_run"),
     ("decoder alone", "decoder_run"),
 )

@@ -190,9 +190,33 @@ def build_controlnet(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ControlNetModel.from_unet(
+        controlnet = ControlNetModel.from_unet(
             unet, conditioning_channels=n_structures, conditioning_embedding_out_channels=hint_channels
         )
+        side = int(unet.config.sample_size) * 2 ** (len(hint_channels) - 1)
+        wake_hint_encoder(controlnet, n_structures, side)
+    return controlnet
+
+
+@torch.no_grad()
+def wake_hint_encoder(controlnet: ControlNetModel, n_structures: int, side: int, out_std: float = 0.5) -> None:
+    """Scale the hint encoder layer by layer, so that hints reach its output with deviation `out_std`.
+
+    diffusers' initial weights shrink a hint about a thousandfold over the encoder and its last layer is zero: a small
+    ControlNet then never finds its hint in the steps it has. The residuals still start at exactly 0, by the zero
+    convolutions after the blocks. (Layer-sequential unit variance, Mishkin & Matas 2016, per channel.)
+    """
+    encoder = controlnet.controlnet_cond_embedding
+    coarse = torch.rand(16, n_structures, side // 8, side // 8)
+    values = (torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear") > 0.5).float()
+    nn.init.kaiming_normal_(encoder.conv_out.weight)
+    for layer in (encoder.conv_in, *encoder.blocks, encoder.conv_out):
+        layer.bias.zero_()
+        raw = layer(values)
+        gain = (out_std if layer is encoder.conv_out else 1.0) / raw.std(dim=(0, 2, 3)).clamp_min(1e-6)
+        layer.weight.mul_(gain[:, None, None, None])
+        layer.bias.copy_(-raw.mean(dim=(0, 2, 3)) * gain)
+        values = torch.nn.functional.silu(layer(values))
 
 
 def choose_attention(stack: GeneratorStack) -> None:

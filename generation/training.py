@@ -57,11 +57,12 @@ class TrainSettings:
 
 TEXT_STAGE = TrainSettings(text_rate=0.5, loop=LoopSettings(learning_rate=1e-3, ema_decay=0.998, warmup_steps=100))
 MASK_STAGE = TrainSettings(
-    mode_mix=(0.3, 0.3, 0.4),
-    unet_rate=0.5,
+    mode_mix=(0.0, 0.5, 0.5),
+    unet_rate=0.0,
     control_rate=1.0,
-    loop=LoopSettings(learning_rate=8e-4, ema_decay=0.997, warmup_steps=50),
+    loop=LoopSettings(learning_rate=1e-3, ema_decay=0.997, warmup_steps=50),
 )
+"""The ControlNet alone: text to image stays exactly what the first stage made it."""
 FINE_TUNE = TrainSettings(
     mode_mix=(0.4, 0.2, 0.4),
     unet_rate=1.0,

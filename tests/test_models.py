@@ -132,6 +132,20 @@ def test_brought_autoencoders_of_one_and_three_channels_fit_the_same_interface()
         torch.testing.assert_close(restore_signal(vae, adapted), signal)
 
 
+def test_a_fresh_controlnet_feels_its_hint_but_changes_nothing_yet() -> None:
+    stack = tiny_stack(0)
+    assert stack.controlnet is not None
+    hint = torch.zeros(2, 2, 32, 32)
+    hint[1, 0, 8:24, 8:24] = 1
+    with torch.no_grad():
+        black, lit = stack.controlnet.controlnet_cond_embedding(hint)
+        noisy = torch.randn(2, *stack.latent_shape, generator=torch.Generator().manual_seed(0))
+        states = torch.zeros(2, 32, 32)
+        down, mid = stack.controlnet(noisy, torch.tensor([5, 5]), states, controlnet_cond=hint, return_dict=False)
+    assert (black - lit).std() > 0.05
+    assert max(float(r.abs().max()) for r in [*down, mid]) == 0
+
+
 def test_a_fresh_lora_changes_nothing_and_covers_all_kinds_of_layers() -> None:
     stack = tiny_stack(0)
     before = _prediction(stack)
