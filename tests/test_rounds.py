@@ -41,7 +41,7 @@ def steps(monkeypatch):
     ran: list[str] = []
 
     def note(name: str):
-        return lambda study: ran.append(name) or ({"ran": name} if name != "run_report" else Path("r.html"))
+        return lambda study, **options: ran.append(name) or ({"ran": name} if name != "run_report" else Path("r.html"))
 
     stubs = {module: types.ModuleType(module) for module in ALL.values()}
     for name, module in ALL.items():
