@@ -122,7 +122,7 @@ def structure_loss(logits: Tensor, masks: Tensor, has_mask: Tensor) -> Tensor:
 # --- training --------------------------------------------------------------------------------------------------
 
 
-def _resized(data: MeasureData, size: int) -> tuple[Tensor, Tensor]:
+def resized(data: MeasureData, size: int) -> tuple[Tensor, Tensor]:
     """Images uint8 (N, 1, S, S) and masks uint8 (N, T, S, S) in 0..255, once, before training."""
     images, masks = [], []
     for start in range(0, len(data), 256):
@@ -200,7 +200,7 @@ def _fit(
     module: torch.nn.Module, data: MeasureData, size: int, seed: int, settings: MeasureSettings
 ) -> tuple[int, float]:
     """The training loop; returns (steps, seconds)."""
-    images, masks = _resized(data, size)
+    images, masks = resized(data, size)
     labels, has_mask = torch.from_numpy(data.labels), torch.from_numpy(data.has_mask)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(

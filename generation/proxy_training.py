@@ -22,7 +22,7 @@ from torch import Tensor
 from data.errors import InvalidInput
 from data.files import write_atomic
 from generation.measure_data import MeasureData
-from generation.measure_training import MeasureSettings, _resized, augment
+from generation.measure_training import MeasureSettings, augment, resized
 from generation.proxy import CONFIG, WEIGHTS, ProxyScorer
 from generation.tokenizer import MAX_TOKENS, build_tokenizer
 
@@ -124,7 +124,7 @@ def _fit(
     """The training loop; returns (steps, seconds)."""
     from generation.tokenizer import tokenize
 
-    images, masks = _resized(train.data, size)
+    images, masks = resized(train.data, size)
     masks = masks[:, :0]
     index = {key: i for i, key in enumerate(sorted(set(train.keys)))}
     keys = torch.tensor([index[key] for key in train.keys])
