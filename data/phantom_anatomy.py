@@ -138,9 +138,11 @@ def cavity(frame: Frame, anatomy: Anatomy) -> Cavity:
     ax = np.abs(x)
     depth = depth * dome(ax / lateral) * cover(ax - medial, 0.9) * cover(ax - 2.2, 4.4)
     dome_cm = []
+    reach = lateral - 5.6
+    reach = np.where(np.abs(reach) < 1e-6, 1e-6, reach)
     for side in (-1, 1):
         top = anatomy.dome_y(side)
-        outer = np.clip((ax - 5.6) / (lateral - 5.6), 0, 1.2)
+        outer = np.clip((ax - 5.6) / reach, 0, 1.2)
         inner = np.clip((5.6 - ax) / 5.6, 0, 1)
         edge = top + (anatomy.costophrenic_y - top) * outer * outer * np.sqrt(outer) + 1.3 * inner * inner
         dome_cm.append((edge - frame.y).astype(np.float32))
