@@ -20,7 +20,9 @@ KNOWN_FAULTS = """\
 - The images are phantoms: no claim about real radiographs, and no use for diagnosis.
 - At 128 px fine quantum noise is smoothed by the autoencoder; fine vessels and rib edges are softer than rendered.
 - Severity is followed less exactly than finding and side; two findings in one text are followed less well than one.
-- Reports longer than 32 tokens are cut."""
+- Reports longer than 32 tokens are cut.
+- A mask without text: lungs and heart are followed closely, lesion and pneumothorax planes less (which finding fills a
+  lesion is then the model's choice)."""
 
 
 def last_metrics(folder: Path) -> dict[str, Any]:
