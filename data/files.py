@@ -70,10 +70,10 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_tree(folder: Path) -> str:
-    """One hash over every file below ``folder``: names and contents, in sorted order."""
+def sha256_tree(folder: Path, without: tuple[str, ...] = ()) -> str:
+    """One hash over names and contents of every file below ``folder``, in sorted order, but ``without``."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in without):
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(sha256_file(path).encode())
     return digest.hexdigest()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ADAPTER = "preference"
 BASELINE = "baseline"
+MODEL_CARD = "README.md"
+"""A better model card is no other model: it does not count in an arm's identity."""
 TRAINED = "trained"
 """Arm name under which a generator trained on the study's own training split stands in table ``models``."""
 LORA_FOLDER, CONTROLNET_FOLDER = "unet_lora", "controlnet"
@@ -193,7 +195,7 @@ def arm_identity(study: Study, arm: str) -> str:
     folder = EMBEDDED_FOLDER if base == "embedded" else Path(base)
     if not folder.is_dir():
         raise NotFound(f"no generator at {folder}: set generator.model in study.toml to 'embedded' or a stack folder")
-    identity = sha256_tree(folder)
+    identity = sha256_tree(folder, without=(MODEL_CARD,))
     return identity if arm == BASELINE else f"{identity}+{find_model(study, arm)['sha256']}"
 
 

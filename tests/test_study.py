@@ -57,6 +57,9 @@ def test_hashes(tmp_path):
     one = sha256_tree(tmp_path / "d")
     (tmp_path / "d" / "a").rename(tmp_path / "d" / "b")
     assert sha256_tree(tmp_path / "d") != one
+    two = sha256_tree(tmp_path / "d", without=("README.md",))
+    (tmp_path / "d" / "README.md").write_text("card")
+    assert sha256_tree(tmp_path / "d", without=("README.md",)) == two
 
 
 def test_full_disk_while_making_a_study(tmp_path, monkeypatch):
