@@ -6,7 +6,6 @@ card, and a row of ``models``. The same call again resumes an interrupted run, o
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +20,7 @@ from alignment.trainer import StepFunction, Trainer, TrainSettings
 from alignment.watch import Watch, feature_function
 from data.conditions_store import StoredCondition, load_condition
 from data.errors import InvalidInput, NotFound
-from data.records import Run, start_run
+from data.records import Run, finished_run, start_run
 from generation.adapters import BASELINE, arm_identity, load_arm, register_model, save_adapters
 
 if TYPE_CHECKING:
@@ -98,12 +97,8 @@ def _run(
         "generator": study.config.generator.model_dump(mode="json"),
         "base": base,
     }
-    done = study.db.row(
-        "SELECT result FROM runs WHERE kind = ? AND status = 'done' AND config = ? ORDER BY started_at DESC LIMIT 1",
-        [kind, json.dumps(config, sort_keys=True)],
-    )
-    if done is not None:
-        return {**json.loads(done["result"]), "already_done": True}
+    if done := finished_run(study, kind, config):
+        return {**done.result, "already_done": True}
     with start_run(study, kind, config, {"generator": base}) as run:
         run.result = _train(study, run, kind, arm, settings, _device(device))
     return run.result

@@ -27,7 +27,7 @@ from data.conditions_store import StoredCondition, mask_stack
 from data.errors import InvalidInput, NotFound
 from data.files import write_atomic
 from data.progress import bar
-from data.records import Run, start_run
+from data.records import Run, finished_run, start_run
 from generation.adapters import BASELINE, TRAINED, arm_identity, load_arm
 from generation.measure import MeasureNet
 from generation.sets import image_seed, sample_stored
@@ -91,13 +91,8 @@ def run_evaluate(
         "mix": list(study.config.sets.mix),
         "generator": study.config.generator.model_dump(mode="json"),
     }
-    done = study.db.row(
-        "SELECT result FROM runs WHERE kind = 'evaluate' AND status = 'done' AND config = ?"
-        " ORDER BY started_at DESC LIMIT 1",
-        [json.dumps(config, sort_keys=True)],
-    )
-    if done is not None:
-        return {**json.loads(done["result"]), "already_done": True}
+    if done := finished_run(study, "evaluate", config):
+        return {**done.result, "already_done": True}
     conditions = fresh_conditions(study, net, n_conditions, seed)
     with start_run(study, "evaluate", config, {"judge": net.sha256}) as run:
         samples = {arm: _sample_arm(study, run, arm, conditions, n_images, seed, device) for arm in names}

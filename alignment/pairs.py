@@ -11,7 +11,6 @@ together (connected components). Scores of people and of simulated raters are ne
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from data.errors import Conflict, InvalidInput, NotFound
-from data.records import start_run
+from data.records import finished_run, start_run
 
 if TYPE_CHECKING:
     from data.records import Run
@@ -220,12 +219,8 @@ def run_pairs(study: Study, *, raters: str | None = None, min_raters: int = 1) -
         "seed": settings.seed,
         "scores": digest,
     }
-    done = study.db.row(
-        "SELECT run_id, result FROM runs WHERE kind = 'pairs' AND status = 'done' AND config = ?",
-        [json.dumps(config, sort_keys=True)],
-    )
-    if done is not None:
-        return {**json.loads(done["result"]), "already_done": True}
+    if done := finished_run(study, "pairs", config):
+        return {**done.result, "already_done": True}
     pairs = pairs_from_scores(scores, min_raters)
     if not pairs:
         raise NotFound(
