@@ -31,15 +31,14 @@ Split = Literal["train", "held_out"]
 _SCORES = """
 SELECT v.event_id, v.presentation_id, v.rater_id, v.set_id, v.slot, v.criterion, v.value
 FROM current_scores v
-JOIN presentation_states p USING (presentation_id)
-JOIN image_sets s ON s.set_id = v.set_id
-WHERE s.purpose = 'rating' AND p.state = 'submitted' AND v.rater_kind = ?
+JOIN counted_presentations p USING (presentation_id)
+WHERE p.purpose = 'rating' AND p.state = 'submitted' AND v.rater_kind = ?
 ORDER BY v.event_id
 """
 _KINDS = """
 SELECT DISTINCT v.rater_kind AS kind FROM current_scores v
-JOIN presentation_states p USING (presentation_id) JOIN image_sets s ON s.set_id = v.set_id
-WHERE s.purpose = 'rating' AND p.state = 'submitted' ORDER BY 1
+JOIN counted_presentations p USING (presentation_id)
+WHERE p.purpose = 'rating' AND p.state = 'submitted' ORDER BY 1
 """
 _SOURCES = """
 SELECT s.set_id, s.condition_id, t.dataset AS text_dataset, t.patient_id AS text_patient,

@@ -18,9 +18,10 @@ from typing import Literal
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
+from data.audit import audit
 from data.db import StudyDatabase
 from data.errors import InvalidInput
-from data.raters import audit, password_hash_of
+from data.raters import password_hash_of
 
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
 CACHE_S = 5.0

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sqlite3
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data.audit import audit
 from data.db import StudyDatabase
 from data.errors import Conflict, InvalidInput, NotFound
 from data.records import now
@@ -132,14 +132,6 @@ def set_password_hash(db: StudyDatabase, username: str, password_hash: str) -> R
         connection.execute("DELETE FROM sessions WHERE rater_id = ?", (rater.rater_id,))
         audit(connection, rater.username, "password reset", {})
     return rater
-
-
-def audit(connection: sqlite3.Connection, actor: str, action: str, detail: dict[str, Any]) -> None:
-    """Append one line to the audit log inside an open write transaction."""
-    connection.execute(
-        "INSERT INTO audit_events(at, actor, action, detail) VALUES (?, ?, ?, ?)",
-        (now(), actor, action, json.dumps(detail)),
-    )
 
 
 def _rater(row: dict[str, Any]) -> Rater:

@@ -253,17 +253,22 @@ def ensure_presentations(db: StudyDatabase, rater_id: int, seed: int, purposes: 
                 "SELECT coalesce(max(position) + 1, 0) FROM presentations WHERE rater_id = ?", (rater_id,)
             ).fetchone()[0]
         )
+        phase = "main" if rater.kind == "simulated" or _is_locked(connection) else "pilot"
         rng = np.random.default_rng([seed, rater.order_seed, start])
         order = rng.permutation(len(new))
         squares = _latin_rows(rng, len(new))
         connection.executemany(
-            "INSERT INTO presentations(token, rater_id, set_id, position, slots) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO presentations(token, rater_id, set_id, position, slots, phase) VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (secrets.token_urlsafe(18), rater_id, new[index], start + place, squares[place])
+                (secrets.token_urlsafe(18), rater_id, new[index], start + place, squares[place], phase)
                 for place, index in enumerate(order)
             ],
         )
     return len(new)
+
+
+def _is_locked(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT stage FROM study_stage").fetchone()[0] in ("locked", "frozen")
 
 
 def _latin_rows(rng: np.random.Generator, n: int) -> list[str]:
@@ -278,6 +283,8 @@ def _latin_rows(rng: np.random.Generator, n: int) -> list[str]:
 def score_table(db: StudyDatabase, kind: Literal["human", "simulated"] | None = None) -> pd.DataFrame:
     """Current scores of rating sets, one row per rater, image and criterion; columns as in ``TABLE_COLUMNS``.
 
+    Repeats are left out, and after the lock the pilot's scores (view ``counted_presentations``).
+
     Scores of sets that the rater skipped are left out; scores of sets not yet submitted are there.
     """
     import pandas as pd
@@ -286,8 +293,8 @@ def score_table(db: StudyDatabase, kind: Literal["human", "simulated"] | None = 
         "SELECT v.event_id, v.rater_id, v.username, v.rater_kind, v.set_id, c.mode, s.condition_id, v.slot,"
         " v.criterion, v.value FROM current_scores v JOIN image_sets s USING (set_id)"
         " JOIN conditions c USING (condition_id)"
-        " JOIN presentation_states p USING (presentation_id)"
-        " WHERE s.purpose = 'rating' AND p.state <> 'skipped' AND (:kind IS NULL OR v.rater_kind = :kind)"
+        " JOIN counted_presentations p USING (presentation_id)"
+        " WHERE p.purpose = 'rating' AND p.state <> 'skipped' AND (:kind IS NULL OR v.rater_kind = :kind)"
         " ORDER BY v.event_id",
         {"kind": kind},
     )

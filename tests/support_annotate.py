@@ -22,6 +22,8 @@ TEXTS = {"T2I": "Severe left pleural effusion", "TM2I": "Normal", "M2I": None}
 PASSWORD = "correct horse battery"
 SECRETS = ("baseline", "77110", "secret-run", "condition-", "set-0-", "effusion-patient")
 """Strings that stand in the study and that no rater may ever receive."""
+PLAIN = "[annotate]\ntraining_sets = 0\nrepeats = 0.0\nattention = 0.0\n"
+"""Nothing but rating sets: no training, no repeats, no attention checks."""
 _BOXES = {"lungs": (4, 14), "heart": (16, 26)}
 
 
@@ -81,7 +83,7 @@ def _template(modes: tuple[str, ...], bits: int, toml: str) -> Path:
     return root / "pilot"
 
 
-def make_study(root: Path, modes: tuple[str, ...] = MODES, *, bits: int = 16, toml: str = "") -> Study:
+def make_study(root: Path, modes: tuple[str, ...] = MODES, *, bits: int = 16, toml: str = PLAIN) -> Study:
     """A fresh study with one rating set per entry of ``modes`` (a copy of one that was made once)."""
     shutil.copytree(_template(modes, bits, toml), root / "pilot")
     return Study(root / "pilot")

@@ -3,6 +3,7 @@ import threading
 
 import pytest
 
+from data.audit import audit
 from data.db import StudyDatabase
 from data.errors import Conflict, NotFound, RadprefError, StorageFull
 from data.migrations import MIGRATIONS
@@ -16,7 +17,7 @@ def db(tmp_path):
 
 
 def add_audit(connection, action):
-    connection.execute("INSERT INTO audit_events(at, actor, action) VALUES ('t', 'a', ?)", (action,))
+    audit(connection, "a", action, {})
 
 
 def test_eight_threads_read_then_write_lose_nothing(db):
