@@ -28,6 +28,7 @@ MEASURE_NAMES = {
     "preference_chance": "Preferences, expected by chance",
     "preference_agreement_untied": "Preferences, same answer where neither ties (chance 0.5)",
     "preference_tied_share": "Preferences with a tie",
+    "kendall_tau": "Kendall's tau-b within sets",
 }
 SHOWN_METRICS = {
     "multilabel": ("f1", "f1_half", "auroc"),

@@ -8,9 +8,20 @@ import krippendorff
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import kendalltau
 from sklearn.metrics import cohen_kappa_score
 
-from data.agreement import agreement, agreement_report, icc, ordinal_alpha, preference_agreement, weighted_kappa
+from data.agreement import (
+    MIN_REPEATS,
+    agreement,
+    agreement_report,
+    icc,
+    intra_rater,
+    kendall_tau,
+    ordinal_alpha,
+    preference_agreement,
+    weighted_kappa,
+)
 from data.errors import InvalidInput
 
 # Shrout & Fleiss 1979, table 2: 6 targets, 4 judges.
@@ -25,6 +36,9 @@ KRIPPENDORFF = np.array(
         [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, _],
     ]
 )
+
+# Two radiologists on 85 xeromammograms (Boyd et al. 1982), the worked example of Stata's manual of kap: wgt(w2) .6714.
+MAMMOGRAMS = np.array([[21, 12, 0, 0], [4, 17, 1, 0], [3, 9, 15, 2], [0, 0, 0, 1]])
 
 
 def ratings(seed, n_raters=4, n_items=60, missing=0.0, noise=1.0):
@@ -75,6 +89,67 @@ def test_kappa_equals_scikit_learn(seed):
     pairs = itertools.combinations(matrix.astype(int), 2)
     expected = np.mean([cohen_kappa_score(a, b, weights="quadratic", labels=range(6)) for a, b in pairs])
     assert weighted_kappa(matrix) == pytest.approx(expected, abs=1e-9)
+
+
+def test_quadratic_kappa_of_two_radiologists():
+    first, second = (np.repeat(index.ravel(), MAMMOGRAMS.ravel()) for index in np.indices(MAMMOGRAMS.shape))
+    assert len(first) == 85
+    assert round(weighted_kappa([first, second]), 4) == 0.6714
+
+
+def test_missing_scores_against_the_packages():
+    matrix = ratings(7, n_raters=3, n_items=80, missing=0.3)
+    kappas = []
+    for a, b in itertools.combinations(matrix, 2):
+        both = ~np.isnan(a) & ~np.isnan(b)
+        kappas.append(cohen_kappa_score(a[both].astype(int), b[both].astype(int), weights="quadratic"))
+    assert weighted_kappa(matrix) == pytest.approx(np.mean(kappas), abs=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pingouin
+
+        complete = matrix[:, ~np.isnan(matrix).any(axis=0)]
+        long = pd.DataFrame(complete).stack().rename_axis(["rater", "item"]).rename("score").reset_index()
+        table = pingouin.intraclass_corr(long, targets="item", raters="rater", ratings="score").set_index("Type")["ICC"]
+    assert icc(matrix)["n_items"] == complete.shape[1] < 80
+    assert icc(matrix)["icc_2_1"] == pytest.approx(table["ICC2" if "ICC2" in table else "ICC(A,1)"], abs=1e-9)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.25])
+def test_tau_equals_scipy(missing):
+    matrix = ratings(3, n_raters=3, n_items=120, missing=missing)
+    matrix[0, :4] = 2  # a set in which this rater ties everything has no tau
+    groups = [i // 4 for i in range(120)]
+    means = []
+    for a, b in itertools.combinations(matrix, 2):
+        taus = []
+        for group in range(30):
+            left, right = a[4 * group : 4 * group + 4], b[4 * group : 4 * group + 4]
+            both = ~np.isnan(left) & ~np.isnan(right)
+            taus.append(kendalltau(left[both], right[both]).statistic if both.sum() > 1 else np.nan)
+        means.append(np.nanmean(taus))
+    assert kendall_tau(matrix, groups) == pytest.approx(np.mean(means), abs=1e-9)
+
+
+def test_tau_by_hand():
+    # Of 6 pairs of images rater 1 ties none and rater 2 one; 4 are ordered alike, 1 not: 3 / sqrt(6 * 5).
+    assert kendall_tau([[0, 1, 2, 3], [0, 2, 1, 2]], ["s"] * 4) == pytest.approx(3 / np.sqrt(30))
+    assert kendall_tau([[12, 2, 1, 12, 2], [1, 4, 7, 1, 0]], ["s"] * 5) == pytest.approx(-0.4714045)  # SciPy's example
+    assert np.isnan(kendall_tau([[3, 3, 3, 3], [0, 1, 2, 3]], ["s"] * 4))
+    with pytest.raises(InvalidInput, match="one each"):
+        kendall_tau([[1, 2]], ["a"])
+
+
+def test_one_rater_twice_by_hand():
+    first, again = [0, 1, 2, 3, 4, 5, 5, 0], [0, 1, 2, 3, 4, 3, 4, 0]
+    found = intra_rater(first, again, ["a"] * 4 + ["b"] * 4, ["a"] * 4 + ["b"] * 4, n_boot=50)
+    assert found["exact"]["value"] == 6 / 8
+    assert found["within_one"]["value"] == 7 / 8
+    kappa = cohen_kappa_score(first, again, weights="quadratic", labels=range(6))
+    assert found["kappa_quadratic"]["value"] == pytest.approx(kappa, abs=1e-6)
+    assert found["icc_2_1"]["value"] == pytest.approx(icc([first, again])["icc_2_1"], abs=1e-6)
+    assert found["exact"]["low"] == 0.5
+    assert found["exact"]["high"] == 1.0
 
 
 def naive_preferences(matrix, groups):
@@ -197,6 +272,34 @@ def test_report_keeps_people_and_simulated_raters_apart():
     assert report["kinds"] == ["human", "simulated"]
     assert report["by_kind"]["human"]["raters"] == ["r10", "r9"]
     assert report["by_kind"]["simulated"]["n_raters"] == 3
+
+
+def test_report_per_mode_finding_and_repeat():
+    table = score_rows(n_sets=24, criteria=("text", "mask"), kind="human")
+    table["mode"] = np.where(table["set_id"].isin([f"s{n}" for n in range(20)]), "TM2I", "T2I")
+    table["condition_id"] = table["set_id"].map(lambda name: f"c{int(name[1:]) % 2}")
+    findings = {"c0": ["effusion"], "c1": ["effusion", "normal"], "c2": ["never asked"]}
+    one = table[(table["rater_id"] == 1) & table["set_id"].isin([f"s{n}" for n in range(MIN_REPEATS)])]
+    repeats = one.assign(first=one["value"], again=one["value"], hours=np.arange(len(one)) // 8 * 10.0)
+    few = one[one["set_id"] == "s0"].assign(username="r2", first=1, again=2, hours=1.0)
+    report = agreement_report(table, n_boot=20, findings=findings, repeats=pd.concat([repeats, few]))
+    json.dumps(report, allow_nan=False)
+    part = report["by_kind"]["human"]
+    assert set(part["modes"]) == {"T2I", "TM2I"}
+    assert part["modes"]["TM2I"]["mask"]["n_sets_shared"] == 20
+    assert part["modes"]["T2I"]["text"]["not_computable"] == "n too small: 4 sets scored by two raters, needs 10"
+    mask = table[(table["criterion"] == "mask") & (table["mode"] == "TM2I")]
+    wide = mask.pivot(index="rater_id", columns=["set_id", "slot"], values="value").to_numpy()
+    assert part["modes"]["TM2I"]["mask"]["measures"]["alpha_ordinal"]["value"] == pytest.approx(
+        krippendorff.alpha(wide, level_of_measurement="ordinal"), abs=1e-6
+    )
+    assert list(part["findings"]) == ["effusion", "normal"]
+    assert [part["findings"][name]["n_sets"] for name in ("effusion", "normal")] == [24, 12]
+    assert part["intra_rater"]["r1"]["measures"]["exact"]["value"] == 1.0
+    assert part["intra_rater"]["r1"]["hours_between"] == 20.0
+    assert part["intra_rater"]["r2"]["not_computable"] == "n too small: 1 repeated sets, needs 5"
+    people_only = agreement_report(score_rows(), n_boot=5, repeats=repeats)["by_kind"]["simulated"]
+    assert people_only["intra_rater"] == {}, "a person's repeats are never a simulated rater's"
 
 
 def test_report_says_what_is_not_computable():
