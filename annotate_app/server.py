@@ -272,7 +272,7 @@ def _add_errors(app: FastAPI) -> None:
 
 def _public_error(error: Exception) -> tuple[int, str]:
     cause = str(error.__cause__ or error)
-    if "locked" in cause and isinstance(error.__cause__ or error, sqlite3.Error):
+    if "locked" in cause and isinstance(error.__cause__ or error, sqlite3.OperationalError):
         return 503, "the study record is busy; the page tries again by itself"
     if isinstance(error, StorageFull) or "disk is full" in cause or "No space left" in cause:
         return 507, "the server's disk is full; nothing that was saved is lost, tell the study office"

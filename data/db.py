@@ -108,6 +108,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA recursive_triggers = ON")  # or REPLACE would delete past the append-only triggers
     if sqlite3.sqlite_version_info >= WAL_SAFE_FROM:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -121,8 +122,8 @@ def _translate(error: sqlite3.Error, path: Path) -> RadprefError:
     text = str(error)
     if "disk is full" in text or "disk I/O error" in text:
         return StorageFull(f"no space left for {path}; free space and run the same command again")
+    if isinstance(error, sqlite3.IntegrityError):  # first: a trigger may speak of a locked study
+        return Conflict(f"refused by the study record: {text}")
     if "locked" in text:
         return Conflict(f"{path} stayed locked for {BUSY_TIMEOUT_MS // 1000} s; stop the other writer and try again")
-    if isinstance(error, sqlite3.IntegrityError):
-        return Conflict(f"refused by the study record: {text}")
     return RadprefError(f"{path} cannot be used: {text}; restore a backup with `radpref study restore`")

@@ -361,6 +361,30 @@ BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
 CREATE TRIGGER set_images_locked BEFORE INSERT ON set_images
 WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
 BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
+CREATE TRIGGER image_sets_stay BEFORE DELETE ON image_sets
+WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
+BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
+CREATE TRIGGER set_images_kept BEFORE UPDATE ON set_images
+WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
+BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
+CREATE TRIGGER set_images_stay BEFORE DELETE ON set_images
+WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
+BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
+CREATE TRIGGER set_expectations_locked BEFORE INSERT ON set_expectations
+WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
+BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
+CREATE TRIGGER set_expectations_kept BEFORE UPDATE ON set_expectations
+WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
+BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
+CREATE TRIGGER set_expectations_stay BEFORE DELETE ON set_expectations
+WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
+BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
+CREATE TRIGGER presentations_kept BEFORE UPDATE OF rater_id, set_id, slots, phase, repeat_of ON presentations
+BEGIN SELECT RAISE(ABORT, 'what a rater was shown does not change'); END;
+-- A retired rater may still hold a page that is open.
+CREATE TRIGGER score_events_retired BEFORE INSERT ON score_events
+WHEN (SELECT active FROM raters WHERE rater_id = NEW.rater_id) = 0
+BEGIN SELECT RAISE(ABORT, 'this rater is retired'); END;
 INSERT INTO stages(at, actor, stage)
 SELECT min(e.created_at), 'first score', 'pilot' FROM score_events e JOIN raters r USING (rater_id)
 WHERE r.kind = 'human' HAVING count(*) > 0;
