@@ -1,0 +1,303 @@
+"""The raters of the load test: one asyncio process, one keep-alive connection per rater, little work per request.
+
+Input: a job as JSON on stdin (port, pid, cookies, seconds, pace, kind). Output: one JSON line: latencies, what was
+sent, what was acknowledged, errors, the server's CPU seconds meanwhile. Kinds: ``room`` scores whole sets as the page
+does it (next, images, prefetch, events, submit); ``scores`` sends score events only, its sets are opened before the
+clock starts; ``gradio`` changes radios of the plain Gradio app in :mod:`benchmarks.peers.gradio_queue`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+# What Chromium sends with a fetch of the page; servers pay for parsing it.
+BROWSER = (
+    'Connection: keep-alive\r\nsec-ch-ua-platform: "Linux"\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)'
+    ' AppleWebKit/537.36 (KHTML, like Gecko) Chrome/139.0.0.0 Safari/537.36\r\nsec-ch-ua: "Chromium";v="139",'
+    ' "Not;A=Brand";v="99"\r\nsec-ch-ua-mobile: ?0\r\nAccept: */*\r\nSec-Fetch-Site: same-origin\r\n'
+    "Sec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
+    "Accept-Language: en-GB,en;q=0.9\r\n"
+)
+ANSWER_WITHIN_S = 30.0
+RETRY_S = 0.2
+GONE = (OSError, asyncio.IncompleteReadError, TimeoutError)
+
+
+class Connection:
+    """One keep-alive HTTP/1.1 connection."""
+
+    def __init__(self, port: int, cookie: str) -> None:
+        self._port = port
+        self._fixed = (
+            f"Host: 127.0.0.1:{port}\r\n{BROWSER}Referer: http://127.0.0.1:{port}/read/\r\nCookie: {cookie}\r\n"
+        )
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        return self._streams
+
+    def drop(self) -> None:
+        """Close; the next request opens a new connection."""
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+    async def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, dict[str, str]]:
+        reader, writer = await self._open()
+        head = f"{method} {path} HTTP/1.1\r\n{self._fixed}"
+        if body is not None:
+            head += f"Origin: http://127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
+            head += f"Content-Length: {len(body)}\r\n"
+        writer.write(f"{head}\r\n".encode() + (body or b""))
+        status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        fields = dict(line.lower().split(": ", 1) for line in lines if line)
+        return int(status.split(" ")[1]), fields
+
+    async def request(self, method: str, path: str, content: Any = None) -> tuple[int, bytes]:
+        """Status and body of one request.
+
+        Raises:
+            ConnectionError, TimeoutError, asyncio.IncompleteReadError: the server went away.
+        """
+        body = None if content is None else json.dumps(content, separators=(",", ":")).encode()
+        reused = self._streams is not None
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                try:
+                    status, fields = await self._send(method, path, body)
+                except GONE:
+                    if not reused:
+                        raise
+                    self.drop()  # the server closed an idle connection: browsers open another one
+                    status, fields = await self._send(method, path, body)
+                reader = (await self._open())[0]
+                if fields.get("transfer-encoding") == "chunked":
+                    return status, b"".join([chunk async for chunk in _chunks(reader)])
+                answer = await reader.readexactly(int(fields.get("content-length", "0")))
+        except BaseException:
+            self.drop()
+            raise
+        if fields.get("connection") == "close":
+            self.drop()
+        return status, answer
+
+    async def frames(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """The data frames of a stream of server-sent events."""
+        await self._send("GET", path, None)
+        reader, rest = (await self._open())[0], b""
+        async for chunk in _chunks(reader):
+            *whole, rest = (rest + chunk).split(b"\n\n")
+            for frame in whole:
+                if frame.startswith(b"data: "):
+                    yield json.loads(frame[6:])
+
+
+async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        yield (await reader.readexactly(size + 2))[:-2]
+    await reader.readuntil(b"\r\n")
+
+
+@dataclass
+class Tally:
+    """What all raters of one process did."""
+
+    ack_ms: list[float] = field(default_factory=list)
+    other_ms: list[float] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
+    acknowledged: list[str] = field(default_factory=list)
+    n_scores: int = 0
+    n_sets: int = 0
+    n_resent: int = 0
+    n_logins_lost: int = 0
+    errors: list[str] = field(default_factory=list)
+    server_cpu_s: float = 0.0
+    seconds: float = 0.0
+
+    def note(self, text: str) -> None:
+        """Keep the first errors."""
+        if len(self.errors) < 20:
+            self.errors.append(text)
+
+
+class Rater:
+    """One rater at their pace. ``resend``: hold on to what is not acknowledged, as the page's outbox does."""
+
+    def __init__(self, job: dict[str, Any], cookie: str, seed: int, tally: Tally) -> None:
+        self.connection = Connection(int(job["port"]), cookie)
+        self.job, self.tally, self.random, self.tab = job, tally, random.Random(seed), str(uuid.uuid4())
+        self.resend = bool(job.get("resend"))
+        self.ready: list[dict[str, Any]] = []
+
+    async def think(self) -> None:
+        """The time between two scores."""
+        low, high = self.job["pace_s"]
+        await asyncio.sleep(self.random.uniform(low, high))
+
+    async def get(self, path: str) -> bytes:
+        """A request that is no event; with ``resend`` repeated until the server is back."""
+        while True:
+            started = time.perf_counter()
+            try:
+                status, body = await self.connection.request("GET", path)
+            except GONE:
+                if not self.resend:
+                    raise
+                await asyncio.sleep(RETRY_S)
+                continue
+            if status == 200:
+                self.tally.other_ms.append((time.perf_counter() - started) * 1000)
+                return body
+            if status == 401:
+                self.tally.n_logins_lost += 1
+            if status < 500 or not self.resend:
+                raise RuntimeError(f"GET {path}: {status} {body[:200]!r}")
+            await asyncio.sleep(RETRY_S)
+
+    async def post(self, state: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        """One event, acknowledged; timed from its first sending."""
+        client = {"shown_ms": self.random.randint(500, 60_000), "first_ms": 700, "active_ms": 5000}
+        body = {**event, "client": client, "uuid": str(uuid.uuid4()), "seen": state["version"], "tab": self.tab}
+        self.tally.sent.append(body["uuid"])
+        started = time.perf_counter()
+        while True:
+            try:
+                status, answer = await self.connection.request("POST", f"/api/sets/{state['token']}/events", body)
+            except GONE:
+                if not self.resend:
+                    raise
+                self.tally.n_resent += 1
+                await asyncio.sleep(RETRY_S)
+                continue
+            if status == 200:
+                break
+            if status == 401:
+                self.tally.n_logins_lost += 1
+            if status < 500 or not self.resend:
+                raise RuntimeError(f"event {event}: {status} {answer[:200]!r}")
+            await asyncio.sleep(RETRY_S)
+        self.tally.ack_ms.append((time.perf_counter() - started) * 1000)
+        self.tally.acknowledged.append(body["uuid"])
+        found: dict[str, Any] = json.loads(answer)
+        state["version"] = found["version"]
+        return found
+
+    async def images(self, state: dict[str, Any]) -> None:
+        """Fetch what the page fetches to show a set."""
+        for letter in "ABCD":
+            await self.get(f"/api/sets/{state['token']}/images/{letter}")
+        if state["mask"]:
+            await self.get(f"/api/sets/{state['token']}/mask")
+
+    async def open_room(self) -> None:
+        """What happens before the clock starts: the room is opened; for ``scores`` all sets are."""
+        state = json.loads(await self.get("/api/next"))["set"]
+        self.ready = [state] if state else []
+        while self.job["kind"] == "scores" and len(self.ready) < self.job["n_open"] and self.ready[-1]["next"]:
+            self.ready.append(json.loads(await self.get(f"/api/sets/{self.ready[-1]['next']}")))
+
+    async def scores_only(self, end: float) -> None:
+        """Score the sets opened before, one image after the other, without submitting."""
+        while True:
+            for state in self.ready:
+                for letter in "ABCD":
+                    for criterion in state["criteria"]:
+                        await self.think()
+                        if time.monotonic() > end:
+                            return
+                        event = {"kind": "score", "letter": letter, "criterion": criterion}
+                        await self.post(state, {**event, "value": self.random.randint(0, 5)})
+                        self.tally.n_scores += 1
+
+    async def whole_sets(self, end: float) -> None:
+        """Score set after set as the page does: show, prefetch the next, score, submit, ask where to go on."""
+        ahead: dict[str, dict[str, Any]] = {}
+        state = self.ready[0] if self.ready else None
+        while state is not None:
+            if state["token"] not in ahead:
+                await self.images(state)
+            if state["next"] and state["next"] not in ahead:
+                following = json.loads(await self.get(f"/api/sets/{state['next']}"))
+                await self.images(following)
+                ahead = {following["token"]: following}
+            for letter in "ABCD":
+                for criterion in state["criteria"]:
+                    await self.think()
+                    if time.monotonic() > end:
+                        return
+                    event = {"kind": "score", "letter": letter, "criterion": criterion}
+                    await self.post(state, {**event, "value": self.random.randint(0, 5)})
+                    self.tally.n_scores += 1
+            await self.post(state, {"kind": "submit"})
+            self.tally.n_sets += 1
+            state = json.loads(await self.get("/api/next"))["set"]
+
+    async def gradio(self, end: float) -> None:
+        """Change a radio every now and then: join the queue, read the stream until the event is through."""
+        session, radios = uuid.uuid4().hex[:11], self.job["radios"]
+        stream = Connection(int(self.job["port"]), "")
+        while True:
+            await self.think()
+            if time.monotonic() > end:
+                return
+            index, trigger = self.random.choice(radios)
+            body = {"data": [self.random.randint(0, 5)], "event_data": None, "fn_index": index, "trigger_id": trigger}
+            started = time.perf_counter()
+            await self.connection.request(
+                "POST", "/gradio_api/queue/join?__theme=system", {**body, "session_hash": session}
+            )
+            done = False
+            async for frame in stream.frames(f"/gradio_api/queue/data?session_hash={session}"):
+                if frame["msg"] == "process_completed":
+                    self.tally.ack_ms.append((time.perf_counter() - started) * 1000)
+                    done = bool(frame["success"])
+            if not done:
+                raise RuntimeError("Gradio: the event failed")
+            self.tally.n_scores += 1
+
+
+async def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Let all raters work for ``job["seconds"]``; the clock starts when every room is open."""
+    tally = Tally()
+    raters = [Rater(job, cookie, seed, tally) for seed, cookie in enumerate(job["cookies"])]
+    if job["kind"] != "gradio":
+        await asyncio.gather(*(rater.open_room() for rater in raters))
+    tally.other_ms.clear()
+    started, cpu_s = time.monotonic(), server_cpu_s(job)
+    end = started + job["seconds"]
+    work = {"scores": Rater.scores_only, "room": Rater.whole_sets, "gradio": Rater.gradio}[job["kind"]]
+
+    async def one(rater: Rater) -> None:
+        await asyncio.sleep(rater.random.uniform(0, job["pace_s"][1]))  # people do not start together
+        try:
+            await work(rater, end)
+        except (RuntimeError, *GONE) as error:
+            tally.note(f"{type(error).__name__}: {error}")
+
+    await asyncio.gather(*(one(rater) for rater in raters))
+    tally.server_cpu_s, tally.seconds = server_cpu_s(job) - cpu_s, time.monotonic() - started
+    return vars(tally)
+
+
+def server_cpu_s(job: dict[str, Any]) -> float:
+    """CPU seconds of the server process and its children so far; 0.0 where the job names none (it is killed)."""
+    if job.get("pid") is None:
+        return 0.0
+    process = psutil.Process(job["pid"])
+    return float(sum(sum(one.cpu_times()[:2]) for one in [process, *process.children(recursive=True)]))
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(run(json.load(sys.stdin)))))
