@@ -6,29 +6,17 @@ Input: the study's records and what its rated sets used. Output: stored conditio
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.conditions_store import MODES, StoredCondition, record_conditions
+from data.conditions_store import MODES, StoredCondition
 from data.errors import InvalidInput
+from generation.draws import allot_modes, condition_from_record, unrated_records
 from generation.measure import MeasureNet
-from generation.sets import allot_modes, condition_from_record
 
 if TYPE_CHECKING:
     from data.study import Study
-
-_USED = """
-SELECT DISTINCT r.dataset, r.patient_id FROM image_sets s JOIN conditions c USING (condition_id)
-JOIN records r ON r.record_id IN (c.text_record, c.mask_record)
-WHERE s.purpose IN ('rating', 'training')
-"""
-
-
-def unused_records(study: Study) -> list[dict[str, Any]]:
-    """Validation records of patients that are in no rated set, sorted by record_id."""
-    used = {(row["dataset"], row["patient_id"]) for row in study.db.rows(_USED)}
-    return [r for r in record_conditions(study, "val") if (r["dataset"], r["patient_id"]) not in used]
 
 
 def fresh_conditions(study: Study, judge: MeasureNet, n: int, seed: int) -> list[StoredCondition]:
@@ -39,7 +27,7 @@ def fresh_conditions(study: Study, judge: MeasureNet, n: int, seed: int) -> list
     Raises:
         InvalidInput: no unused validation record gives a condition of a mode that is wanted.
     """
-    records = unused_records(study)
+    records = unrated_records(study)
     rng = np.random.default_rng([seed, 909])
     drawn: list[StoredCondition] = []
     for mode, count in zip(MODES, allot_modes(n, study.config.sets.mix), strict=True):

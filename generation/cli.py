@@ -76,13 +76,26 @@ def networks(
 @app.command()
 def sets(
     study: StudyOption = Path(),
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Number of sets; default sets.n of study.toml.")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", min=1, help="Number of sets; default sets.n of study.toml, for a comparison at most that many."
+        ),
+    ] = None,
     mix: Annotated[str | None, typer.Option(help="Percent T2I/M2I/TM2I, e.g. 75/15/10; default sets.mix.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; default sets.seed.")] = None,
-    arms: Annotated[str, typer.Option(help="One arm, or two for a blinded comparison: baseline,aligned.")] = "baseline",
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="One arm, or two for a blinded comparison: baseline,aligned (aligned minus baseline is reported)."
+        ),
+    ] = "baseline",
     as_json: JsonOption = False,
 ) -> None:
-    """Sample sets of four images of one condition, modes allotted exactly. Run again to resume."""
+    """Sample sets of four images of one condition, modes allotted exactly. Run again to resume.
+
+    With two arms: sets for a blinded reader comparison, two images of each arm, of patients that no rating set used.
+    """
     from data.study import Study
     from generation.sets import run_sets
 

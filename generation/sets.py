@@ -1,29 +1,28 @@
-"""Rating sets: four images of one condition from four seeds, modes allotted exactly.
+"""Sets of four images of one condition: rating sets of one arm, comparison sets of two arms.
 
 Input: validation-split records (their captions and masks) and the arms to sample from. Output: rows of
 ``conditions``, ``image_sets`` and ``set_images`` with stored images (paper, "Preference collection").
+A comparison set holds two images of each arm, of equal condition and seeds, in shuffled slots; its patient is in no
+rating set, so that no arm was trained on it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conditions_store import (
-    MODES,
-    Mode,
-    StoredCondition,
-    asked_attributes,
-    mask_stack,
-    record_conditions,
-    save_conditions,
-)
-from data.errors import InvalidInput
+from data.conditions_store import MODES, StoredCondition, load_condition, mask_stack, save_conditions
+from data.errors import Conflict, InvalidInput
+from data.files import write_atomic
+from data.lifecycle import stage
 from data.progress import bar
 from data.records import finished_run, start_run
+from generation.draws import draw_conditions, draw_unrated
 
 if TYPE_CHECKING:
     from data.records import Run
@@ -32,80 +31,10 @@ if TYPE_CHECKING:
 SET_SIZE = 4
 
 
-def allot_modes(n: int, mix: Sequence[int]) -> list[int]:
-    """Exact numbers of T2I, M2I and TM2I sets: largest remainders of ``mix`` (percent) over ``n`` sets.
-
-    Raises:
-        InvalidInput: the mix does not sum to 100.
-    """
-    if len(mix) != len(MODES) or sum(mix) != 100 or min(mix) < 0:
-        raise InvalidInput(f"mix {'/'.join(map(str, mix))} must be three percentages that sum to 100, e.g. 75/15/10")
-    exact = [n * share / 100 for share in mix]
-    counts = [int(value) for value in exact]
-    by_remainder = sorted(range(len(mix)), key=lambda i: (counts[i] - exact[i], i))
-    for index in by_remainder[: n - sum(counts)]:
-        counts[index] += 1
-    return counts
-
-
 def image_seed(*parts: object) -> int:
     """A 48-bit seed that depends on all ``parts`` and on nothing else."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:6], "big")
-
-
-def condition_from_record(record: dict[str, Any], mode: Mode) -> StoredCondition:
-    """The condition of ``mode`` that a record gives: its caption, its masks, and what they ask for."""
-    text = str(record["caption"]) if mode != "M2I" else None
-    masks = record["masks"] if mode != "T2I" else {}
-    return StoredCondition(
-        mode,
-        text,
-        masks,
-        asked_attributes(text, record["labels"]) if text else {},
-        text_record=record["record_id"] if text else None,
-        mask_record=record["record_id"] if masks else None,
-    )
-
-
-def draw_conditions(study: Study, n: int, mix: Sequence[int], seed: int, split: str = "val") -> list[StoredCondition]:
-    """Draw ``n`` conditions with modes allotted exactly, in shuffled order, from the records of ``split``.
-
-    Conditions are drawn evenly over what the captions ask for; among those that ask for the same, every record is used
-    once per mode before any is used again.
-
-    Raises:
-        InvalidInput: the split has no captions or no masks for a mode that is wanted.
-    """
-    records = record_conditions(study, split)
-    rng = np.random.default_rng([seed, 101])
-    drawn: list[StoredCondition] = []
-    for mode, count in zip(MODES, allot_modes(n, mix), strict=True):
-        usable = [r for r in records if (mode == "M2I" or r["caption"]) and (mode == "T2I" or r["masks"])]
-        if count and not usable:
-            need = {"T2I": "captions", "M2I": "masks", "TM2I": "captions and masks"}[mode]
-            raise InvalidInput(
-                f"no record of split '{split}' has {need} for {mode} sets; import some or set sets.mix without {mode}"
-            )
-        drawn += [condition_from_record(record, mode) for record in _balanced_draw(usable, count, rng)]
-    return [drawn[i] for i in rng.permutation(len(drawn))]
-
-
-def _balanced_draw(records: list[dict[str, Any]], count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Draw records in turn from groups of equal captions' asked findings, each group shuffled and cycled."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        asked = asked_attributes(record["caption"] or "", record["labels"])
-        groups.setdefault("+".join(sorted(a for a in asked if "/" not in a)), []).append(record)
-    queues = {name: [members[i] for i in rng.permutation(len(members))] for name, members in sorted(groups.items())}
-    names = [list(queues)[i] for i in rng.permutation(len(queues))] if queues else []
-    drawn: list[dict[str, Any]] = []
-    while len(drawn) < count:
-        turn = len(drawn) // max(len(names), 1)
-        for name in names[: count - len(drawn)]:
-            members = queues[name]
-            drawn.append(members[turn % len(members)])
-    return drawn
 
 
 def run_sets(
@@ -116,37 +45,78 @@ def run_sets(
     seed: int | None = None,
     arms: Sequence[str] = ("baseline",),
 ) -> dict[str, Any]:
-    """Sample rating sets; the same call again resumes. Returns counts per mode and the run's id.
+    """Sample sets; the same call again resumes. Returns counts per mode and the run's id.
 
     With two arms the sets are a blinded reader comparison: two images of each arm with paired seeds, shuffled;
-    their purpose is ``comparison`` and they are never trained on.
+    their purpose is ``comparison`` and they are never trained on. Without ``n`` there are as many of them as
+    sets.n of study.toml says, or as the patients that no rating set used allow.
 
     Raises:
-        InvalidInput: a bad mix, or arms other than one, or two.
+        InvalidInput: a bad mix, arms other than one, or two, or too few patients for a comparison.
+        NotFound: an arm is not trained yet.
+        Conflict: the study is locked.
         StorageFull: the disk is full; the same command resumes.
     """
     from generation.adapters import arm_identity
 
     settings = study.config.sets
-    n, mix, seed = n or settings.n, tuple(mix or settings.mix), settings.seed if seed is None else seed
+    wanted, mix, seed = n or settings.n, tuple(mix or settings.mix), settings.seed if seed is None else seed
     if len(arms) not in (1, 2) or len(set(arms)) != len(arms):
         raise InvalidInput(f"--arms {','.join(arms)}: give one arm, or two different ones for a comparison")
-    config = {
-        "n": n,
+    config: dict[str, Any] = {
+        "n": wanted,
         "mix": list(mix),
         "seed": seed,
         "arms": [[arm, arm_identity(study, arm)] for arm in arms],
         "generator": study.config.generator.model_dump(mode="json"),
     }
+    if len(arms) == 2:
+        config |= {"conditions": "unrated", "at_most": n is None}
     if done := finished_run(study, "sets", config):
         return {**_summary(study, done.run_id), "already_done": True}
-    conditions = draw_conditions(study, n, mix, seed)
+    refuse_locked(study)
+    if len(arms) == 1:
+        conditions = draw_conditions(study, wanted, mix, seed)
+    else:
+        conditions = _planned(study, config) or draw_unrated(study, wanted, mix, seed, at_most=n is None)
     with start_run(study, "sets", config, inputs={}) as run:
         with study.db.write() as connection:
             save_conditions(connection, conditions)
+        if len(arms) == 2:
+            write_atomic(_plan(study, run.run_id), json.dumps([one.condition_id for one in conditions]) + "\n")
         _sample_missing(study, run, conditions, list(arms), seed)
         run.result = _summary(study, run.run_id)
     return run.result
+
+
+def refuse_locked(study: Study) -> None:
+    """Say before any sampling what the database would say after it.
+
+    Raises:
+        Conflict: the study is locked or frozen.
+    """
+    if (found := stage(study.db)) in ("locked", "frozen"):
+        raise Conflict(
+            f"the study is {found}: its sets are fixed. Sample comparison sets before the lock"
+            " (`radpref study lock --keep-scores` keeps the scores given so far), or in another study"
+        )
+
+
+def _plan(study: Study, run_id: str) -> Path:
+    """The conditions of a comparison in the order of its sets: rating sets made meanwhile must not change them."""
+    return study.root / "runs" / run_id / "conditions.json"
+
+
+def _planned(study: Study, config: dict[str, Any]) -> list[StoredCondition] | None:
+    """What an interrupted comparison of this configuration had drawn."""
+    row = study.db.row(
+        "SELECT run_id FROM runs WHERE kind = 'sets' AND config = ? AND status = 'running'"
+        " ORDER BY started_at DESC LIMIT 1",
+        [json.dumps(config, sort_keys=True)],
+    )
+    if row is None or not (path := _plan(study, str(row["run_id"]))).exists():
+        return None
+    return [load_condition(study, name) for name in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _sample_missing(study: Study, run: Run, conditions: list[StoredCondition], arms: list[str], seed: int) -> None:
@@ -179,6 +149,11 @@ def _slots(arms: list[str], ordinal: int, seed: int) -> list[tuple[str, int]]:
     return [both[i] for i in np.random.default_rng([seed, 202, ordinal]).permutation(SET_SIZE)]
 
 
+def _set_seed(arms: Sequence[str], seed: int, ordinal: int, k: int) -> int:
+    """Seed of the k-th image: equal in the two arms of a comparison, and never that of a rating set."""
+    return image_seed(seed, ordinal, k) if len(arms) == 1 else image_seed("comparison", seed, ordinal, k)
+
+
 def _sample_chunk(
     study: Study, run: Run, conditions: list[StoredCondition], ordinals: list[int], stacks: dict[str, Any], seed: int
 ) -> None:
@@ -192,9 +167,8 @@ def _sample_chunk(
             for a, k in plan[ordinal]
             if a == arm
         ]
-        sampled = sample_stored(
-            study, stack, [job[0] for job in jobs], [image_seed(seed, ordinal, k) for _, ordinal, k in jobs]
-        )
+        seeds = [_set_seed(arms, seed, ordinal, k) for _, ordinal, k in jobs]
+        sampled = sample_stored(study, stack, [job[0] for job in jobs], seeds)
         images.update({(ordinal, arm, k): image for (_, ordinal, k), image in zip(jobs, sampled, strict=True)})
     with study.db.write() as connection:
         for condition, ordinal in zip(conditions, ordinals, strict=True):
@@ -207,7 +181,7 @@ def _sample_chunk(
                 sha = study.store.put_image(connection, images[ordinal, arm, k], "synthetic")
                 connection.execute(
                     "INSERT INTO set_images VALUES (?, ?, ?, ?, ?)",
-                    (set_id, slot, sha, image_seed(seed, ordinal, k), arm),
+                    (set_id, slot, sha, _set_seed(arms, seed, ordinal, k), arm),
                 )
 
 

@@ -8,13 +8,14 @@ from typer.testing import CliRunner
 
 from alignment import arms, evaluate, judging, sheets, watch
 from alignment.cli import app
-from alignment.fresh import fresh_conditions, unused_records
+from alignment.fresh import fresh_conditions
 from alignment.networks import load_network
 from alignment.pairs import run_pairs
 from data.conditions_store import StoredCondition
 from data.errors import InvalidInput, NotFound
 from data.images import is_marked_synthetic, read_image
 from data.records import latest_run
+from generation.draws import unrated_records
 from tests import support_alignment as support
 
 
@@ -152,7 +153,7 @@ def trained(tmp_path_factory):
 
 
 def test_fresh_conditions_share_no_patient_with_rated_sets(trained):
-    unused = {record["record_id"] for record in unused_records(trained)}
+    unused = {record["record_id"] for record in unrated_records(trained)}
     assert unused == {f"val-{i}" for i in range(4, 12)}
     drawn = fresh_conditions(trained, load_network(trained, "judge", "judge"), 12, 0)
     assert [sum(c.mode == mode for c in drawn) for mode in ("T2I", "M2I", "TM2I")] == [6, 3, 3]

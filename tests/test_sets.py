@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.conditions_store import MODES, record_conditions
-from data.errors import InvalidInput, NotFound, StorageFull
+from data.errors import Conflict, InvalidInput, NotFound, StorageFull
 from data.images import is_marked_synthetic
-from data.scores import ensure_presentations
 from data.study import Study
-from generation.sets import allot_modes, draw_conditions, image_seed, run_sets
+from generation.draws import allot_modes, draw_conditions, draw_unrated
+from generation.sets import image_seed, run_sets
 from tests.support_data import full_disk_after
 from tests.support_sampling import SAMPLING_TOML, add_aligned_arm, open_copy, stop_after
 
@@ -203,22 +203,88 @@ def test_two_arms_make_a_blinded_comparison_with_paired_seeds(sampling):
     assert {r["purpose"] for r in sampling.db.rows("SELECT purpose FROM image_sets")} == {"comparison"}
 
 
-def test_comparison_sets_share_their_first_seeds_with_rating_sets_and_are_not_shown_as_such(sampling):
+def _patients(study: Study, purpose: str) -> list[str]:
+    rows = study.db.rows(
+        "SELECT r.patient_id FROM image_sets s JOIN conditions c USING (condition_id)"
+        " JOIN records r ON r.record_id = coalesce(c.text_record, c.mask_record) WHERE s.purpose = ?",
+        [purpose],
+    )
+    return [row["patient_id"] for row in rows]
+
+
+def test_a_comparison_uses_each_unrated_patient_once_and_no_seed_of_a_rating_set(sampling):
     add_aligned_arm(sampling)
     run_sets(sampling, n=4)
-    rated = {(ordinal, seed): sha for ordinal, _, _, sha, seed in _images(sampling)}
-    run_sets(sampling, n=4, arms=("baseline", "aligned"))
-    compared = sampling.db.rows(
-        "SELECT ordinal, seed, arm, image_sha FROM set_images JOIN image_sets USING (set_id)"
-        " WHERE purpose = 'comparison'"
+    rated, seeds = set(_patients(sampling, "rating")), {row[4] for row in _images(sampling)}
+    found = run_sets(sampling, n=8, arms=("baseline", "aligned"))
+    compared = _patients(sampling, "comparison")
+    assert found["modes"] == {"T2I": 4, "M2I": 2, "TM2I": 2}
+    assert len(set(compared)) == len(compared) == 8
+    assert not rated & set(compared)
+    later = sampling.db.rows("SELECT seed FROM set_images JOIN image_sets USING (set_id) WHERE purpose = 'comparison'")
+    assert not seeds & {row["seed"] for row in later}
+
+
+def test_too_few_unrated_patients_are_counted_and_the_default_takes_what_there_is(sampling):
+    add_aligned_arm(sampling)
+    run_sets(sampling, n=3, mix=(100, 0, 0))
+    left = len(record_conditions(sampling, "val")) - len(set(_patients(sampling, "rating")))
+    assert left == 9
+    with pytest.raises(InvalidInput, match=rf"100 comparison sets need .* {left} are left, which give {left}: ask for"):
+        run_sets(sampling, n=100, mix=(100, 0, 0), arms=("baseline", "aligned"))
+    drawn = draw_unrated(sampling, 100, (100, 0, 0), 0, at_most=True)
+    assert len({c.text_record for c in drawn}) == len(drawn) == left
+    run_sets(sampling, n=200, mix=(100, 0, 0), seed=3)
+    with pytest.raises(InvalidInput, match=r"0 are left, which give 0: import more \(data\.n_val\)"):
+        run_sets(sampling, mix=(100, 0, 0), arms=("baseline", "aligned"))
+
+
+def test_an_interrupted_comparison_keeps_its_conditions_whatever_is_rated_meanwhile(make_study, monkeypatch):
+    whole, broken = (make_study(name) for name in ("whole", "broken"))
+    for opened in (whole, broken):
+        add_aligned_arm(opened)
+    arms = ("baseline", "aligned")
+    run_sets(whole, arms=arms)
+    with monkeypatch.context() as patch:
+        stop_after(patch, "generation.sets.sample_stored", 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run_sets(broken, arms=arms)
+    run_sets(broken, n=6, seed=5)  # rates patients that the comparison has drawn
+    run_sets(broken, arms=arms)
+    sql = (
+        "SELECT ordinal, slot, arm, image_sha, seed, condition_id FROM set_images JOIN image_sets USING (set_id)"
+        " WHERE purpose = 'comparison' ORDER BY ordinal, slot"
     )
-    same = [rated[row["ordinal"], row["seed"]] == row["image_sha"] for row in compared if row["arm"] == "baseline"]
-    assert len(same) == 8
+    assert broken.db.rows(sql) == whole.db.rows(sql)
+    assert len(whole.db.rows(sql)) == 32
+    assert run_sets(broken, arms=arms)["already_done"]
+
+
+def test_patients_with_text_masks_or_both_are_shared_out_so_that_all_modes_are_served(sampling):
+    rows = record_conditions(sampling, "val")
+    assert len(rows) == 12
+    with sampling.db.write() as connection:  # four with text and masks, four with text only, four with masks only
+        for row in rows[4:8]:
+            connection.execute("DELETE FROM record_masks WHERE record_id = ?", [row["record_id"]])
+        for row in rows[8:]:
+            connection.execute("UPDATE records SET caption = NULL WHERE record_id = ?", [row["record_id"]])
+    drawn = draw_unrated(sampling, 20, (50, 50, 0), 0, at_most=True)
+    assert Counter(c.mode for c in drawn) == {"T2I": 6, "M2I": 6}
+    assert len({c.text_record or c.mask_record for c in drawn}) == 12
+    drawn = draw_unrated(sampling, 20, (20, 20, 60), 0, at_most=True)  # the four with both decide
+    assert Counter(c.mode for c in drawn) == {"T2I": 2, "M2I": 1, "TM2I": 4}
+
+
+@pytest.mark.parametrize("found", ["locked", "frozen"])
+def test_no_set_is_sampled_after_the_lock(sampling, found):
+    done = run_sets(sampling, n=4)
     with sampling.db.write() as connection:
-        connection.execute(
-            "INSERT INTO raters(username, kind, role, order_seed, created_at) VALUES ('r', 'human', 'rater', 1, 'now')"
-        )
-    assert ensure_presentations(sampling.db, 1, 0) == 4  # rating sets only
+        for name in ("pilot", "locked", "frozen")[: 2 if found == "locked" else 3]:
+            connection.execute("INSERT INTO stages(at, actor, stage) VALUES ('now', 'test', ?)", [name])
+    with pytest.raises(Conflict, match=f"the study is {found}: its sets are fixed.*--keep-scores"):
+        run_sets(sampling, n=4, seed=1)
+    assert run_sets(sampling, n=4) == {**done, "already_done": True}  # what is finished stays finished
+    assert sampling.db.value("SELECT count(*) FROM runs WHERE kind = 'sets'") == 1
 
 
 @pytest.mark.parametrize("arms", [(), ("baseline", "baseline"), ("a", "b", "c")])
