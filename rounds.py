@@ -77,7 +77,7 @@ def after_scoring(study: Study) -> list[Step]:
 
 def open_presentations(study: Study) -> tuple[int, int]:
     """(human raters, sets they still have to score), over active raters."""
-    from data.scores import ensure_presentations
+    from data.presentations import ensure_presentations
 
     raters = study.db.rows("SELECT rater_id FROM raters WHERE kind = 'human' AND role = 'rater' AND active = 1")
     for rater in raters:

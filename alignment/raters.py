@@ -28,10 +28,11 @@ from alignment.networks import load_network
 from data.conditions_store import StoredCondition, load_condition, mask_stack
 from data.errors import Conflict, InvalidInput, NotFound
 from data.images import to_uint8
+from data.presentations import ensure_presentations
 from data.progress import bar
 from data.raters import Rater, add_rater, get_rater
 from data.records import start_run
-from data.scores import CRITERIA, N_SLOTS, ScoreEvent, ensure_presentations, record_events
+from data.scores import CRITERIA, N_SLOTS, ScoreEvent, record_events
 from generation.measure import MeasureNet, score_mask
 
 if TYPE_CHECKING:

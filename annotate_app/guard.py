@@ -51,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     _rule("GET", r"/(manifest\.json|favicon\.ico|robots\.txt)", "public"),
     _rule("GET", r"/api/session", "any"),
     _rule("GET", r"/api/next", "rater"),
+    _rule("POST", r"/api/training/again", "rater"),
     _rule("GET", rf"/api/sets/{_TOKEN}", "rater"),
     _rule("GET", rf"/api/sets/{_TOKEN}/images/[A-D]", "rater"),
     _rule("GET", rf"/api/sets/{_TOKEN}/mask", "rater"),

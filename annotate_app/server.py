@@ -113,6 +113,10 @@ def _add_reading(app: FastAPI, study: Study) -> None:
     def next_set(rater: Rater) -> JSONResponse:
         return JSONResponse(service.next_set(study, rater))
 
+    @app.post("/api/training/again")
+    def train_again(rater: Rater) -> JSONResponse:
+        return JSONResponse(service.train_again(study, rater))
+
     @app.get("/api/sets/{token}")
     def set_state(token: str, rater: Rater) -> JSONResponse:
         return JSONResponse(service.set_state(study, rater, token))

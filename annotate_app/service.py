@@ -10,46 +10,85 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from annotate_app import assignment, blinding
+from annotate_app import assignment, blinding, training
 from data.conditions_store import NORMAL_PHRASES
-from data.errors import InvalidInput
-from data.scores import CRITERIA, ScoreEvent, record_event
+from data.errors import Conflict, InvalidInput
+from data.presentations import present_training_again
+from data.scores import CRITERIA, Asked, ScoreEvent, append_event
 from data.study import Study
 
 EVENT_KEYS = {"uuid", "kind", "letter", "criterion", "value", "comment", "seen", "tab", "client"}
 EVENT_LIMIT = 1_000_000
+_STATES = {"submit": "submitted", "skip": "skipped", "unskip": "open"}
 
 
 def next_set(study: Study, rater_id: int) -> dict[str, Any]:
-    """Where the rater goes on: the first set that is not done, with the rater's own progress."""
+    """Where the rater goes on: the stage, the next set, and the rater's own progress."""
     assignment.open_study(study, rater_id)
-    order = assignment.places(study, rater_id)
-    found = assignment.next_open(order)
-    last = order[-1] if order else None
+    desk = assignment.look(study, rater_id)
+    if desk.gate is not None and desk.gate.is_open:
+        training.admit(study.db, rater_id, desk.gate)
+    finished = assignment.in_order_of_finishing(desk.sets)
+    settings = study.config.annotate
     return {
-        "room": assignment.room_key(order),
-        "total": len(order),
-        "n_done": sum(place.done for place in order),
-        "set": None if found is None else set_state(study, rater_id, found.token, order),
-        "last": last.token if last else None,
+        "room": desk.room,
+        "stage": desk.stage,
+        "total": len(desk.sets),
+        "n_done": desk.n_done,
+        "set": None if desk.next is None else set_state(study, rater_id, desk.next.token, desk.sets),
+        "last": finished[-1].token if finished else None,
+        "gate": None if desk.stage != "gate" or desk.gate is None else _gate(desk.gate),
+        "opens_at": desk.opens_at,
+        "break_minutes": settings.break_minutes,
+        "tie_break": settings.tie_break,
     }
 
 
-def set_state(study: Study, rater_id: int, token: str, order: list[assignment.Place] | None = None) -> dict[str, Any]:
-    """Everything the page shows of one set: condition, anchors, own scores, flags, comment, neighbours.
+def _gate(gate: training.Gate) -> dict[str, Any]:
+    return {
+        "share": round(gate.share, 4),
+        "pass": gate.required,
+        "attempt": gate.attempt,
+        "attempts": gate.attempts,
+        "blocked": gate.blocked,
+    }
+
+
+def train_again(study: Study, rater_id: int) -> dict[str, Any]:
+    """Begin the next attempt at the training; answers like :func:`next_set`.
+
+    Raises:
+        Conflict: the training is not to be repeated now, or no attempts are left.
+    """
+    with study.db.write() as connection:
+        desk = assignment.look(study, rater_id)
+        if desk.stage != "gate" or desk.gate is None:
+            raise Conflict("the training is not to be done again now; reload the page")
+        if desk.gate.blocked:
+            raise Conflict(f"all {desk.gate.attempts} attempts at the training are used; ask the study office")
+        present_training_again(connection, rater_id, study.config.annotate.seed)
+    return next_set(study, rater_id)
+
+
+def set_state(study: Study, rater_id: int, token: str, group: list[assignment.Place] | None = None) -> dict[str, Any]:
+    """Everything the page shows of one set: condition, anchors, own answers, neighbours; the same keys for every set.
 
     Raises:
         NotFound: the set is not this rater's.
     """
     shown = assignment.find_shown(study, rater_id, token)
-    places = assignment.places(study, rater_id) if order is None else order
-    following = assignment.next_open(places, shown.position)
-    before = assignment.previous(places, shown.position)
+    if group is None:
+        group = assignment.group_of(study, assignment.places(study, rater_id), token)
+    place = next((one for one in group if one.token == token), None)
+    finished = [one.token for one in assignment.in_order_of_finishing(group)]
+    before = finished.index(token) if token in finished else len(finished)
+    following = assignment.next_open(study, group, -1 if place is None else place.position)
+    is_training = shown.purpose == "training"
     return {
         "token": shown.token,
-        "number": shown.position + 1,
-        "total": len(places),
-        "n_done": sum(place.done for place in places),
+        "number": before + 1,
+        "total": len(group),
+        "n_done": sum(one.done for one in group),
         "mode": shown.mode,
         "text": shown.text,
         "criteria": list(CRITERIA[shown.mode]),
@@ -57,7 +96,10 @@ def set_state(study: Study, rater_id: int, token: str, order: list[assignment.Pl
         "image": blinding.image_geometry(study, shown.set_id),
         "mask": _mask(study, shown),
         "next": following.token if following else None,
-        "previous": before.token if before else None,
+        "previous": finished[before - 1] if before else None,
+        "training": is_training,
+        "tie_break": study.config.annotate.tie_break,
+        "feedback": training.feedback(study, shown.presentation_id) if is_training else None,
         **_answers(study, shown),
     }
 
@@ -79,25 +121,31 @@ def _mask(study: Study, shown: assignment.Shown) -> dict[str, Any] | None:
 
 
 def _answers(study: Study, shown: assignment.Shown) -> dict[str, Any]:
-    """Own current scores and flags by letter, comment, state and the version (number of own events of this set)."""
-    scores: dict[str, dict[str, int | None]] = {
-        letter: dict.fromkeys(CRITERIA[shown.mode]) for letter in blinding.LETTERS
-    }
+    """Own current scores, ranks and flags by letter, comment, state, the log of own events and its length."""
+    blank = dict.fromkeys(CRITERIA[shown.mode])
+    scores: dict[str, dict[str, int | None]] = {letter: dict(blank) for letter in blinding.LETTERS}
+    ranks: dict[str, dict[str, int | None]] = {letter: dict(blank) for letter in blinding.LETTERS}
     flags: dict[str, dict[str, bool]] = {letter: {} for letter in blinding.LETTERS}
-    comment = ""
+    comment, state, log = "", "open", []
     events = study.db.rows(
         "SELECT kind, slot, criterion, value, comment FROM score_events WHERE presentation_id = ? ORDER BY event_id",
         (shown.presentation_id,),
     )
     for event in events:
-        letter = None if event["slot"] is None else blinding.letter_of(shown.slots, event["slot"])
-        if event["kind"] == "score" and letter:
-            scores[letter][event["criterion"]] = event["value"]
-        elif event["kind"] == "flag" and letter:
+        kind, slot = event["kind"], event.pop("slot")
+        letter = None if slot is None else blinding.letter_of(shown.slots, slot)
+        log.append({**event, "letter": letter})
+        if kind in ("score", "rank") and letter:
+            (scores if kind == "score" else ranks)[letter][event["criterion"]] = event["value"]
+        elif kind == "flag" and letter:
             flags[letter][event["criterion"]] = bool(event["value"])
-        elif event["kind"] == "comment" and letter is None:
+        elif kind == "comment" and letter is None:
             comment = event["comment"]
-    return {"scores": scores, "flags": flags, "comment": comment, "state": shown.state, "version": len(events)}
+        state = _STATES.get(kind, state)
+    return {
+        "scores": scores, "ranks": ranks, "flags": flags, "comment": comment, "state": state, "log": log,
+        "version": len(events),
+    }  # fmt: skip
 
 
 def image_bytes(study: Study, rater_id: int, token: str, letter: str) -> bytes:
@@ -113,6 +161,8 @@ def mask_bytes(study: Study, rater_id: int, token: str) -> bytes:
 
 def save_event(study: Study, rater_id: int, token: str, payload: object) -> dict[str, Any]:
     """Store what the page sent; answers with the set's new version, and the progress after submit and skip.
+
+    A submitted training set is answered with its feedback, and the share of good answers so far.
 
     Raises:
         InvalidInput: the payload is no event.
@@ -140,15 +190,15 @@ def save_event(study: Study, rater_id: int, token: str, payload: object) -> dict
         comment=payload.get("comment"),
         client=_client(payload),
     )
-    record_event(study.db, event, seen=seen)
-    answer: dict[str, Any] = {"version": _version(study, shown.presentation_id)}
+    stored = append_event(study.db, event, Asked(shown.mode, shown.purpose), seen)
+    answer: dict[str, Any] = {"version": stored.version}
     if event.kind in ("submit", "skip"):
-        answer["n_done"] = sum(place.done for place in assignment.places(study, rater_id))
+        group = assignment.group_of(study, assignment.places(study, rater_id), token)
+        answer["n_done"] = sum(place.done for place in group)
+        if shown.purpose == "training" and event.kind == "submit":
+            answer["feedback"] = training.feedback(study, shown.presentation_id)
+            answer["share"] = round(training.share(study, group), 4)
     return answer
-
-
-def _version(study: Study, presentation_id: int) -> int:
-    return int(study.db.value("SELECT count(*) FROM score_events WHERE presentation_id = ?", (presentation_id,)))
 
 
 def _client(payload: Mapping[str, Any]) -> dict[str, Any]:

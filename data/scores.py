@@ -1,31 +1,27 @@
-"""Scores: presentations of sets to raters, and the append-only log of what the raters did.
+"""Scores: the append-only log of what the raters did.
 
-Input: score events from people (annotate_app) or simulated raters (alignment). Output: rows of ``presentations`` and
-``score_events``, and the table of current scores. Nothing is ever changed: undo is an event.
+Input: score events from people (annotate_app) or simulated raters (alignment). Output: rows of ``score_events``, and
+the table of current scores. Nothing is ever changed: undo is an event.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from data.db import StudyDatabase
 from data.errors import Conflict, InvalidInput, NotFound
-from data.raters import rater_by_id
 from data.records import now
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EventKind = Literal["score", "flag", "comment", "skip", "unskip", "submit"]
-KINDS = ("score", "flag", "comment", "skip", "unskip", "submit")
+EventKind = Literal["score", "rank", "flag", "comment", "skip", "unskip", "submit"]
+KINDS = ("score", "rank", "flag", "comment", "skip", "unskip", "submit")
 CRITERIA = {"T2I": ("text",), "M2I": ("mask",), "TM2I": ("text", "mask")}
 FLAGS = ("artifact", "unrealistic")
 N_SLOTS = 4
@@ -54,9 +50,10 @@ class StaleWrite(Conflict):
 class ScoreEvent:
     """One thing a rater did. ``slot`` is the image's slot in its set (0-3), not its place on the rater's screen.
 
-    kind ``score``: slot, criterion text/mask, value 0-5 or None (taken back). ``flag``: slot, criterion
-    artifact/unrealistic, value 0/1. ``comment``: comment, slot or None. ``skip``: comment is the reason.
-    ``unskip`` and ``submit``: nothing else. ``client``: timings and the like, JSON.
+    kind ``score``: slot, criterion text/mask, value 0-5 or None (taken back). ``rank``: the same with value 1-4 or
+    None, the place (1 is best) among images scored alike. ``flag``: slot, criterion artifact/unrealistic, value 0/1.
+    ``comment``: comment, slot or None. ``skip``: comment is the reason. ``unskip`` and ``submit``: nothing else.
+    ``client``: timings and the like, JSON.
     """
 
     uuid: str
@@ -97,23 +94,26 @@ def validate_event(event: ScoreEvent) -> None:
     _validate_texts(event)
 
 
+_RANGES = {"score": (("text", "mask"), 0, 5), "rank": (("text", "mask"), 1, N_SLOTS), "flag": (FLAGS, 0, 1)}
+"""Kind -> its criteria, lowest and highest value."""
+
+
 def _validate_value(event: ScoreEvent) -> None:
-    allowed: tuple[str, ...] = {"score": ("text", "mask"), "flag": FLAGS}.get(event.kind, ())
-    top = {"score": 5, "flag": 1}.get(event.kind)
-    if top is None:
+    if event.kind not in _RANGES:
         if event.criterion is not None or event.value is not None:
             raise InvalidInput(f"a '{event.kind}' event has neither criterion nor value; leave both out")
         if event.slot is not None and event.kind != "comment":
             raise InvalidInput(f"a '{event.kind}' event concerns the whole set; leave slot out")
         return
+    allowed, low, high = _RANGES[event.kind]
     if event.slot is None:
         raise InvalidInput(f"a '{event.kind}' event needs a slot 0-3")
     if event.criterion not in allowed:
         raise InvalidInput(f"criterion {_show(event.criterion)} is unknown; choose one of {', '.join(allowed)}")
-    if event.value is None and event.kind == "score":
+    if event.value is None and event.kind != "flag":
         return
-    if type(event.value) is not int or not 0 <= event.value <= top:
-        raise InvalidInput(f"{event.kind} {_show(event.value)} is not usable; give a whole number 0-{top}")
+    if type(event.value) is not int or not low <= event.value <= high:
+        raise InvalidInput(f"{event.kind} {_show(event.value)} is not usable; give a whole number {low}-{high}")
 
 
 def _validate_texts(event: ScoreEvent) -> None:
@@ -141,6 +141,22 @@ def _show(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the server knows of a presentation when an event for it arrives."""
+
+    mode: str
+    purpose: str = "rating"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where an event ended: its number, and how many events its presentation has by now."""
+
+    event_id: int
+    version: int
+
+
 def record_event(db: StudyDatabase, event: ScoreEvent, *, seen: int | None = None) -> int:
     """Store one event durably; returns its event_id. The same event again (same uuid) returns the same id.
 
@@ -151,11 +167,12 @@ def record_event(db: StudyDatabase, event: ScoreEvent, *, seen: int | None = Non
     Raises:
         InvalidInput: a field is not usable, or the criterion is not asked by the set's mode.
         NotFound: no such presentation of this rater.
-        Conflict: the uuid was used for something else, the write is stale, or a submit lacks scores.
+        Conflict: the uuid was used for something else, the write is stale, a submit lacks scores, the study is
+            frozen, or a training set was answered before.
     """
     validate_event(event)
     with db.write() as connection:
-        return _insert(connection, event, seen)
+        return _store(connection, event, _asked(connection, event), seen).event_id
 
 
 def record_events(db: StudyDatabase, events: Sequence[ScoreEvent]) -> list[int]:
@@ -163,61 +180,73 @@ def record_events(db: StudyDatabase, events: Sequence[ScoreEvent]) -> list[int]:
     for event in events:
         validate_event(event)
     with db.write() as connection:
-        return [_insert(connection, event, None) for event in events]
+        return [_store(connection, event, _asked(connection, event), None).event_id for event in events]
 
 
-def _insert(connection: sqlite3.Connection, event: ScoreEvent, seen: int | None) -> int:
-    content = (
-        event.presentation_id,
-        event.rater_id,
-        event.kind,
-        event.slot,
-        event.criterion,
-        event.value,
-        event.comment,
+def append_event(db: StudyDatabase, event: ScoreEvent, asked: Asked, seen: int) -> Stored:
+    """Like :func:`record_event`, for a caller that has just looked the rater's presentation up (``asked``).
+
+    The way of every click: inside the write it costs one indexed query and the insert.
+    """
+    validate_event(event)
+    with db.write() as connection:
+        return _store(connection, event, asked, seen)
+
+
+def _store(connection: sqlite3.Connection, event: ScoreEvent, asked: Asked, seen: int | None) -> Stored:
+    present = connection.execute(
+        "SELECT event_id, uuid, kind, client ->> '$.tab' FROM score_events WHERE presentation_id = ? ORDER BY event_id",
+        (event.presentation_id,),
+    ).fetchall()
+    if any(row[1] == event.uuid for row in present):
+        return Stored(_known(connection, event), len(present))
+    if event.kind in ("score", "rank") and event.criterion not in CRITERIA[asked.mode]:
+        raise InvalidInput(
+            f"a {asked.mode} set asks for {' and '.join(CRITERIA[asked.mode])}, not for '{event.criterion}'"
+        )
+    if seen is not None and any(row[3] != event.client.get("tab") for row in present[max(seen, 0) :]):
+        raise StaleWrite("this set was changed in another window; reload to see what is stored")
+    if asked.purpose == "training" and any(row[2] == "submit" for row in present):
+        raise Conflict("this training set was answered, and the answer shown; go on to the next set")
+    if event.kind == "submit":
+        _refuse_incomplete(connection, event, asked.mode)
+    cursor = connection.execute(
+        "INSERT INTO score_events(uuid, presentation_id, rater_id, kind, slot, criterion, value, comment, client,"
+        " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (uuid) DO NOTHING",
+        (event.uuid, *_content(event), json.dumps(dict(event.client)), now()),
     )
-    mode = _mode_of(connection, event)
+    if cursor.rowcount == 0:  # the uuid stands in another presentation
+        return Stored(_known(connection, event), len(present))
+    return Stored(int(cursor.lastrowid or 0), len(present) + 1)
+
+
+def _content(event: ScoreEvent) -> tuple[Any, ...]:
+    return (
+        event.presentation_id, event.rater_id, event.kind, event.slot, event.criterion, event.value, event.comment,
+    )  # fmt: skip
+
+
+def _known(connection: sqlite3.Connection, event: ScoreEvent) -> int:
+    """event_id under which this very event is stored already."""
     known = connection.execute(
         "SELECT event_id, presentation_id, rater_id, kind, slot, criterion, value, comment FROM score_events"
         " WHERE uuid = ?",
         (event.uuid,),
     ).fetchone()
-    if known is not None:
-        if tuple(known[1:]) != content:
-            raise Conflict(f"uuid {event.uuid} was used for another event; make a new one")
-        return int(known[0])
-    if event.kind == "score" and event.criterion not in CRITERIA[mode]:
-        raise InvalidInput(f"a {mode} set asks for {' and '.join(CRITERIA[mode])}, not for '{event.criterion}'")
-    if seen is not None:
-        _refuse_stale(connection, event, seen)
-    if event.kind == "submit":
-        _refuse_incomplete(connection, event, mode)
-    cursor = connection.execute(
-        "INSERT INTO score_events(uuid, presentation_id, rater_id, kind, slot, criterion, value, comment, client,"
-        " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (event.uuid, *content, json.dumps(dict(event.client)), now()),
-    )
-    return int(cursor.lastrowid or 0)
+    if known is None or tuple(known[1:]) != _content(event):
+        raise Conflict(f"uuid {event.uuid} was used for another event; make a new one")
+    return int(known[0])
 
 
-def _mode_of(connection: sqlite3.Connection, event: ScoreEvent) -> str:
+def _asked(connection: sqlite3.Connection, event: ScoreEvent) -> Asked:
     row = connection.execute(
-        "SELECT c.mode FROM presentations p JOIN image_sets s USING (set_id) JOIN conditions c USING (condition_id)"
-        " WHERE p.presentation_id = ? AND p.rater_id = ?",
+        "SELECT c.mode, s.purpose FROM presentations p JOIN image_sets s USING (set_id)"
+        " JOIN conditions c USING (condition_id) WHERE p.presentation_id = ? AND p.rater_id = ?",
         (event.presentation_id, event.rater_id),
     ).fetchone()
     if row is None:
         raise NotFound("this set is not shown to this rater; reload the page")
-    return str(row[0])
-
-
-def _refuse_stale(connection: sqlite3.Connection, event: ScoreEvent, seen: int) -> None:
-    later = connection.execute(
-        "SELECT client ->> '$.tab' FROM score_events WHERE presentation_id = ? ORDER BY event_id LIMIT -1 OFFSET ?",
-        (event.presentation_id, max(seen, 0)),
-    ).fetchall()
-    if any(row[0] != event.client.get("tab") for row in later):
-        raise StaleWrite("this set was changed in another window; reload to see what is stored")
+    return Asked(*row)
 
 
 def _refuse_incomplete(connection: sqlite3.Connection, event: ScoreEvent, mode: str) -> None:
@@ -227,57 +256,6 @@ def _refuse_incomplete(connection: sqlite3.Connection, event: ScoreEvent, mode: 
     required = len(required_scores(mode))
     if count < required:
         raise Conflict(f"{required - count} of {required} scores are missing; give them or skip the set")
-
-
-def ensure_presentations(db: StudyDatabase, rater_id: int, seed: int, purposes: Sequence[str] = ("rating",)) -> int:
-    """Give a rater one presentation of every set of ``purposes``; returns how many were added.
-
-    Order and slot permutation follow ``seed`` and the rater's own seed; each slot stands equally often at each of A-D
-    (rows of Latin squares). Sets sampled later are added at the end; what exists never changes. Tokens are random.
-
-    Raises:
-        NotFound: no such rater.
-    """
-    rater = rater_by_id(db, rater_id)
-    marks = ", ".join("?" for _ in purposes)
-    sql = (
-        f"SELECT set_id FROM image_sets s WHERE purpose IN ({marks}) AND NOT EXISTS (SELECT 1 FROM presentations p"
-        " WHERE p.rater_id = ? AND p.set_id = s.set_id) ORDER BY run_id, ordinal"
-    )
-    if not db.rows(sql + " LIMIT 1", (*purposes, rater_id)):
-        return 0
-    with db.write() as connection:
-        new = [str(row[0]) for row in connection.execute(sql, (*purposes, rater_id))]
-        start = int(
-            connection.execute(
-                "SELECT coalesce(max(position) + 1, 0) FROM presentations WHERE rater_id = ?", (rater_id,)
-            ).fetchone()[0]
-        )
-        phase = "main" if rater.kind == "simulated" or _is_locked(connection) else "pilot"
-        rng = np.random.default_rng([seed, rater.order_seed, start])
-        order = rng.permutation(len(new))
-        squares = _latin_rows(rng, len(new))
-        connection.executemany(
-            "INSERT INTO presentations(token, rater_id, set_id, position, slots, phase) VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (secrets.token_urlsafe(18), rater_id, new[index], start + place, squares[place], phase)
-                for place, index in enumerate(order)
-            ],
-        )
-    return len(new)
-
-
-def _is_locked(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT stage FROM study_stage").fetchone()[0] in ("locked", "frozen")
-
-
-def _latin_rows(rng: np.random.Generator, n: int) -> list[str]:
-    """n permutations of the slots, in blocks of four that form Latin squares."""
-    rows: list[str] = []
-    while len(rows) < n:
-        base = rng.permutation(N_SLOTS)
-        rows.extend("".join(map(str, np.roll(base, shift))) for shift in rng.permutation(N_SLOTS))
-    return rows[:n]
 
 
 def score_table(db: StudyDatabase, kind: Literal["human", "simulated"] | None = None) -> pd.DataFrame:

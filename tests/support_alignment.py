@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from data.conditions_store import StoredCondition, save_conditions
+from data.presentations import ensure_presentations
 from data.raters import add_rater
 from data.records import start_run
-from data.scores import CRITERIA, ScoreEvent, ensure_presentations, record_events
+from data.scores import CRITERIA, ScoreEvent, record_events
 from data.study import Study
 from generation.measure import MeasureNet, save_measure
 from generation.measure_networks import BLOCKS, NetworkShape, build_network

@@ -58,6 +58,19 @@ def add_sets(
     return [f"set-{seed}-{ordinal}" for ordinal in range(len(modes))]
 
 
+def add_checks(study: Study, purpose: str, n: int, *, good: tuple[int, int] = (4, 5), bits: int = 16) -> list[str]:
+    """``n`` T2I sets of ``purpose`` training or attention; every image is expected to score within ``good``."""
+    names = add_sets(study, ("T2I",) * n, seed=500 + len(purpose), bits=bits)
+    with study.db.write() as connection:
+        for name in names:
+            connection.execute("UPDATE image_sets SET purpose = ? WHERE set_id = ?", (purpose, name))
+            connection.executemany(
+                "INSERT INTO set_expectations VALUES (?, ?, 'text', ?, ?, ?)",
+                [(name, slot, *good, f"reason {slot}") for slot in range(4)],
+            )
+    return names
+
+
 def _add_condition(
     study: Study, connection: sqlite3.Connection, name: str, mode: str, text: str | None, size: int
 ) -> None:

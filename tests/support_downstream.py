@@ -10,9 +10,10 @@ import numpy as np
 from data.conditions_store import StoredCondition, record_conditions, save_conditions
 from data.files import write_atomic
 from data.images import encode_png
+from data.presentations import ensure_presentations
 from data.raters import add_rater
 from data.records import start_run
-from data.scores import ScoreEvent, ensure_presentations, record_events
+from data.scores import ScoreEvent, record_events
 from data.study import Study
 
 DOWNSTREAM_TOML = """

@@ -16,8 +16,9 @@ from annotate_app.accounts import check_password
 from annotate_app.cli import app
 from annotate_app.running import agreement_lines, check_port, run_agreement
 from data.errors import Conflict, InvalidInput, NotFound
+from data.presentations import ensure_presentations
 from data.raters import add_rater
-from data.scores import ScoreEvent, ensure_presentations, record_events
+from data.scores import ScoreEvent, record_events
 from data.study import Study
 from tests.support_annotate import make_study
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from data.errors import Conflict, InvalidInput, NotFound, RadprefError
+from data.presentations import ensure_presentations
 from data.raters import add_rater
 from data.scores import (
     TABLE_COLUMNS,
     ScoreEvent,
     StaleWrite,
-    ensure_presentations,
     record_event,
     record_events,
     required_scores,
