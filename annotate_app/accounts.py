@@ -21,7 +21,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from data.audit import audit
 from data.db import StudyDatabase
 from data.errors import InvalidInput
-from data.raters import password_hash_of
+from data.raters import LOGINS_MARK, password_hash_of
 
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
 CACHE_S = 5.0
@@ -52,6 +52,24 @@ def hash_password(password: str) -> str:
     return _hasher.hash(password)
 
 
+def check_new_password(username: str, password: str) -> None:
+    """Refuse a password that a person chose badly.
+
+    Raises:
+        InvalidInput: length, the person's own name, or fewer than five different characters.
+    """
+    if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
+        raise InvalidInput(f"the password has {len(password)} characters; take {MIN_PASSWORD} to {MAX_PASSWORD}")
+    if len(username) > 2 and username.casefold() in password.casefold():
+        raise InvalidInput("the password holds your name; take a few other words")
+    if len(set(password)) < 5:
+        raise InvalidInput("the password has fewer than five different characters; take a few words")
+    try:
+        password.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("the password holds half a character (a lone surrogate); type it again") from error
+
+
 def generate_password() -> str:
     """A password of four groups of four unambiguous characters (80 bits)."""
     return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(4))
@@ -79,11 +97,15 @@ def token_hash(token: str) -> str:
 
 
 class Sessions:
-    """Server-side logins. The cookie holds a random token, the database its hash."""
+    """Server-side logins. The cookie holds a random token, the database its hash.
+
+    What was found is kept for a few seconds, until a login is ended elsewhere: a reset, a retired rater (LOGINS_MARK).
+    """
 
     def __init__(self, db: StudyDatabase, *, life_hours: float, idle_minutes: float) -> None:
         self.db, self.life, self.idle = db, timedelta(hours=life_hours), timedelta(minutes=idle_minutes)
         self._cache: dict[str, tuple[float, Identity]] = {}
+        self._mark, self._marked = db.path.parent / LOGINS_MARK, 0
 
     def open(self, rater_id: int, *, old_token: str | None = None) -> str:
         """Start a login under a new id (an older one of the same browser ends); returns the token for the cookie."""
@@ -107,6 +129,7 @@ class Sessions:
         if not token or len(token) > 200:
             return None
         key, clock = token_hash(token), time.monotonic()
+        self._forget_if_marked()
         cached = self._cache.get(key)
         if cached and clock - cached[0] < CACHE_S:
             return cached[1]
@@ -118,6 +141,15 @@ class Sessions:
                 self._cache.clear()
             self._cache[key] = (clock, identity)
         return identity
+
+    def _forget_if_marked(self) -> None:
+        try:
+            marked = self._mark.stat().st_mtime_ns
+        except OSError:
+            marked = 0
+        if marked != self._marked:
+            self._cache.clear()
+            self._marked = marked
 
     def _load(self, key: str) -> Identity | None:
         row = self.db.row(

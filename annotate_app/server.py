@@ -21,11 +21,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from annotate_app import admin, guard, service
-from annotate_app.accounts import Backoff, Identity, Sessions, check_password
+from annotate_app import admin, dashboard, guard, invites, service
+from annotate_app.accounts import Backoff, Identity, Sessions, check_password, token_hash
 from annotate_app.guard import Guard
 from annotate_app.page import mount_pages
 from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
+from data.lifecycle import status as study_status
 from data.scores import StaleWrite
 from data.study import Study
 
@@ -40,7 +41,9 @@ def create_app(study: Study) -> FastAPI:
     app = FastAPI(title="radpref", docs_url=None, redoc_url=None, openapi_url=None)
     sessions = Sessions(study.db, life_hours=config.session_hours, idle_minutes=config.idle_minutes)
     _add_errors(app)
-    _add_login(app, study, sessions, Backoff())
+    backoff = Backoff()
+    _add_login(app, study, sessions, backoff)
+    _add_invite(app, study, sessions, backoff)
     _add_reading(app, study)
     _add_admin(app, study)
     _add_files(app)
@@ -140,9 +143,25 @@ def _add_admin(app: FastAPI, study: Study) -> None:
     def overview(_: Admin) -> JSONResponse:
         return JSONResponse(admin.overview(study))
 
+    agreement_kept, quality_kept = (dashboard.Kept(study, of) for of in (dashboard.agreement, dashboard.quality))
+
     @app.get("/api/admin/agreement")
     def agreement(_: Admin) -> JSONResponse:
-        return JSONResponse(admin.agreement(study))
+        return JSONResponse(agreement_kept.get())
+
+    @app.get("/api/admin/quality")
+    def quality(_: Admin) -> JSONResponse:
+        latest = {"remarks": dashboard.remarks(study), "audit": dashboard.audit_tail(study)}
+        return JSONResponse({**quality_kept.get(), **latest})
+
+    @app.get("/api/admin/study")
+    def stage(_: Admin) -> JSONResponse:
+        return JSONResponse(study_status(study))
+
+    @app.post("/api/admin/raters")
+    async def raters(request: Request, identity: Admin) -> JSONResponse:
+        payload = await _json_body(request)
+        return JSONResponse(await run_in_threadpool(invites.office_action, study.db, payload, identity.username))
 
     @app.get("/report")
     def report_redirect(_: Admin) -> Response:
@@ -220,6 +239,34 @@ def _add_login(app: FastAPI, study: Study, sessions: Sessions, backoff: Backoff)
         return JSONResponse({"username": identity.username, "role": identity.role})
 
 
+def _add_invite(app: FastAPI, study: Study, sessions: Sessions, backoff: Backoff) -> None:
+    @app.get("/invite")
+    def invite_page() -> HTMLResponse:
+        return HTMLResponse(_page_html(study, "invite.html", ""))
+
+    @app.post("/invite")
+    async def invite(request: Request) -> Response:
+        """{token}: whose link it is; {token, password}: set the password and log in."""
+        body = await _json_body(request)
+        fields = body if isinstance(body, dict) else {}
+        token, address = fields.get("token"), request.client.host if request.client else "unknown"
+        account = f"invite {token_hash(str(token))}"
+        if (wait := backoff.begin(account, address)) > 0:
+            seconds = max(1, round(wait))
+            text = {"error": f"too many tries; wait {seconds} s and try again"}
+            return JSONResponse(text, status_code=429, headers={"Retry-After": str(seconds)})
+        found = await run_in_threadpool(invites.find, study.db, token)
+        backoff.success(account, address)  # a link that exists was not guessed
+        if "password" not in fields:
+            return JSONResponse({"username": found.username, "expires_at": found.expires_at})
+        rater_id = await run_in_threadpool(invites.accept, study.db, token, fields["password"])
+        old = guard.session_token(request.headers)
+        session = await run_in_threadpool(lambda: sessions.open(rater_id, old_token=old))
+        response = JSONResponse({"ok": True})
+        _set_cookie(response, request, session)
+        return response
+
+
 def _set_cookie(response: Response, request: Request, token: str) -> None:
     secure = request.url.scheme == "https"
     name = guard.SECURE_COOKIE if secure else guard.COOKIE
@@ -247,7 +294,11 @@ def _login_failed(study: Study, wants_json: bool, status: int, text: str, header
 
 
 def _login_html(study: Study, error: str) -> str:
-    page = (STATIC / "login.html").read_text(encoding="utf-8")
+    return _page_html(study, "login.html", error)
+
+
+def _page_html(study: Study, name: str, error: str) -> str:
+    page = (STATIC / name).read_text(encoding="utf-8")
     return page.replace("{{title}}", html.escape(study.config.title)).replace("{{error}}", html.escape(error))
 
 

@@ -1,7 +1,7 @@
 """The life of a reader study: draft -> pilot -> locked -> frozen, and who may learn which arm an image is from.
 
-Input: a study's database. Output: rows of ``stages`` and of the audit log. The database refuses steps back, new sets
-after the lock, scores after the freeze, and pairs of anything but rating sets (triggers in data/migrations.py).
+Input: a study. Output: rows of ``stages`` with a seal (data/seals.py), and of the audit log. The database refuses steps
+back, new sets after the lock, scores after the freeze, and pairs of anything but rating sets (data/migrations.py).
 
 =======  ===========================================================================================================
 draft    nobody has scored; everything may change. The first event of a person makes it a pilot.
@@ -14,11 +14,20 @@ frozen   scores are closed; now arms may be revealed, and each time that is writ
 from __future__ import annotations
 
 import getpass
-from typing import Any, Literal
+import importlib
+import importlib.util
+import json
+import sqlite3
+from typing import TYPE_CHECKING, Any, Literal
 
 from data.audit import audit
 from data.db import StudyDatabase
 from data.errors import Conflict
+from data.records import now
+from data.seals import changed_keys, seal
+
+if TYPE_CHECKING:
+    from data.study import Study
 
 Stage = Literal["draft", "pilot", "locked", "frozen"]
 REVEALED, UNBLINDED = "arms revealed", "unblinded before the freeze"
@@ -67,8 +76,10 @@ def unblind(db: StudyDatabase, actor: str, reason: str) -> None:
     """Emergency unblinding before the freeze: from now on arms are visible, and every report says so.
 
     Raises:
-        Conflict: no reason was given.
+        Conflict: no reason was given, or the study is frozen anyway.
     """
+    if stage(db) == "frozen":
+        raise Conflict("the study is frozen: arms may be revealed without unblinding")
     if not reason.strip():
         raise Conflict("unblinding before the freeze needs a reason; give it with --reason")
     with db.write() as connection:
@@ -78,3 +89,143 @@ def unblind(db: StudyDatabase, actor: str, reason: str) -> None:
 def early_unblinding(db: StudyDatabase) -> dict[str, Any] | None:
     """at, actor and detail of the first unblinding before the freeze, or None."""
     return db.row("SELECT at, actor, detail FROM audit_events WHERE action = ? ORDER BY audit_id LIMIT 1", (UNBLINDED,))
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+_PILOT = """
+SELECT count(*) AS n_scores, count(DISTINCT v.rater_id) AS n_raters
+FROM current_scores v JOIN presentations p USING (presentation_id) JOIN image_sets s USING (set_id)
+WHERE v.rater_kind = 'human' AND p.phase = 'pilot' AND s.purpose <> 'training'
+"""
+_OPEN = """
+SELECT r.username, count(*) AS n_sets, sum(p.state = 'open') AS n_open,
+       sum(p.state = 'open' AND EXISTS (SELECT 1 FROM current_scores v
+                                        WHERE v.presentation_id = p.presentation_id)) AS n_begun
+FROM presentation_states p JOIN image_sets s USING (set_id) JOIN raters r USING (rater_id)
+WHERE r.kind = 'human' AND r.role = 'rater' AND r.active = 1 AND s.purpose <> 'training'
+  AND (p.phase = 'main' OR NOT EXISTS (SELECT 1 FROM stages WHERE stage = 'locked'
+                                       AND coalesce(detail ->> '$.keep_scores', 0) = 0))
+GROUP BY r.rater_id ORDER BY r.rater_id
+"""
+
+
+def pilot_scores(db: StudyDatabase) -> tuple[int, int]:
+    """(scores, people) that a lock takes out of the analysis unless it keeps them."""
+    row = db.row(_PILOT) or {"n_scores": 0, "n_raters": 0}
+    return int(row["n_scores"]), int(row["n_raters"])
+
+
+def open_work(db: StudyDatabase) -> list[dict[str, Any]]:
+    """What active people have still to score: [{username, n_sets, n_open, n_begun}], people who are done left out."""
+    return [row for row in db.rows(_OPEN) if row["n_open"]]
+
+
+def lock(study: Study, actor: str, *, keep_scores: bool = False) -> dict[str, Any]:
+    """Fix sets and [annotate]; returns {stage, keep_scores, n_left_out}: pilot scores that leave the analysis.
+
+    A draft is locked without a pilot. Training sets and attention checks are made first, where there are none yet.
+
+    Raises:
+        Conflict: the study is locked or frozen, has no sets, or sampling them is not finished.
+    """
+    if (present := stage(study.db)) in ("locked", "frozen"):
+        raise Conflict(f"the study is {present} already; see `radpref study show`")
+    _refuse_unfinished_sets(study.db)
+    _make_checks(study)
+    n_scores, _ = pilot_scores(study.db)
+    with study.db.write() as connection:
+        _refuse_unfinished_sets(study.db)
+        if stage(study.db) == "draft":
+            _step(connection, actor, "pilot", {"skipped": True})
+        _step(connection, actor, "locked", {"keep_scores": int(keep_scores), **seal(connection, study.config.annotate)})
+    return {"stage": "locked", "keep_scores": keep_scores, "n_left_out": 0 if keep_scores else n_scores}
+
+
+def _step(connection: sqlite3.Connection, actor: str, name: str, detail: dict[str, Any]) -> None:
+    connection.execute(
+        "INSERT INTO stages(at, actor, stage, detail) VALUES (?, ?, ?, ?)", (now(), actor, name, json.dumps(detail))
+    )
+    audit(connection, actor, name, detail)
+
+
+def _refuse_unfinished_sets(db: StudyDatabase) -> None:
+    running = db.value("SELECT run_id FROM runs WHERE kind = 'sets' AND status = 'running' LIMIT 1")
+    if running is not None:
+        raise Conflict(f"run {running} has not sampled all its sets; finish it with `radpref generate sets`, then lock")
+    if db.value("SELECT 1 FROM image_sets WHERE purpose IN ('rating', 'comparison') LIMIT 1") is None:
+        raise Conflict("there are no sets to score; sample some with `radpref generate sets`, then lock")
+
+
+def _make_checks(study: Study) -> None:
+    """Training sets and attention checks must be there before the lock: afterwards no set can be added."""
+    if importlib.util.find_spec("data.checks") is not None:
+        importlib.import_module("data.checks").ensure_checks(study)
+
+
+def freeze(study: Study, actor: str) -> dict[str, Any]:
+    """Close scoring for ever; returns {stage, n_open}: sets that stay unscored.
+
+    Raises:
+        Conflict: the study is not locked.
+    """
+    present = stage(study.db)
+    if present == "frozen":
+        raise Conflict("the study is frozen already; see `radpref study show`")
+    if present != "locked":
+        raise Conflict(f"the study is a {present}: fix its sets with `radpref study lock`, score, then freeze")
+    if changed := changed_keys(study):
+        raise Conflict(changed_text(changed))
+    n_open = sum(int(row["n_open"]) for row in open_work(study.db))
+    with study.db.write() as connection:
+        _step(connection, actor, "frozen", {"n_open": n_open, **seal(connection, study.config.annotate)})
+    return {"stage": "frozen", "n_open": n_open}
+
+
+def changed_text(changed: list[str]) -> str:
+    """One line about keys of [annotate] that were changed after the lock (:func:`data.seals.changed_keys`)."""
+    return f"[annotate] of study.toml was changed after the lock: {'; '.join(changed)}. Put it back"
+
+
+def require_locked_config(study: Study) -> None:
+    """Refuse to go on with a study.toml whose [annotate] section is not the one that was locked.
+
+    Raises:
+        Conflict: names the keys.
+    """
+    if changed := changed_keys(study):
+        raise Conflict(changed_text(changed))
+
+
+_MAY: dict[Stage, tuple[str, ...]] = {
+    "draft": ("change study.toml", "add sets: radpref generate sets", "score", "fix the design: radpref study lock"),
+    "pilot": ("add sets: radpref generate sets", "score (a pilot)", "fix the design: radpref study lock"),
+    "locked": ("score", "close scoring: radpref study freeze", "know the arms earlier: radpref study unblind"),
+    "frozen": ("agreement, exports and reports by arm", "another round: a new study"),
+}
+
+
+def status(study: Study) -> dict[str, Any]:
+    """Stage, how it came about, and what may be done next; holds no arm and nothing that tells one.
+
+    {stage, history: [{stage, at, actor, kept_scores}], arms_visible, unblinded: null | {at, actor, reason},
+    may: [text], n_open, pilot: {n_scores, n_raters}, changed: [key of [annotate] changed after the lock]}
+    """
+    present = stage(study.db)
+    history = study.db.rows("SELECT stage, at, actor, detail FROM stages ORDER BY stage_id")
+    n_scores, n_raters = pilot_scores(study.db)
+    early = early_unblinding(study.db)
+    return {
+        "stage": present,
+        "history": [
+            {key: row[key] for key in ("stage", "at", "actor")}
+            | ({"kept_scores": bool(json.loads(row["detail"]).get("keep_scores"))} if row["stage"] == "locked" else {})
+            for row in history
+        ],
+        "arms_visible": arms_visible(study.db),
+        "unblinded": early and {"at": early["at"], "actor": early["actor"], **json.loads(early["detail"])},
+        "may": list(_MAY[present]),
+        "n_open": sum(int(row["n_open"]) for row in open_work(study.db)),
+        "pilot": {"n_scores": n_scores, "n_raters": n_raters},
+        "changed": changed_keys(study),
+    }

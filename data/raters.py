@@ -1,23 +1,30 @@
 """Raters: who may score. People log in with a password; simulated raters never can.
 
-Input: names and password hashes (made in annotate_app/accounts.py). Output: rows of ``raters``.
+Input: names and password hashes (made in annotate_app/accounts.py). Output: rows of ``raters``, ``admissions`` and of
+the audit log. Nothing here touches an order or a score, of the rater concerned or of another one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import sqlite3
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from data.audit import audit
 from data.db import StudyDatabase
 from data.errors import Conflict, InvalidInput, NotFound
+from data.lifecycle import operator
 from data.records import now
 
 Kind = Literal["human", "simulated"]
 Role = Literal["rater", "admin"]
+LOGINS_MARK = ".logins"
+"""Beside study.db; touched when a login ends other than by logout, so that a running server asks the database again."""
 _USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -47,8 +54,9 @@ def add_rater(
     kind: Kind = "human",
     role: Role = "rater",
     detail: dict[str, Any] | None = None,
+    actor: str | None = None,
 ) -> Rater:
-    """Add a rater; ``password_hash`` is an argon2id hash (None: cannot log in).
+    """Add a rater; ``password_hash`` is an argon2id hash (None: cannot log in). Adding a person is audited.
 
     Raises:
         InvalidInput: a name, kind or role that is not usable, or a password for a simulated rater.
@@ -64,6 +72,8 @@ def add_rater(
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             row,
         )
+        if kind == "human":
+            audit(connection, actor or operator(), "rater added", {"rater": username, "role": role})
     return get_rater(db, username)
 
 
@@ -118,19 +128,110 @@ def password_hash_of(db: StudyDatabase, username: str) -> tuple[int, str] | None
     return None if row is None else (int(row["rater_id"]), str(row["password_hash"]))
 
 
-def set_password_hash(db: StudyDatabase, username: str, password_hash: str) -> Rater:
-    """Give a person a new password; their logins end. Order and scores stay as they are.
+def set_password_hash(db: StudyDatabase, username: str, password_hash: str, actor: str | None = None) -> Rater:
+    """Give a person a new password; their logins and invitations end. Order and scores stay as they are.
 
     Raises:
         NotFound: no such rater.
         InvalidInput: the rater is simulated.
     """
-    rater = get_rater(db, username)
-    _check(rater.username, password_hash, rater.kind, rater.role)
+    rater = get_person(db, username)
     with db.write() as connection:
         connection.execute("UPDATE raters SET password_hash = ? WHERE rater_id = ?", (password_hash, rater.rater_id))
-        connection.execute("DELETE FROM sessions WHERE rater_id = ?", (rater.rater_id,))
-        audit(connection, rater.username, "password reset", {})
+        end_access(connection, rater.rater_id)
+        audit(connection, actor or operator(), "password reset", {"rater": rater.username})
+    logins_changed(db)
+    return rater
+
+
+def get_person(db: StudyDatabase, username: str) -> Rater:
+    """Like :func:`get_rater`, for what only people have: a password, a login, a training.
+
+    Raises:
+        NotFound: there is none.
+        InvalidInput: the rater is simulated.
+    """
+    rater = get_rater(db, username)
+    if rater.kind != "human":
+        raise InvalidInput(f"'{rater.username}' is a simulated rater and has no account; name a person")
+    return rater
+
+
+def end_access(connection: sqlite3.Connection, rater_id: int) -> None:
+    """End the logins and the unused invitations of a person, inside an open write transaction."""
+    connection.execute("DELETE FROM sessions WHERE rater_id = ?", (rater_id,))
+    connection.execute(
+        "UPDATE invites SET expires_at = ? WHERE rater_id = ? AND used_at IS NULL AND expires_at > ?",
+        (now(), rater_id, now()),
+    )
+
+
+def logins_changed(db: StudyDatabase) -> None:
+    """Tell a server that keeps logins in memory, in this process or another, to read them anew."""
+    mark, at = db.path.parent / LOGINS_MARK, time.time_ns()
+    mark.touch()
+    os.utime(mark, ns=(at, at))  # the kernel's own clock stands still for some milliseconds
+
+
+def retire(db: StudyDatabase, username: str, actor: str | None = None) -> Rater:
+    """End a person's part: no login, no new score. What was scored stays, and so does everybody's order.
+
+    Raises:
+        NotFound: no such rater.
+        InvalidInput: the rater is simulated.
+        Conflict: retired already, or ``actor`` is this person.
+    """
+    rater = get_person(db, username)
+    if not rater.active:
+        raise Conflict(f"'{rater.username}' is retired already; `rater reinstate` undoes it")
+    if rater.username.casefold() == (actor or "").casefold():
+        raise Conflict("you cannot retire yourself; ask another admin")
+    return _set_active(db, rater, False, actor)
+
+
+def reinstate(db: StudyDatabase, username: str, actor: str | None = None) -> Rater:
+    """Let a retired person go on where they stopped, with the old password.
+
+    Raises:
+        NotFound: no such rater.
+        InvalidInput: the rater is simulated.
+        Conflict: not retired.
+    """
+    rater = get_person(db, username)
+    if rater.active:
+        raise Conflict(f"'{rater.username}' is not retired")
+    return _set_active(db, rater, True, actor)
+
+
+def _set_active(db: StudyDatabase, rater: Rater, active: bool, actor: str | None) -> Rater:
+    with db.write() as connection:
+        connection.execute("UPDATE raters SET active = ? WHERE rater_id = ?", (int(active), rater.rater_id))
+        end_access(connection, rater.rater_id)
+        action = "rater reinstated" if active else "rater retired"
+        audit(connection, actor or operator(), action, {"rater": rater.username})
+    logins_changed(db)
+    return get_rater(db, rater.username)
+
+
+def admit(db: StudyDatabase, username: str, actor: str | None = None) -> Rater:
+    """Let a rater go on to scoring whatever the training's result was.
+
+    Raises:
+        NotFound: no such rater.
+        InvalidInput: the rater is simulated, or an admin.
+        Conflict: admitted already.
+    """
+    rater = get_person(db, username)
+    if rater.role != "rater":
+        raise InvalidInput(f"'{rater.username}' is an admin and does not score; name a rater")
+    actor = actor or operator()
+    with db.write() as connection:
+        if connection.execute("SELECT 1 FROM admissions WHERE rater_id = ?", (rater.rater_id,)).fetchone():
+            raise Conflict(f"'{rater.username}' is admitted already")
+        connection.execute(
+            "INSERT INTO admissions(rater_id, at, actor, share) VALUES (?, ?, ?, NULL)", (rater.rater_id, now(), actor)
+        )
+        audit(connection, actor, "rater admitted", {"rater": rater.username})
     return rater
 
 
