@@ -8,16 +8,81 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+STATIC = Path(__file__).parent / "static"
+PAGES = {"/read": ("Reading room", "reader"), "/admin": ("Reading room: dashboard", "admin")}
+
 _LOAD = "import(new URL('../static/{script}.js', document.baseURI).href).then((module) => module.start(element));"
 _HEAD = """<meta name="color-scheme" content="dark">
-<meta name="robots" content="noindex">
-<link rel="stylesheet" href="../static/{style}.css">"""
+<meta name="robots" content="noindex">"""
+_STYLE = '<link rel="stylesheet" href="../static/{script}.css">'
+_PRELOAD = '<link rel="modulepreload" href="../static/{name}">'
+_EARLY = '<script type="module" data-early src="../static/{script}.js"></script>'
+_IMPORT = re.compile(r"^import\b[^;]*?['\"]\./([a-z-]+\.js)['\"];", re.MULTILINE)
 _CSS = "html, body, gradio-app { background: #0b0d10 !important; color: #d9dee5; color-scheme: dark; }"
+
+
+def module_names(script: str) -> list[str]:
+    """``script``.js and every module of ours that it imports, in the order of a walk through the imports."""
+    found = [f"{script}.js"]
+    for name in found:
+        text = (STATIC / name).read_text(encoding="utf-8")
+        found.extend(other for other in dict.fromkeys(_IMPORT.findall(text)) if other not in found)
+    return found
+
+
+def head_of(script: str) -> str:
+    """What stands in the head of a page's HTML: the style, the modules at once instead of one import after the other.
+
+    Gradio itself adds its ``head`` only when its own bundle has run. The scoring page's script also starts from here, so
+    that the first set is fetched meanwhile; see the end of reader.js.
+    """
+    parts = [_STYLE.format(script=script), *(_PRELOAD.format(name=name) for name in module_names(script))]
+    return "".join([*parts, _EARLY.format(script=script)] if script == "reader" else parts)
+
+
+class Head:
+    """ASGI middleware: puts ``heads[path]`` before ``</head>`` of the HTML served at a path (with or without a slash)."""
+
+    def __init__(self, app: ASGIApp, heads: Mapping[str, str]) -> None:
+        self.app, self.heads = app, {path: head.encode() for path, head in heads.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass; change the answer where it is one of the pages."""
+        head = self.heads.get(str(scope.get("path", "")).rstrip("/"))
+        if scope["type"] != "http" or head is None:
+            await self.app(scope, receive, send)
+            return
+        start: Message = {}
+        body = bytearray()
+
+        async def collect(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body.extend(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            headers = MutableHeaders(scope=start)
+            whole = bytes(body)
+            if headers.get("content-type", "").startswith("text/html") and "content-encoding" not in headers:
+                whole = whole.replace(b"</head>", head + b"</head>", 1)
+                headers["content-length"] = str(len(whole))
+            await send(start)
+            await send({"type": "http.response.body", "body": whole})
+
+        await self.app(scope, receive, collect)
 
 
 def _blocks(title: str, script: str) -> Any:
@@ -62,8 +127,7 @@ def _mount(app: FastAPI) -> None:
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
         body_background_fill="#0b0d10", body_background_fill_dark="#0b0d10", body_text_color="#d9dee5"
     )
-    pages = {"/read": ("Reading room", "reader"), "/admin": ("Reading room: dashboard", "admin")}
-    for path, (title, script) in pages.items():
+    for path, (title, script) in PAGES.items():
         gr.mount_gradio_app(
             app,
             _blocks(title, script),
@@ -79,5 +143,6 @@ def _mount(app: FastAPI) -> None:
             mcp_server=False,
             theme=theme,
             css=_CSS,
-            head=_HEAD.format(style=script),
+            head=_HEAD,
         )
+    app.add_middleware(Head, heads={path: head_of(script) for path, (_, script) in PAGES.items()})

@@ -1,6 +1,7 @@
 // One cell per letter: canvas, letter, score strips with anchors, flags. Mouse on the canvas: zoom, pan, window, one-up.
 
 import { h } from './dom.js';
+import { verdict } from './training.js';
 import { Panel } from './viewer.js';
 
 const NAMES = { text: 'Text', mask: 'Mask' };
@@ -53,9 +54,20 @@ export class Cell {
     canvas.addEventListener('dblclick', () => on.large(letter));
   }
 
-  // Build the strips for a set's criteria and anchors.
+  // Show a set: strips for its criteria and anchors, its pixels, the given view (or its own), reset.
+  show(state, pixels, outlines, view) {
+    this.build(state);
+    this.note.textContent = '';
+    this.tag.textContent = this.letter;
+    this.panel.outlines = outlines;
+    if (view) this.panel.view = view;
+    this.panel.view.reset();
+    this.panel.show(pixels);
+  }
+
   build(state) {
     this.strips = {};
+    this.element.classList.remove('taught');
     const lines = state.criteria.map((criterion, index) => this.row(criterion, state.anchors[criterion], index === 0));
     this.rows.replaceChildren(...lines);
     this.update(state);
@@ -66,7 +78,7 @@ export class Cell {
       h('input', {
         type: 'radio', name: `${this.letter}-${criterion}`, value: String(value), 'aria-label': `${value}: ${anchor}`,
         'data-testid': `${this.letter}-${criterion}-${value}`,
-        onchange: () => this.on.score(this.letter, criterion, value),
+        onchange: (event) => this.on.score(this.letter, criterion, value, event.timeStamp),
         onfocus: () => this.on.focus(this.letter, criterion),
       }));
     const labels = radios.map((radio, value) =>
@@ -87,6 +99,19 @@ export class Cell {
         'data-testid': `${this.letter}-${flag}`, onclick: () => this.on.flag(this.letter, flag) }, name),
     ]));
     return h('span', { class: 'flags' }, ...Object.values(this.flags));
+  }
+
+  // Training: expected scores and reasons; nothing can be changed any more.
+  teach(feedback, state) {
+    this.element.classList.add('taught');
+    for (const [criterion, strip] of Object.entries(this.strips)) {
+      const found = feedback[criterion];
+      strip.radios.forEach((radio, value) => {
+        radio.disabled = true;
+        radio.parentElement.classList.toggle('expected', Boolean(found) && value >= found.low && value <= found.high);
+      });
+      if (found) strip.group.parentElement.after(verdict(found, state.scores[this.letter][criterion], `${this.letter}-${criterion}-verdict`));
+    }
   }
 
   say(criterion, value) {

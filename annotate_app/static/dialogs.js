@@ -9,7 +9,8 @@ const KEYS = [
   ['N', 'comment'], ['K', 'skip this set'],
   ['Enter', 'submit when complete'], ['Backspace', 'previous set'],
   ['F, double click', 'one image large'], ['C', 'flicker-compare with the last image'],
-  ['Wheel, + −', 'zoom; drag to pan'], ['Right drag', 'window (sideways) and level (up, down)'],
+  ['Wheel, + −', 'zoom'], ['Drag', 'pan; keys: Home End Page ↑ Page ↓'],
+  ['Right drag', 'window sideways, level up and down'], ['Shift+arrows', 'the same by keyboard'],
   ['I / R', 'invert / reset view'], ['L', 'link the four views'],
   ['O, [ ]', 'mask outline, its opacity'], ['?', 'this help'],
 ];
@@ -41,6 +42,17 @@ export function help(state) {
   return ask(shell('Help', keys, h('div', { class: 'scales' }, ...scales),
     h('p', { class: 'fine' }, "Scores are saved as you give them. Patient's right is at image left. Research use, not for diagnosis."),
     h('p', { class: 'buttons' }, h('button', { value: 'ok', class: 'main', autofocus: true }, 'Close'))));
+}
+
+// A soft break, between two sets only.
+export function pause(sets, work, done, total) {
+  const minutes = Math.round(work / 60000);
+  const time = minutes < 1 ? 'less than a minute' : minutes === 1 ? 'one minute' : `${minutes} minutes`;
+  const dialog = shell('Time for a break?', h('p', { class: 'large' }, `${sets === 1 ? '1 set' : `${sets} sets`} in ${time} of scoring; ${done} of ${total} are done.`),
+    h('p', {}, 'A few minutes away keep the scores steady. Everything is saved. Enter goes on.'),
+    h('p', { class: 'buttons' }, h('button', { value: 'ok', class: 'main', autofocus: true }, 'Go on')));
+  dialog.classList.add('between');
+  return ask(dialog);
 }
 
 export async function comment(text) {

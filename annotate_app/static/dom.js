@@ -33,3 +33,10 @@ export async function getBytes(url) {
   if (!response.ok) throw new HttpError(response.status, `the server answered ${response.status}`);
   return response.arrayBuffer();
 }
+
+export async function postJson(url, body) {
+  const response = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) });
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new HttpError(response.status, answer.error || `the server answered ${response.status}`);
+  return answer;
+}

@@ -1,6 +1,8 @@
 // The outbox: every event is kept in this browser until the server has acknowledged it.
 // One localStorage entry per event, opaque ids only. Sending is in order; the same event may be sent twice safely.
 
+import { measure } from './timing.js';
+
 const RETRY_MS = [1000, 2000, 4000, 8000, 10000];
 const TIMEOUT_MS = 15000;
 
@@ -23,6 +25,7 @@ export class Outbox {
     this.stopped = false;
     this.failures = 0;
     this.counter = 0;
+    this.waiting = [];
     window.addEventListener('online', () => this.drain());
   }
 
@@ -40,6 +43,7 @@ export class Outbox {
       }
     }
     this.items.sort((a, b) => (a.key < b.key ? -1 : 1));
+    if (this.items.length) this.on.status(`Saving (${this.items.length})`, 'saving');
   }
 
   pendingFor(token) {
@@ -48,6 +52,11 @@ export class Outbox {
 
   get size() {
     return this.items.length;
+  }
+
+  // A promise that nothing is left to send.
+  emptied() {
+    return this.items.length ? new Promise((resolve) => { this.waiting.push(resolve); }) : Promise.resolve();
   }
 
   add(token, seen, event) {
@@ -78,6 +87,7 @@ export class Outbox {
     while (this.items.length && !this.stopped) {
       if (!this.failures) this.on.status('Saving', 'saving');
       const item = this.items[0];
+      const sent = performance.now();
       let response;
       try {
         response = await fetch(new URL(`api/sets/${item.token}/events`, this.base), {
@@ -90,11 +100,13 @@ export class Outbox {
         this.later(`Offline (${this.items.length})`);
         return;
       }
+      if (response.ok) measure('ack', sent);
       if (!(await this.settle(item, response))) return;
     }
     if (!this.items.length) {
       this.failures = 0;
       this.on.status('Saved', 'saved');
+      for (const resolve of this.waiting.splice(0)) resolve();
     }
   }
 
@@ -113,7 +125,8 @@ export class Outbox {
       return false;
     }
     if (response.status >= 500 || response.status === 429 || response.status === 403) {
-      this.later(response.status === 507 ? `Server disk full (${this.items.length} waiting)` : `Offline (${this.items.length})`);
+      const words = { 507: 'Server disk full', 503: 'Server busy', 429: 'Server busy' }[response.status];
+      this.later(words ? `${words} (${this.items.length} waiting)` : `Offline (${this.items.length})`);
       return false;
     }
     if (response.status === 409 && answer.reason === 'stale' && !item.old) {

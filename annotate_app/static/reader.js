@@ -1,30 +1,38 @@
-// The scoring page. State lives here; pixels in sets.js, sending in outbox.js, drawing in viewer.js and cells.js.
+// The scoring page: which set is shown, and what the server answers. What the rater does is in rating.js, pixels and
+// states in sets.js, sending in outbox.js, the frame in frame.js, drawing in viewer.js and cells.js, other pages in pages.js.
 
 import { Cell } from './cells.js';
 import * as dialogs from './dialogs.js';
-import { h } from './dom.js';
+import { h, postJson } from './dom.js';
+import { steps } from './history.js';
 import { bindKeys } from './keys.js';
 import { Outbox } from './outbox.js';
-import { apply, LETTERS, missing, rows, Sets } from './sets.js';
-import { STRUCTURE_STYLES } from './viewer.js';
-import { Views } from './views.js';
+import { Pace } from './pace.js';
+import { PAGES, TITLES } from './pages.js';
+import { Rating } from './rating.js';
+import { LETTERS, missing, rows, Sets } from './sets.js';
+import { Ties } from './ties.js';
+import { measure, painted } from './timing.js';
+import { feedbackSummary } from './training.js';
 
-const IDLE_MS = 30000;
-const MODE_WORDS = { T2I: 'Text', M2I: 'Mask', TM2I: 'Text and mask' };
+const PATIENCE_MS = 500;
 
-export class Reader extends Views {
+export class Reader extends Rating {
   constructor(root) {
     super();
     this.base = new URL('../', document.baseURI);
     this.root = root;
     this.focused = { letter: 'A', criterion: 'text' };
     this.lastLetter = 'B';
-    this.linked = true;
+    this.linked = this.outline = true;
     this.opacity = 0.9;
-    this.outline = true;
-    this.total = 0;
-    this.nDone = 0;
-    this.done = new Set();
+    this.total = this.nDone = 0;
+    this.done = new Set(); // finished since the order was last asked for
+    this.trail = []; // finished in this window, in order
+    this.ticket = 0;
+    this.pace = new Pace();
+    this.ties = new Ties(this);
+    this.attached = new Promise((resolve) => { this.attach = resolve; });
     this.outbox = new Outbox(this.base, {
       status: (text, kind) => this.status(text, kind),
       stale: () => this.banner('This set was changed in another window. Reload to see what is stored.'),
@@ -42,98 +50,42 @@ export class Reader extends Views {
     })]));
     this.build();
     bindKeys(this);
+    window.addEventListener('beforeunload', (event) => {
+      if (this.outbox.size && !this.leaving) event.preventDefault();
+    });
   }
 
-  // ---- the page
-
-  build() {
-    this.condition = h('div', { class: 'condition', 'data-testid': 'condition' });
-    this.place = h('span', { class: 'place', 'data-testid': 'place' });
-    this.bar = h('span', { class: 'bar' }, h('span'));
-    this.state = h('span', { class: 'saved', role: 'status', 'aria-live': 'polite', 'data-testid': 'save-state' }, 'Opening');
-    this.toast = h('div', { class: 'toast', role: 'alert' });
-    this.grid = h('div', { class: 'grid' }, ...LETTERS.map((letter) => this.cells[letter].element));
-    this.readout = h('span', { class: 'readout' });
-    this.tools = h('div', { class: 'tools', role: 'toolbar', 'aria-label': 'Viewer' });
-    this.main = h('main', {}, this.grid);
-    this.root.replaceChildren(
-      h('header', { class: 'top' }, this.condition, h('div', { class: 'where' }, this.place, this.bar, this.state)),
-      this.main,
-      h('footer', { class: 'bottom' },
-        h('span', { class: 'convention' }, h('b', {}, 'Research use, not for diagnosis'), h('span', {}, "Patient's right is at image left")),
-        this.tools),
-      this.toast,
-    );
-    this.buildTools();
-  }
-
-  buildTools() {
-    const tool = (name, key, action, id) =>
-      h('button', { type: 'button', tabindex: '-1', title: `${name} (${key})`, 'data-testid': id || `tool-${name.toLowerCase().split(' ')[0]}`,
-        onclick: () => { action(); this.refocus(); } }, name);
-    this.buttons = {
-      invert: tool('Invert', 'I', () => this.invert()), reset: tool('Reset', 'R', () => this.reset()),
-      link: tool('Linked', 'L', () => this.link()), large: tool('Large', 'F', () => this.large()),
-      compare: tool('Compare', 'C', () => this.compare()), outline: tool('Outline', 'O', () => this.toggleOutline()),
-    };
-    const submit = tool('Submit', 'Enter', () => this.submit(), 'submit');
-    submit.classList.add('main');
-    this.submitButton = submit;
-    this.tools.replaceChildren(this.readout, ...Object.values(this.buttons), h('i'),
-      tool('Undo', 'Z', () => this.undo()), tool('Comment', 'N', () => this.comment()), tool('Skip', 'K', () => this.skip()), tool('Help', '?', () => this.help()),
-      h('form', { method: 'post', action: new URL('logout', this.base), onsubmit: (event) => this.leave(event) }, h('button', { tabindex: '-1' }, 'Log out')),
-      h('i'), tool('Previous', 'Backspace', () => this.previous()), submit);
-    this.updateTools();
-  }
-
-  updateTools() {
-    const view = this.set ? this.cells[this.focused.letter].panel.view : null;
-    const on = { link: this.linked, outline: this.outline, large: this.root.dataset.large !== undefined, compare: Boolean(this.flicker), invert: Boolean(view && view.invert) };
-    for (const [name, pressed] of Object.entries(on)) this.buttons[name].setAttribute('aria-pressed', String(pressed));
-    this.buttons.outline.hidden = !(this.set && this.set.state.mask);
-    if (view) this.readout.textContent = `${Math.round(view.zoom * 100)} %  W ${Math.round(view.width * 100)}  L ${Math.round(view.centre * 100)}`;
-    if (this.set) this.submitButton.setAttribute('aria-disabled', String(missing(this.set.state).length > 0));
-  }
-
-  status(text, kind) {
-    this.state.textContent = text;
-    this.state.dataset.kind = kind;
-  }
-
-  say(text) {
-    this.toast.textContent = text;
-    this.toast.classList.add('shown');
-    clearTimeout(this.toastTimer);
-    this.toastTimer = setTimeout(() => this.toast.classList.remove('shown'), 4000);
-  }
-
-  banner(text) {
-    const button = h('button', { type: 'button', class: 'main', onclick: () => location.reload() }, 'Reload');
-    this.root.append(h('div', { class: 'banner', role: 'alert', 'data-testid': 'banner' }, text, button));
-    this.blocked = true;
+  reload() {
+    this.leaving = true;
+    location.reload();
   }
 
   // ---- opening sets
 
   async open() {
-    const found = await this.whileReachable(() => this.sets.next());
+    const found = await this.whileReachable(() => this.sets.next()).catch((error) => this.banner(`The page cannot be opened: ${error.message}`));
+    if (!found) return undefined;
     if (!this.outbox.prefix) {
       this.room = found.room;
       this.outbox.open(found.room);
       if (this.outbox.size) {
-        await this.outbox.drain();
+        await this.sent();
         return this.open();
       }
     } else if (found.room !== this.room) {
-      location.reload();
+      this.reload();
       return undefined;
     }
-    this.total = found.total;
-    this.nDone = found.n_done;
-    this.last = found.last;
+    const before = this.stage;
+    this.stage = found.stage || (found.set ? 'rating' : 'done');
+    Object.assign(this, { total: found.total, nDone: found.n_done, last: found.last, gate: found.gate, opensAt: found.opens_at, breakMinutes: found.break_minutes || 0 });
     if (!this.outbox.size) this.status('Saved', 'saved');
-    if (!found.set) return this.end();
+    if (!found.set) return this.turn(this.stage);
     this.sets.forget(found.set.token);
+    if (before && ['training', 'gate'].includes(before) && this.stage === 'rating') {
+      this.sets.load(found.set.token, found.set).catch(() => {});
+      return this.turn('begin', { begin: () => this.show(found.set.token) });
+    }
     return this.show(found.set.token, found.set);
   }
 
@@ -153,201 +105,193 @@ export class Reader extends Views {
     }
   }
 
+  // Wait until every entry has reached the server.
+  async sent() {
+    this.outbox.drain();
+    await this.patiently(this.outbox.emptied());
+  }
+
+  // What takes longer than a moment says so in place of the old images.
+  async patiently(promise) {
+    const timer = setTimeout(() => this.turn('pending', {}, { waiting: this.outbox.size }), PATIENCE_MS);
+    return promise.finally(() => clearTimeout(timer));
+  }
+
   async show(token, given) {
-    const set = await this.whileReachable(() => this.sets.load(token, given)).catch((error) => {
-      this.say(`This set cannot be shown: ${error.message}`);
-      return null;
-    });
-    if (!set) return;
+    this.busy = true;
+    this.ticket += 1;
+    const { ticket } = this;
+    let set;
+    try {
+      set = await this.patiently(this.whileReachable(() => this.sets.load(token, given)));
+    } catch (error) {
+      this.turn('broken', { open: () => this.open(), skip: () => this.skipBroken(token, error.state) }, { message: error.message });
+      return;
+    }
+    if (ticket !== this.ticket) return; // another one was asked for meanwhile
+    this.busy = false;
+    const { state } = set;
+    if (state.state === 'open' && !this.trail.includes(token)) state.number = Math.min(this.total, this.nDone + 1);
+    this.leaveView();
     this.set = set;
-    this.history = [];
-    this.times = { shown: performance.now(), first: 0, active: 0, last: performance.now() };
-    this.stopFlicker();
-    delete this.root.dataset.large;
+    this.reading = Boolean(state.feedback);
+    this.history = steps(state.log);
+    this.pace.shown();
     this.main.replaceChildren(this.grid);
-    this.root.dataset.mode = set.state.mode;
+    this.root.dataset.mode = state.mode;
     this.paintCondition();
-    LETTERS.forEach((letter, index) => {
-      const cell = this.cells[letter];
-      cell.build(set.state);
-      cell.note.textContent = '';
-      cell.panel.outlines = set.outlines;
-      if (this.linked) cell.panel.view = this.cells.A.panel.view;
-      cell.panel.view.reset();
-      cell.panel.show(set.pixels[index]);
-    });
+    this.notice(state.training && !this.reading ? 'Training: these scores are not analysed. After Submit you see what was expected, and why.' : null);
+    LETTERS.forEach((letter, index) => this.cells[letter].show(state, set.pixels[index], set.outlines, this.linked ? this.cells.A.panel.view : null));
     this.paintOutlines();
-    const first = missing(set.state)[0] || rows(set.state)[0];
+    const first = missing(state)[0] || rows(state)[0];
     this.lastLetter = first.letter === 'A' ? 'B' : 'A';
     this.focus(first.letter, first.criterion);
     this.paintPlace();
-    this.sets.ahead(set.state.next).catch(() => {});
+    this.spoken.textContent = `${this.place.textContent}. ${this.condition.textContent}`;
+    if (this.reading) this.teach();
+    this.follow(token, state);
   }
 
-  paintCondition() {
-    const { text, mask, mode, state, comment } = this.set.state;
-    const parts = [h('span', { class: 'mode' }, MODE_WORDS[mode])];
-    if (text !== null) parts.push(h('span', { class: 'text' }, text));
-    if (mask) {
-      parts.push(h('span', { class: 'mask' }, mode === 'M2I' ? null : h('span', { class: 'word' }, 'Mask:'), ...mask.structures.map((name, index) => {
-        const style = STRUCTURE_STYLES[index % STRUCTURE_STYLES.length];
-        const swatch = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-        swatch.setAttribute('viewBox', '0 0 28 6');
-        swatch.setAttribute('class', 'swatch');
-        const line = document.createElementNS('http://www.w3.org/2000/svg', 'path');
-        for (const [key, value] of Object.entries({ d: 'M0 3H28', stroke: style.colour, 'stroke-width': '3', 'stroke-dasharray': style.dash.join(' ') })) line.setAttribute(key, value);
-        swatch.append(line);
-        return h('span', { class: 'structure' }, swatch, name);
-      })));
-    }
-    if (state === 'skipped') parts.push(h('span', { class: 'badge' }, 'skipped'));
-    if (comment) parts.push(h('span', { class: 'badge' }, 'comment'));
-    this.condition.replaceChildren(...parts);
+  // After a set has been put on the page: take the time, then fetch ahead.
+  async follow(token, state) {
+    await this.attached;
+    painted((at) => {
+      if (!this.pace.first) this.pace.shown(at);
+      if (this.entered) measure('next-set', this.entered, at);
+      else if (!this.warm) measure('cold', 0, at);
+      this.entered = 0;
+      this.warm = true;
+      this.sets.slim([token, state.next]);
+      this.sets.ahead(state.next).catch(() => {});
+    });
   }
 
-  paintPlace() {
-    this.place.textContent = this.set ? `Set ${this.set.state.number} / ${this.total}` : '';
-    this.place.title = `${this.nDone} of ${this.total} done`;
-    this.bar.firstChild.style.width = `${this.total ? (100 * this.nDone) / this.total : 0}%`;
+  leaveView() {
+    if (this.ties.active) this.ties.cancel();
+    if (this.set) this.stopFlicker();
+    delete this.root.dataset.large;
+    clearTimeout(this.opening);
   }
 
-  end() {
+  // Show a page without images; Enter presses its main button.
+  turn(name, actions = {}, more = {}) {
+    this.leaveView();
     this.set = null;
+    this.reading = false;
+    this.busy = name === 'pending';
     this.root.dataset.mode = 'end';
-    this.condition.replaceChildren(h('span', { class: 'text' }, this.total ? 'All done' : 'Nothing to score'));
-    const review = h('button', { type: 'button', class: 'main', onclick: () => this.previous() }, 'Look at the last set again');
-    this.main.replaceChildren(h('div', { class: 'end', 'data-testid': 'end' },
-      h('h1', {}, this.total ? `All ${this.total} sets are done. Thank you.` : 'There are no sets to score yet.'),
-      h('p', {}, this.total ? 'Every score is stored. You can log out, or go back and change a score.' : 'The study office adds them; then reload this page.'),
-      this.total ? review : null));
+    this.condition.replaceChildren(h('span', { class: 'text' }, TITLES[name]));
+    this.notice(null);
+    const { total, nDone, last, gate, opensAt } = this;
+    const on = { open: () => this.open(), previous: () => this.previous(), again: () => this.again(), ...actions };
+    const element = (PAGES[name] || PAGES.done)({ total, nDone, last, gate, opensAt, ...more }, on);
+    this.main.replaceChildren(element);
+    element.querySelector('button.main')?.focus();
+    this.paintPlace();
+    this.updateTools();
+    if (name === 'waiting' && opensAt) this.opening = setTimeout(() => this.open(), Math.min(3600000, Math.max(5000, new Date(opensAt) - Date.now() + 1000)));
+    if (name !== 'pending') this.follow('', {});
+  }
+
+  async again() {
+    await this.whileReachable(() => postJson(new URL('api/training/again', this.base), {})).catch((error) => this.say(error.message));
+    this.sets.known.clear();
+    this.trail = [];
+    await this.open();
+  }
+
+  // ---- from set to set
+
+  // Training: the answer to the submit says what was expected.
+  async learn(before) {
+    const { set } = this;
+    this.busy = true;
+    this.count(set, before);
+    this.entered = 0;
+    const timer = setTimeout(() => this.notice('Waiting for the server: the expected scores come with its answer.'), PATIENCE_MS);
+    const answer = await new Promise((resolve) => { this.awaited = { token: set.state.token, resolve }; });
+    clearTimeout(timer);
+    this.busy = false;
+    if (!answer || this.set !== set) return;
+    if (!answer.feedback) {
+      await this.goOn(true);
+      return;
+    }
+    set.state.feedback = answer.feedback;
+    this.share = answer.share;
+    this.reading = true;
+    this.teach();
+  }
+
+  teach() {
+    const { state } = this.set;
+    for (const letter of LETTERS) this.cells[letter].teach(state.feedback[letter] || {}, state);
+    this.notice(`${feedbackSummary(state.feedback, this.share)} Enter goes on.`, 'feedback');
+    this.updateTools();
+    this.submitButton.focus();
+  }
+
+  count(set, before) {
+    const { token } = set.state;
+    this.done.add(token);
+    if (!this.trail.includes(token)) this.trail.push(token);
+    if (!before) {
+      this.nDone = Math.min(this.total, this.nDone + 1);
+      this.pace.finished();
+    }
     this.paintPlace();
   }
 
-  // ---- what the rater does
-
-  send(event) {
-    if (!this.set || this.blocked) return;
-    const { state } = this.set;
-    apply(state, event);
-    const at = this.touch();
-    this.outbox.add(state.token, state.version, { ...event, client: {
-      shown_ms: Math.round(at - this.times.shown), first_ms: Math.round(this.times.first - this.times.shown), active_ms: Math.round(this.times.active) } });
-    if (event.letter) this.cells[event.letter].update(state);
-    this.updateTools();
-  }
-
-  touch() {
-    const at = performance.now();
-    const { times } = this;
-    if (!times) return at;
-    if (!times.first) times.first = at;
-    times.active += Math.min(at - times.last, IDLE_MS);
-    times.last = at;
-    return at;
-  }
-
-  score(letter, criterion, value) {
-    if (!this.set || this.blocked) return;
-    const { state } = this.set;
-    if (!state.criteria.includes(criterion)) return;
-    this.history.push({ kind: 'score', letter, criterion, value: state.scores[letter][criterion] ?? null });
-    this.send({ kind: 'score', letter, criterion, value });
-    this.advance(letter, criterion);
-  }
-
-  advance(letter, criterion) {
-    const order = rows(this.set.state);
-    const index = order.findIndex((row) => row.letter === letter && row.criterion === criterion);
-    const next = order[index + 1] || missing(this.set.state)[0];
-    if (next) this.focus(next.letter, next.criterion);
-  }
-
-  flag(letter, name) {
-    if (!this.set || this.blocked) return;
-    const before = this.set.state.flags[letter][name] === true;
-    this.history.push({ kind: 'flag', letter, criterion: name, value: before ? 1 : 0 });
-    this.send({ kind: 'flag', letter, criterion: name, value: before ? 0 : 1 });
-    this.refocus();
-  }
-
-  undo() {
-    const event = this.history && this.history.pop();
-    if (!event) {
-      this.say('Nothing to undo in this set');
-      return;
+  async goOn(before) {
+    const { set } = this;
+    const { next } = set.state;
+    this.busy = true;
+    this.count(set, before);
+    if (this.pace.due(this.breakMinutes)) {
+      await dialogs.pause(this.pace.sets, this.pace.work, this.nDone, this.total);
+      this.pace.rested();
+      this.entered = performance.now();
     }
-    this.send(event);
-    if (event.kind === 'score') this.focus(event.letter, event.criterion);
-  }
-
-  async comment() {
-    if (!this.set || this.blocked) return;
-    const text = await dialogs.comment(this.set.state.comment);
-    if (text !== null && text !== this.set.state.comment) {
-      this.history.push({ kind: 'comment', comment: this.set.state.comment });
-      this.send({ kind: 'comment', comment: text });
-      this.paintCondition();
-    }
-    this.refocus();
-  }
-
-  async skip() {
-    if (!this.set || this.blocked) return;
-    const reason = await dialogs.skip();
-    if (reason === null) {
-      this.refocus();
-      return;
-    }
-    this.send({ kind: 'skip', comment: reason });
-    await this.goOn();
-  }
-
-  async submit() {
-    if (!this.set || this.blocked) return;
-    const [first, ...others] = missing(this.set.state);
-    if (first) {
-      this.say(others.length ? `${others.length + 1} scores are missing` : '1 score is missing');
-      this.focus(first.letter, first.criterion);
-      return;
-    }
-    this.send({ kind: 'submit' });
-    await this.goOn();
-  }
-
-  async goOn() {
-    const { token, next } = this.set.state;
-    this.done.add(token);
     if (next && !this.done.has(next)) {
-      this.nDone = Math.min(this.total, this.nDone + 1);
       await this.show(next);
       return;
     }
-    while (this.outbox.size && !this.blocked) {
-      await this.outbox.drain();
-      if (this.outbox.size) await new Promise((resolve) => { setTimeout(resolve, 300); });
-    }
+    await this.sent();
+    if (this.blocked) return;
     this.sets.known.clear();
     this.done.clear();
-    if (!this.blocked) await this.open();
+    await this.open();
   }
 
   async previous() {
-    const token = this.set ? this.set.state.previous : this.last;
-    if (!token || this.blocked) {
+    if (this.blocked || this.busy || this.ties.active) return;
+    const index = this.set ? this.trail.indexOf(this.set.state.token) : -1;
+    const own = index < 0 ? this.trail[this.trail.length - 1] : this.trail[index - 1];
+    const token = own || (this.set ? this.set.state.previous : this.last);
+    if (!token) {
       this.say('This is the first set');
       return;
     }
+    this.entered = performance.now();
     this.done.delete(token);
     await this.show(token);
   }
 
-  async leave(event) {
-    if (this.outbox.size && !window.confirm(`${this.outbox.size} entries are not sent yet. They stay in this browser. Log out?`)) event.preventDefault();
+  leave(event) {
+    const stays = this.outbox.size && !window.confirm(`${this.outbox.size} entries are not sent yet. They stay in this browser. Log out?`);
+    if (stays) event.preventDefault();
+    else this.leaving = true;
   }
 
-  async help() {
-    await dialogs.help(this.set && this.set.state);
-    this.refocus();
+  async skipBroken(token, state) {
+    if (!state) {
+      await this.open();
+      return;
+    }
+    this.outbox.add(token, state.version, { kind: 'skip', comment: dialogs.REASONS[0], client: {} });
+    await this.sent();
+    this.sets.forget(token);
+    await this.open();
   }
 
   // ---- answers of the server
@@ -355,20 +299,33 @@ export class Reader extends Views {
   acknowledged(token, answer) {
     const known = this.sets.known.get(token);
     if (known) known.then((set) => { set.state.version = answer.version; }).catch(() => {});
-    if (answer.n_done !== undefined) this.nDone = answer.n_done;
+    // an answer that is older than what was finished since says nothing new
+    if (answer.n_done !== undefined && !this.outbox.items.some(({ body }) => ['submit', 'skip'].includes(body.kind))) this.nDone = answer.n_done;
     this.paintPlace();
+    if (this.awaited && this.awaited.token === token && answer.n_done !== undefined) this.resolveAwaited(answer);
   }
 
-  refused(message, token) {
-    this.say(`Not stored: ${message}`);
+  resolveAwaited(answer) {
+    this.awaited.resolve(answer);
+    this.awaited = null;
+  }
+
+  async refused(message, token) {
+    this.say(`Not stored: ${message}`, 12000);
     this.sets.forget(token);
-    if (this.set && this.set.state.token === token) this.show(token);
+    this.trail = this.trail.filter((other) => other !== token);
+    const here = this.set && this.set.state.token === token;
+    if (this.awaited && this.awaited.token === token) this.resolveAwaited(null);
+    const found = await this.sets.next().catch(() => null);
+    if (found && found.stage === 'closed') await this.open();
+    else if (here && !this.blocked) await this.show(token);
   }
 
   relogin() {
     this.loggingIn ??= dialogs.login(this.base, this.outbox.size).then(async () => {
       this.loggingIn = null;
-      if (this.room && (await this.sets.next()).room !== this.room) location.reload();
+      const found = await this.sets.next().catch((error) => ({ room: error.status === 403 ? '' : this.room }));
+      if (this.room && found.room !== this.room) this.reload(); // somebody else
       else {
         this.outbox.drain();
         this.refocus();
@@ -378,9 +335,21 @@ export class Reader extends Views {
   }
 }
 
+// The script runs from the page's head, so that the first set is fetched while Gradio is still loading; its component
+// then calls start() with the element that the page goes into.
+const early = document.querySelector('script[data-early]') ? begin() : null;
+
+function begin() {
+  const reader = new Reader(h('div', { class: 'radpref-root', 'data-page': 'reader' }));
+  reader.open();
+  return reader;
+}
+
 export function start(element) {
-  const root = element.querySelector('.radpref-root') || element;
-  const reader = new Reader(root);
-  reader.open().catch((error) => reader.banner(`The page cannot be opened: ${error.message}`));
+  const reader = early || begin();
+  (element.querySelector('.radpref-root') || element).replaceWith(reader.root);
+  reader.pace.shown();
+  reader.attach();
+  reader.refocus();
   return reader;
 }

@@ -63,43 +63,53 @@ export class View {
   }
 }
 
+// Stored value to opaque grey, linear inside the window and clipped outside: every one of 256 or 65536 values has its
+// own entry, so a narrow window shows the full depth of a 16-bit image.
+function levels({ centre, width, invert }, bits, key) {
+  if (levels.key === key) return levels.table;
+  const top = bits === 16 ? 65535 : 255;
+  const table = new Uint32Array(top + 1);
+  const low = (centre - width / 2) * top;
+  const scale = 255 / (width * top);
+  for (let value = 0; value <= top; value += 1) {
+    const level = Math.max(0, Math.min(255, Math.round((value - low) * scale)));
+    const grey = invert ? 255 - level : level;
+    table[value] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
+  }
+  Object.assign(levels, { key, table }); // the four linked images ask for the same one
+  return table;
+}
+
+// The image under a view's window, on a canvas of its own that stays with the pixels until the window changes.
+export function shaded(pixels, view) {
+  const key = `${view.centre}/${view.width}/${view.invert}/${pixels.bits}`;
+  if (pixels.canvas && pixels.shades === key) return pixels.canvas;
+  pixels.canvas ??= Object.assign(document.createElement('canvas'), { width: pixels.width, height: pixels.height });
+  pixels.shades = key;
+  const table = levels(view, pixels.bits, key);
+  const image = new ImageData(pixels.width, pixels.height);
+  const target = new Uint32Array(image.data.buffer);
+  for (let index = 0; index < target.length; index += 1) target[index] = table[pixels.data[index]];
+  pixels.canvas.getContext('2d').putImageData(image, 0, 0);
+  return pixels.canvas;
+}
+
+// Give the memory of the picture back; the pixels stay.
+export function release(pixels) {
+  pixels.canvas = null;
+}
+
 export class Panel {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext('2d');
-    this.buffer = document.createElement('canvas');
     this.view = new View();
-    this.shades = '';
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
   show(pixels) {
     this.pixels = pixels;
-    this.shades = '';
     this.draw();
-  }
-
-  // Map stored values to grey levels: linear inside the window, clipped outside.
-  shade() {
-    const { pixels, view } = this;
-    const key = `${view.centre}/${view.width}/${view.invert}`;
-    if (key === this.shades) return;
-    this.shades = key;
-    const top = pixels.bits === 16 ? 65535 : 255;
-    const table = new Uint32Array(top + 1);
-    const low = (view.centre - view.width / 2) * top;
-    const scale = 255 / (view.width * top);
-    for (let value = 0; value <= top; value += 1) {
-      const level = Math.max(0, Math.min(255, Math.round((value - low) * scale)));
-      const grey = view.invert ? 255 - level : level;
-      table[value] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
-    }
-    this.buffer.width = pixels.width;
-    this.buffer.height = pixels.height;
-    const image = new ImageData(pixels.width, pixels.height);
-    const target = new Uint32Array(image.data.buffer);
-    for (let index = 0; index < target.length; index += 1) target[index] = table[pixels.data[index]];
-    this.buffer.getContext('2d').putImageData(image, 0, 0);
   }
 
   // Scale (device pixels per image pixel) and top-left corner of the image on the canvas.
@@ -131,12 +141,12 @@ export class Panel {
     context.fillStyle = '#000';
     context.fillRect(0, 0, width, height);
     if (!this.pixels) return;
-    this.shade();
+    const picture = shaded(this.pixels, this.view);
     const { scale, left, top } = this.placement();
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = 'high';
     context.setTransform(scale, 0, 0, scale, left, top);
-    context.drawImage(this.buffer, 0, 0);
+    context.drawImage(picture, 0, 0);
     if (this.outlineOpacity > 0) this.paintOutlines(scale, left, top, ratio);
   }
 

@@ -77,6 +77,18 @@ export class Views {
     this.viewChanged();
   }
 
+  // Window width and level in steps of five hundredths; the mouse does the same by dragging with the right button.
+  window(wider, brighter) {
+    this.cells[this.focused.letter].panel.window(20 * wider, 20 * brighter);
+    this.viewChanged();
+  }
+
+  pan(x, y) {
+    const { panel } = this.cells[this.focused.letter];
+    panel.pan(x * panel.canvas.clientWidth, y * panel.canvas.clientHeight);
+    this.viewChanged();
+  }
+
   large(letter) {
     if (!this.set) return;
     const open = this.root.dataset.large !== undefined;
@@ -91,7 +103,11 @@ export class Views {
   }
 
   fade(step) {
-    this.opacity = Math.max(0.1, Math.min(1, this.opacity + step));
+    this.setOpacity(this.opacity + step);
+  }
+
+  setOpacity(opacity) {
+    this.opacity = Math.max(0.1, Math.min(1, opacity));
     this.outline = true;
     this.paintOutlines();
   }
@@ -104,8 +120,10 @@ export class Views {
     this.updateTools();
   }
 
-  // Show the last looked-at image in turn with the focused one, in the focused one's place.
+  // Show the last looked-at image in turn with the focused one, in the focused one's place. Who wants no motion
+  // changes them by the key.
   compare() {
+    if (!this.set) return;
     if (this.flicker) {
       this.stopFlicker();
       return;
@@ -120,7 +138,8 @@ export class Views {
       cell.panel.show(this.set.pixels[LETTERS.indexOf(shown)]);
     };
     turn();
-    this.flicker = { timer: setInterval(turn, FLICKER_MS), letter: here };
+    const still = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
+    this.flicker = { timer: still ? 0 : setInterval(turn, FLICKER_MS), letter: here };
     this.updateTools();
   }
 

@@ -1,0 +1,68 @@
+// Time at work: per set (sent with each event) and since the last break. Long silences do not count as work.
+
+const IDLE_MS = 30000;
+const REST_MS = 5 * 60000; // who was away for so long has had a break
+const KEY = 'radpref-pace';
+
+function kept() {
+  try {
+    const found = JSON.parse(sessionStorage.getItem(KEY));
+    return found && Date.now() - found.at < REST_MS ? found : {};
+  } catch {
+    return {};
+  }
+}
+
+export class Pace {
+  constructor() {
+    const { work, sets } = kept(); // a reload is no break
+    this.work = Number(work) || 0;
+    this.sets = Number(sets) || 0;
+    this.shown();
+  }
+
+  // A set is on the screen from now on.
+  shown(at = performance.now()) {
+    Object.assign(this, { start: at, first: 0, active: 0, last: at });
+  }
+
+  // The rater did something now.
+  touch() {
+    const at = performance.now();
+    const gap = at - this.last;
+    if (!this.first) this.first = at;
+    if (gap > REST_MS) this.rested();
+    this.active += Math.min(gap, IDLE_MS);
+    this.work += Math.min(gap, IDLE_MS);
+    this.last = at;
+  }
+
+  // What is sent with an event, in milliseconds.
+  times() {
+    this.touch();
+    return { shown_ms: Math.round(this.last - this.start), first_ms: Math.round(this.first - this.start), active_ms: Math.round(this.active) };
+  }
+
+  finished() {
+    this.sets += 1;
+    this.keep();
+  }
+
+  due(minutes) {
+    return minutes > 0 && this.work >= minutes * 60000;
+  }
+
+  rested() {
+    this.work = 0;
+    this.sets = 0;
+    this.keep();
+  }
+
+  keep() {
+    try {
+      sessionStorage.setItem(KEY, JSON.stringify({ work: Math.round(this.work), sets: this.sets, at: Date.now() }));
+    } catch {
+      // a closed storage only means that a reload starts the count anew
+    }
+  }
+}

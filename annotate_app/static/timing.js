@@ -1,0 +1,25 @@
+// Timings for tests and rehearsals, as User Timing entries: a name and two times, nothing about a set.
+//   cold: the login's submit to the first set on the screen; next-set: Enter to the next set on the screen;
+//   echo: a score key to its mark on the screen; ack: an event sent to the server's answer.
+
+const KEPT = 4000;
+const counts = new Map();
+
+export function measure(name, start, end = performance.now()) {
+  const count = counts.get(name) || 0;
+  if (count >= KEPT) performance.clearMeasures(name);
+  counts.set(name, count >= KEPT ? 1 : count + 1);
+  performance.measure(name, { start, end: Math.max(start, end) });
+}
+
+// Call `then` with the time at which everything drawn so far is on the screen: the task after the next frame.
+export function painted(then) {
+  requestAnimationFrame(() => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      then(performance.now());
+    };
+    port2.postMessage(null);
+  });
+}
