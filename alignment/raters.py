@@ -145,8 +145,8 @@ def open_presentations(study: Study, rater_id: int) -> list[Presentation]:
     """The rater's presentations that are neither submitted nor skipped, in the rater's order."""
     rows = study.db.rows(
         "SELECT p.presentation_id, p.token, s.condition_id, p.set_id FROM presentation_states p"
-        " JOIN image_sets s USING (set_id) WHERE p.rater_id = ? AND p.state = 'open' AND s.purpose = 'rating'"
-        " ORDER BY p.position",
+        " JOIN image_sets s USING (set_id) WHERE p.rater_id = ? AND p.state = 'open'"
+        " AND s.purpose IN ('rating', 'comparison') ORDER BY p.position",
         [rater_id],
     )
     conditions: dict[str, StoredCondition] = {}
@@ -235,7 +235,7 @@ def load_raters(study: Study) -> list[tuple[SimulatedRater, MeasureNet]]:
 
 
 def run_simulate(study: Study, *, n_sets: int | None = None) -> dict[str, Any]:
-    """Let all simulated raters score every rating set they have not submitted; resumes where it stopped.
+    """Let all simulated raters score every rating and comparison set they have not submitted; resumes at need.
 
     Args:
         n_sets: each rater submits at most so many sets in this call (None: all).

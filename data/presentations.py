@@ -4,7 +4,7 @@ Input: the study's finished sets and a rater. Output: rows of ``presentations``.
 goes to the end. All is drawn from seeds (the study's, the rater's, the place where the block begins), only the tokens
 are random.
 
-Simulated raters get every rating set. People get, in one shuffled order, rating and comparison sets, attention checks
+Simulated raters get every rating and comparison set. People get, in one shuffled order, rating and comparison sets, attention checks
 and hidden repeats, and before all that the training sets. After a lock that does not keep the pilot's scores they get
 everything but the training anew (phase ``main``).
 """
@@ -150,7 +150,7 @@ def _plan(connection: sqlite3.Connection, rater: Rater, seed: int, settings: Ann
             new[purpose].append(str(set_id))
     rng = np.random.default_rng([seed, rater.order_seed, _start(connection, rater.rater_id)])
     if not human or settings is None:
-        return _with_letters(rng, [new["rating"]])
+        return _with_letters(rng, [new["rating"]] if human else [new["rating"], new["comparison"]])
     n_old = {purpose: sum(one == purpose for one in own.values()) for purpose in new}
     for purpose in ("rating", "comparison"):
         new[purpose] = _covered(connection, rater, rng, settings, new[purpose], n_old[purpose], purpose)
