@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="The reading room: serve it, keep its accounts, measure agreement.")
 rater_app = typer.Typer(no_args_is_help=True, help="Accounts of the reading room.")
 app.add_typer(rater_app, name="rater")
+LOCAL = "http://127.0.0.1:7860"
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
+DaysOption = Annotated[float, typer.Option(help="Days until the link expires, at most 90.")]
+BaseUrl = Annotated[str, typer.Option(help="Address under which people open the reading room.")]
 StudyPath = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
 
 
@@ -25,13 +29,17 @@ def serve(
 ) -> None:
     """Serve the reading room until Ctrl-C."""
     from annotate_app.running import check_port
+    from data.lifecycle import require_locked_config
     from data.raters import list_raters
     from data.study import Study
 
     opened = Study(study)
+    require_locked_config(opened)
     check_port(host, port)
     if not any(rater.kind == "human" for rater in list_raters(opened.db)):
-        typer.echo("No accounts yet: nobody can log in. Add one with `radpref annotate rater add NAME`.", err=True)
+        typer.echo(
+            "No accounts yet: nobody can log in. Invite somebody with `radpref annotate rater invite NAME`.", err=True
+        )
     from annotate_app.server import serve as run
 
     typer.echo(f"Reading room: http://{host}:{port}/  (Ctrl-C stops it)")
@@ -54,19 +62,81 @@ def rater_add(
     typer.echo(f"added {role} {name}" if ask else f"added {role} {name}, password: {password}  (shown only now)")
 
 
+@rater_app.command("invite")
+def rater_invite(
+    name: str,
+    study: StudyPath = Path(),
+    role: Annotated[str | None, typer.Option(help="rater (default) or admin")] = None,
+    days: DaysOption = 7.0,
+    base_url: BaseUrl = LOCAL,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a link by which a person (added if new) sets a password: once, for some days. Voids older links."""
+    from annotate_app.running import invite_link
+    from data.study import Study
+
+    _show_link(invite_link(Study(study), name, role=role, days=days, base_url=base_url), as_json)
+
+
+def _show_link(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    until = found["expires_at"][:16].replace("T", " ")
+    typer.echo(f"{found['link']}\nFor {found['name']} alone: works once, until {until} UTC, and is shown only now.")
+
+
 @rater_app.command("reset")
 def rater_reset(
     name: str,
     study: StudyPath = Path(),
-    ask: Annotated[bool, typer.Option("--ask", help="Type a password instead of having one made.")] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Type a password.")] = False,
+    password: Annotated[bool, typer.Option("--password", help="Have a password made and shown once.")] = False,
+    days: DaysOption = 7.0,
+    base_url: BaseUrl = LOCAL,
+    as_json: JsonOption = False,
 ) -> None:
-    """Give a person a new password and end their logins; order and scores stay."""
-    from annotate_app.running import reset_account
+    """End a person's password and logins and make a link for a new one; order and scores stay."""
+    from annotate_app.running import invite_link, reset_account
     from data.study import Study
 
+    opened = Study(study)
+    if not ask and not password:
+        _show_link(invite_link(opened, name, days=days, base_url=base_url, reset=True), as_json)
+        return
     chosen = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if ask else None
-    password = reset_account(Study(study), name, chosen)
-    typer.echo(f"reset {name}" if ask else f"reset {name}, new password: {password}  (shown only now)")
+    made = reset_account(opened, name, chosen)
+    if as_json:
+        typer.echo(json.dumps({"name": name} if ask else {"name": name, "password": made}))
+    else:
+        typer.echo(f"reset {name}" if ask else f"reset {name}, new password: {made}  (shown only now)")
+
+
+@rater_app.command("retire")
+def rater_retire(name: str, study: StudyPath = Path()) -> None:
+    """End a person's part: no login, no new score. What was scored stays, and everybody's order too."""
+    from data.raters import retire
+    from data.study import Study
+
+    typer.echo(f"retired {retire(Study(study).db, name).username}; scores stay, `rater reinstate` undoes it")
+
+
+@rater_app.command("reinstate")
+def rater_reinstate(name: str, study: StudyPath = Path()) -> None:
+    """Let a retired person log in again and go on where they stopped."""
+    from data.raters import reinstate
+    from data.study import Study
+
+    typer.echo(f"reinstated {reinstate(Study(study).db, name).username}")
+
+
+@rater_app.command("admit")
+def rater_admit(name: str, study: StudyPath = Path()) -> None:
+    """Let a rater go on from training to scoring whatever the training's result was; written down."""
+    from data.raters import admit
+    from data.study import Study
+
+    typer.echo(f"admitted {admit(Study(study).db, name).username}")
 
 
 @rater_app.command("list")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from typing import Any, get_args
 
+from annotate_app import invites
 from annotate_app.accounts import generate_password, hash_password
 from data.agreement import agreement_report
 from data.errors import Conflict, InvalidInput
@@ -33,6 +35,20 @@ def reset_account(study: Study, name: str, password: str | None = None) -> str:
     chosen = password if password is not None else generate_password()
     set_password_hash(study.db, name, hash_password(chosen))
     return chosen
+
+
+def invite_link(
+    study: Study, name: str, *, role: str | None = None, days: float, base_url: str, reset: bool = False
+) -> dict[str, Any]:
+    """Make an invitation (or, with ``reset``, take the password away and make a link for a new one).
+
+    Returns {name, link, days, expires_at}. Raises what :func:`annotate_app.invites.invite` raises.
+    """
+    link = functools.partial(invites.link, base_url)
+    link("")  # a bad address is refused before anything is made
+    token = invites.reset(study.db, name, days=days) if reset else invites.invite(study.db, name, role=role, days=days)
+    found = invites.find(study.db, token)
+    return {"name": found.username, "link": link(token), "days": days, "expires_at": found.expires_at}
 
 
 def check_port(host: str, port: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,15 +67,18 @@ def new(
 
 @study_app.command()
 def show(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
-    """Count what the study holds: records, sets, raters, scores, runs, models."""
+    """Stage of the study, what may be done next, and counts of what it holds."""
+    from data.lifecycle import status
     from data.overview import overview
     from data.study import Study
 
-    found = overview(Study(study))
+    opened = Study(study)
+    found = {**overview(opened), "stage": status(opened)}
     if as_json:
         emit(found, True)
     else:
         _show_table(found)
+        _show_stage(found["stage"])
 
 
 def _show_table(found: Mapping[str, Any]) -> None:
@@ -91,6 +95,88 @@ def _show_table(found: Mapping[str, Any]) -> None:
             table.add_row(section, "0")
     Console().print(table)
     print(f"next: {found['next']}")
+
+
+def _show_stage(stage: Mapping[str, Any]) -> None:
+    since = f", since {stage['history'][-1]['at'][:16]} ({stage['history'][-1]['actor']})" if stage["history"] else ""
+    print(f"stage: {stage['stage']}{since}; you may:")
+    for line in stage["may"]:
+        print(f"  - {line}")
+    if stage["n_open"]:
+        print(f"  {stage['n_open']} sets are still to be scored by people")
+    if stage["unblinded"]:
+        early = stage["unblinded"]
+        print(f"  unblinded before the freeze by {early['actor']}: {early['reason']}")
+    for line in stage["changed"]:
+        print(f"  study.toml was changed after the lock: {line}")
+
+
+def _confirm(question: str, yes: bool, as_json: bool) -> None:
+    """Ask, unless ``--yes`` was given. A script gets an error instead of a question."""
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        from data.errors import Conflict
+
+        raise Conflict(f"{question} Repeat the command with --yes to say so")
+    typer.confirm(f"{question} Go on?", abort=True)
+
+
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@study_app.command()
+def lock(
+    study: StudyOption = Path(),
+    keep_scores: Annotated[
+        bool, typer.Option("--keep-scores", help="Count the pilot's scores in the analysis; this is written down.")
+    ] = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fix the sets and the [annotate] section. Pilot scores leave the analysis; people score everything anew."""
+    from data import lifecycle
+    from data.study import Study
+
+    opened = Study(study)
+    n_scores, n_raters = lifecycle.pilot_scores(opened.db)
+    if n_scores and not keep_scores and lifecycle.stage(opened.db) == "pilot":
+        left = f"{n_scores} scores of {n_raters} people are a pilot's and leave the analysis at the lock"
+        _confirm(f"{left} (--keep-scores keeps them). There is no way back.", yes, as_json)
+    emit(lifecycle.lock(opened, lifecycle.operator(), keep_scores=keep_scores), as_json)
+
+
+@study_app.command()
+def freeze(study: StudyOption = Path(), yes: YesOption = False, as_json: JsonOption = False) -> None:
+    """Close scoring for ever; from then on arms may be named. Says who has sets left."""
+    from data import lifecycle
+    from data.study import Study
+
+    opened = Study(study)
+    if lifecycle.stage(opened.db) == "locked":
+        question = "Scoring closes for ever."
+        if left := lifecycle.open_work(opened.db):
+            names = ", ".join(f"{row['username']} {row['n_open']} of {row['n_sets']}" for row in left)
+            begun = sum(int(row["n_begun"]) for row in left)
+            n_open = sum(int(row["n_open"]) for row in left)
+            question = f"{n_open} sets are not scored ({names}), {begun} of them begun. {question}"
+        _confirm(question, yes, as_json)
+    emit(lifecycle.freeze(opened, lifecycle.operator()), as_json)
+
+
+@study_app.command()
+def unblind(
+    reason: Annotated[str, typer.Option(help="Why the arms must be known now; every later report shows it.")],
+    study: StudyOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Name the arms before the freeze, in an emergency. Written down for ever, with who and why."""
+    from data import lifecycle
+    from data.study import Study
+
+    opened, actor = Study(study), lifecycle.operator()
+    lifecycle.unblind(opened.db, actor, reason)
+    emit({"unblinded": True, "actor": actor, "reason": reason.strip()[:500]}, as_json)
 
 
 @study_app.command()

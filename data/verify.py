@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 from sqlite_utils import Database
 
+from data.audit import broken_link
 from data.errors import RadprefError
 from data.files import sha256_file, sha256_tree
 from data.images import read_image
 from data.migrations import migrate
 from data.progress import bar
+from data.seals import broken_seals
 from data.splits import hash_lines
 from data.study import Study
 
@@ -44,7 +46,7 @@ class _Findings:
 def verify(study: Study) -> dict[str, Any]:
     """Check everything; see the module docstring. ``ok`` is true where there is no problem (notes do not count)."""
     found = _Findings()
-    for check in (_database, _rules, _event_log, _files, _models, _runs):
+    for check in (_database, _rules, _event_log, _audit_log, _seals, _files, _models, _runs):
         try:
             check(study, found)
         except (sqlite3.DatabaseError, RadprefError) as error:
@@ -119,7 +121,59 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         "set {set_id} holds the real image {image_sha}",
-        "SELECT set_id, image_sha FROM set_images JOIN images i ON i.sha256 = image_sha WHERE i.origin <> 'synthetic'",
+        "SELECT set_id, image_sha FROM set_images JOIN image_sets USING (set_id) JOIN images i ON i.sha256 = image_sha"
+        " WHERE i.origin <> 'synthetic' AND purpose IN ('rating', 'comparison')",
+    ),
+    (
+        "{purpose} set {set_id} holds image {image_sha}, which is no real image of the training split",
+        "SELECT purpose, set_id, image_sha FROM set_images JOIN image_sets USING (set_id)"
+        " JOIN images i ON i.sha256 = image_sha WHERE purpose IN ('training', 'attention') AND (i.origin <> 'real'"
+        " OR EXISTS (SELECT 1 FROM records r WHERE r.image_sha = i.sha256 AND r.split <> 'train'))",
+    ),
+    (
+        "{purpose} set {set_id} shows the text or mask of record {record_id}, which is not of the training split",
+        f"SELECT purpose, set_id, s.record_id FROM image_sets JOIN ({_SOURCES}) s USING (condition_id)"
+        " WHERE purpose IN ('training', 'attention') AND s.split <> 'train'",
+    ),
+    (
+        "{purpose} set {set_id} has no expected answers",
+        "SELECT purpose, set_id FROM image_sets WHERE purpose IN ('training', 'attention')"
+        " AND NOT EXISTS (SELECT 1 FROM set_expectations x WHERE x.set_id = image_sets.set_id)",
+    ),
+    (
+        "{purpose} set {set_id} has expected answers",
+        "SELECT DISTINCT purpose, set_id FROM image_sets JOIN set_expectations USING (set_id)"
+        " WHERE purpose IN ('rating', 'comparison')",
+    ),
+    (
+        "comparison set {set_id} has images of {n} arms instead of 2",
+        "SELECT set_id, count(DISTINCT arm) AS n FROM image_sets JOIN set_images USING (set_id)"
+        " WHERE purpose = 'comparison' GROUP BY 1 HAVING n <> 2",
+    ),
+    (
+        "presentation {presentation_id} repeats one of another rater, another set, or a repeat",
+        "SELECT p.presentation_id FROM presentations p JOIN presentations f ON f.presentation_id = p.repeat_of"
+        " WHERE f.rater_id <> p.rater_id OR f.set_id <> p.set_id OR f.repeat_of IS NOT NULL",
+    ),
+    (
+        "presentation {presentation_id} of a simulated rater is a pilot's",
+        "SELECT presentation_id FROM presentations JOIN raters USING (rater_id)"
+        " WHERE kind = 'simulated' AND phase <> 'main' AND"
+        " (SELECT stage FROM study_stage) IN ('locked', 'frozen')",
+    ),
+    (
+        "{username} cannot be invited or admitted: a simulated rater",
+        "SELECT DISTINCT username FROM raters WHERE kind = 'simulated' AND"
+        " rater_id IN (SELECT rater_id FROM invites UNION SELECT rater_id FROM admissions)",
+    ),
+    (
+        "pair {pair_id} is of a {purpose} set",
+        "SELECT pair_id, purpose FROM pairs JOIN image_sets USING (set_id) WHERE purpose <> 'rating'",
+    ),
+    (
+        "pair {pair_id} rests on event {event_id} of a hidden repeat",
+        "SELECT pair_id, event_id FROM pair_events JOIN score_events USING (event_id)"
+        " JOIN presentations USING (presentation_id) WHERE repeat_of IS NOT NULL",
     ),
     (
         "leak: test record {record_id} is source of condition {condition_id} used in a {use}",
@@ -144,7 +198,7 @@ RULES: tuple[Rule, ...] = (
     (
         "pair {pair_id} rests on event {event_id}, which concerns another set, image or criterion",
         "SELECT pair_id, e.event_id FROM pairs p JOIN pair_events USING (pair_id) JOIN score_events e USING (event_id)"
-        " JOIN presentations q USING (presentation_id) WHERE q.set_id <> p.set_id OR e.kind <> 'score'"
+        " JOIN presentations q USING (presentation_id) WHERE q.set_id <> p.set_id OR e.kind NOT IN ('score', 'rank')"
         " OR e.criterion <> p.criterion OR e.slot NOT IN (p.slot_i, p.slot_j)",
     ),
     (
@@ -185,7 +239,7 @@ def _event_log(study: Study, found: _Findings) -> None:
     strangers = db.rows(f"SELECT event_id {joined} WHERE e.rater_id <> p.rater_id")
     found.add([f"event {row['event_id']} is by another rater than its presentation" for row in strangers])
     wrong = db.rows(
-        f"SELECT event_id, criterion, mode {joined} WHERE e.kind = 'score' AND"
+        f"SELECT event_id, criterion, mode {joined} WHERE e.kind IN ('score', 'rank') AND"
         " ((mode = 'T2I' AND criterion <> 'text') OR (mode = 'M2I' AND criterion <> 'mask'))"
     )
     found.add([f"event {row['event_id']} scores {row['criterion']} of a {row['mode']} set" for row in wrong])
@@ -196,6 +250,24 @@ def _event_log(study: Study, found: _Findings) -> None:
     clock = [f"event {row['event_id']} is dated before its predecessor: the clock went back" for row in back]
     found.add(clock, note=True)
     found.checked["events"] = n
+
+
+def _audit_log(study: Study, found: _Findings) -> None:
+    """The chain of the audit log, from its first row to the last that was written."""
+    db = study.db
+    if (broken := broken_link(db.connection)) is not None:
+        found.problems.append(f"audit log: row {broken} was changed, put in, or lost the row before it")
+    n, last = db.connection.execute("SELECT count(*), coalesce(max(audit_id), 0) FROM audit_events").fetchone()
+    written = int(db.value("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'audit_events'") or 0)
+    if not n == last == written:
+        found.problems.append(f"audit log: {max(last, written)} rows were written, {n} are there")
+    found.checked["audit rows"] = int(n)
+
+
+def _seals(study: Study, found: _Findings) -> None:
+    """What the lock and the freeze wrote down, against what is there now."""
+    found.add(broken_seals(study))
+    found.checked["seals"] = int(study.db.value("SELECT count(*) FROM stages WHERE stage <> 'pilot'"))
 
 
 def _files(study: Study, found: _Findings) -> None:

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from annotate_app.accounts import check_password
 from annotate_app.cli import app
+from annotate_app.invites import accept
 from annotate_app.running import agreement_lines, check_port, run_agreement
 from data.errors import Conflict, InvalidInput, NotFound
+from data.lifecycle import lock
 from data.presentations import ensure_presentations
 from data.raters import add_rater
 from data.scores import ScoreEvent, record_events
@@ -44,7 +46,7 @@ def test_add_list_reset(study: Study) -> None:
     assert password
     assert check_password(study.db, "ann", password[1]) == 1
     run("rater", "add", "office", "--role", "admin", *place)
-    again = re.search(r"password: (\S+)", run("rater", "reset", "ann", *place))
+    again = re.search(r"password: (\S+)", run("rater", "reset", "ann", "--password", *place))
     assert again
     assert check_password(study.db, "ann", password[1]) is None
     assert check_password(study.db, "ann", again[1]) == 1
@@ -52,6 +54,50 @@ def test_add_list_reset(study: Study) -> None:
     assert re.search(r"ann +rater +human +0 of 6 sets done", listed)
     assert re.search(r"office +admin", listed)
     assert json.loads(run("rater", "list", "--json", *place))["admins"] == ["office"]
+
+
+def test_invite_and_reset_by_link(study: Study) -> None:
+    place = ("--study", str(study.root))
+    output = run("rater", "invite", "carla", "--base-url", "https://room.example/x/", "--role", "admin", *place)
+    token = re.search(r"^https://room\.example/x/invite#(\S{43})$", output, re.MULTILINE)
+    assert token
+    accept(study.db, token[1], "seven quiet lighthouses")
+    assert check_password(study.db, "carla", "seven quiet lighthouses") == 1
+    found = json.loads(run("rater", "reset", "carla", "--json", "--days", "1", *place))
+    assert found["link"].startswith("http://127.0.0.1:7860/invite#")
+    assert check_password(study.db, "carla", "seven quiet lighthouses") is None
+    accept(study.db, found["link"].partition("#")[2], "eight quiet lighthouses")
+    assert check_password(study.db, "carla", "eight quiet lighthouses") == 1
+    result = runner.invoke(app, ["rater", "invite", "dora", "--base-url", "room.example", *place])
+    assert isinstance(result.exception, InvalidInput)
+    assert study.db.value("SELECT count(*) FROM raters") == 1, "nobody is added for a bad address"
+
+
+def test_retire_reinstate_admit(study: Study) -> None:
+    place = ("--study", str(study.root))
+    run("rater", "add", "ann", *place)
+    run("rater", "retire", "ann", *place)
+    assert "retired" in run("rater", "list", *place)
+    run("rater", "reinstate", "ann", *place)
+    run("rater", "admit", "ann", *place)
+    rows = study.db.rows("SELECT actor, action FROM audit_events ORDER BY audit_id")
+    assert [row["action"] for row in rows] == ["rater added", "rater retired", "rater reinstated", "rater admitted"]
+    assert all(row["actor"].startswith("command line") for row in rows)
+
+
+def test_serve_refuses_a_section_that_was_changed_after_the_lock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[int] = []
+    monkeypatch.setattr("annotate_app.server.serve", lambda *arguments, **options: served.append(1))
+    monkeypatch.setattr("annotate_app.running.check_port", lambda host, port: None)
+    place = ("--study", str(study.root))
+    lock(study, "office")
+    run("serve", *place)
+    toml = study.root / "study.toml"
+    toml.write_text(toml.read_text() + "break_minutes = 3.0\n")
+    result = runner.invoke(app, ["serve", *place])
+    assert isinstance(result.exception, Conflict)
+    assert "break_minutes = 3.0 (was 40.0)" in str(result.exception)
+    assert served == [1]
 
 
 def test_bad_accounts_are_one_line(study: Study) -> None:
