@@ -1,4 +1,4 @@
-"""What the study office sees: progress per rater, agreement, the latest report. Never part of a rater's pages.
+"""What the study office sees: progress per rater and the latest report. Never part of a rater's pages.
 
 Input: a Study. Output: plain JSON values and paths. Simulated raters are marked wherever they appear.
 """
@@ -9,12 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data.agreement import agreement_report
 from data.errors import NotFound
-from data.scores import required_scores, score_table
+from data.scores import required_scores
 from data.study import Study
-
-N_BOOT = 200
 
 
 def overview(study: Study) -> dict[str, Any]:
@@ -90,11 +87,6 @@ def seconds_per_set(study: Study, rater_id: int) -> float | None:
     )
     times = [float(row["ms"]) / 1000 for row in rows if row["ms"] is not None]
     return round(float(np.median(times)), 1) if times else None
-
-
-def agreement(study: Study) -> dict[str, Any]:
-    """Agreement of people and of simulated raters, apart from each other; see data/agreement.py."""
-    return agreement_report(score_table(study.db), n_boot=N_BOOT, seed=study.config.annotate.seed)
 
 
 def _report_folder(study: Study) -> Path | None:

@@ -21,7 +21,8 @@ Float = npt.NDArray[np.float64]
 ITEM = ["set_id", "slot", "criterion"]
 LEVELS = 6
 MIN_SHARED = 0.8
-"""From this share of sets with another rater's scores on, drift is measured against the others."""
+"""From this share of sets with another rater's scores on, position and drift are measured against the others."""
+OTHERS, OWN = "other raters' mean on the same images", "own mean"
 WINDOW, MAX_POINTS = 15, 60
 """Sets in the rolling mean of the drift plot, and how many points of it are sent."""
 
@@ -96,16 +97,30 @@ def leniency(rows: pd.DataFrame, *, n_boot: int, seed: int) -> dict[str, Any]:
     return {**sizes, "value": round(float(value), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
+def residuals(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """One rater's rows with ``residual``, and what it is measured against.
+
+    Against the other raters' mean if they scored nearly all the same sets (then only those rows are kept): this takes
+    the images' own quality out. Else against the rater's own mean on the criterion.
+    """
+    shared = rows[rows["others"].notna()]
+    if shared["set_id"].nunique() >= max(MIN_SETS, MIN_SHARED * rows["set_id"].nunique()):
+        return shared.assign(residual=shared["value"] - shared["others"]), OTHERS
+    own = rows.groupby("criterion")["value"].transform("mean")
+    return rows.assign(residual=rows["value"] - own), OWN
+
+
 def position_effect(rows: pd.DataFrame, *, n_boot: int, seed: int) -> dict[str, Any]:
-    """Mean score at A, B, C, D after each set's own mean is taken off; on TM2I the criteria are averaged first.
+    """Mean residual at A, B, C, D after each set's own mean is taken off; on TM2I the criteria are averaged first.
 
     CIs: bootstrap over sets. p: F-test of place in the two-way layout sets x places without interaction.
     """
-    wide = rows.pivot_table(index="set_id", columns="place", values="value", aggfunc="mean")
+    used, basis = residuals(rows)
+    wide = used.pivot_table(index="set_id", columns="place", values="residual", aggfunc="mean")
     wide = wide.reindex(columns=range(N_SLOTS)).dropna()
     n_sets = len(wide)
     if n_sets < MIN_SETS:
-        return {"n_sets": n_sets, "too_small": too_small(n_sets, MIN_SETS, "complete sets")}
+        return {"n_sets": n_sets, "basis": basis, "too_small": too_small(n_sets, MIN_SETS, "complete sets")}
     centred = wide.to_numpy(dtype=np.float64)
     centred = centred - centred.mean(axis=1, keepdims=True)
     means = centred.mean(axis=0)
@@ -119,24 +134,17 @@ def position_effect(rows: pd.DataFrame, *, n_boot: int, seed: int) -> dict[str, 
         {"place": "ABCD"[k], "value": round(float(means[k]), 4), "low": round(float(a), 4), "high": round(float(b), 4)}
         for k, (a, b) in enumerate(zip(low, high, strict=True))
     ]
-    return {"n_sets": n_sets, "places": places, "p": p, "f": f if math.isfinite(f) else None}
+    return {"n_sets": n_sets, "basis": basis, "places": places, "p": p, "f": f if math.isfinite(f) else None}
 
 
 def drift(rows: pd.DataFrame) -> dict[str, Any]:
-    """Slope of the residual score per 100 sets in the order of finishing, with its 95 % CI (least squares, t).
+    """Slope of the residual score (see :func:`residuals`) per 100 sets in the order of finishing, one value per set.
 
-    Residual: score minus the other raters' mean if they scored nearly all the same sets (then only those sets count),
-    else minus the rater's own mean on the criterion. One residual per set.
+    With its 95 % CI (least squares, t), the fitted line and the rolling mean for the plot.
     """
-    n_all = rows["set_id"].nunique()
-    shared = rows[rows["others"].notna()]
-    by_others = n_all > 0 and shared["set_id"].nunique() >= max(MIN_SETS, MIN_SHARED * n_all)
-    used = shared if by_others else rows
-    base = used["others"] if by_others else used.groupby("criterion")["value"].transform("mean")
-    per_set = (used["value"] - base).groupby(used["finish"]).mean().sort_index()
-    residual = per_set.to_numpy(dtype=np.float64)
+    used, basis = residuals(rows)
+    residual = used.groupby("finish")["residual"].mean().sort_index().to_numpy(dtype=np.float64)
     n = len(residual)
-    basis = "other raters' mean on the same images" if by_others else "own mean"
     if n < MIN_SETS:
         return {"n_sets": n, "basis": basis, "too_small": too_small(n, MIN_SETS, "sets")}
     x = np.arange(1, n + 1, dtype=np.float64)

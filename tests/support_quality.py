@@ -139,7 +139,13 @@ def rating_sets(n: int, mode: str = "T2I") -> list[tuple[str, str, str]]:
 
 
 def fill_study(
-    study: Study, habits: Sequence[Habit], ids: dict[str, int], *, n_repeats: int = 0, seed: int = 0
+    study: Study,
+    habits: Sequence[Habit],
+    ids: dict[str, int],
+    *,
+    n_repeats: int = 0,
+    seed: int = 0,
+    start: datetime = START,
 ) -> None:
     """Put the habits' presentations and scores into a study, through its event log, at the times of a working day."""
     rows = study.db.rows("SELECT set_id, mode, purpose FROM image_sets JOIN conditions USING (condition_id) ORDER BY 1")
@@ -150,7 +156,7 @@ def fill_study(
             study, habit, ids[habit.username], make_order(ids[habit.username], sets, n_repeats, seed), seed
         )
     planned.sort(key=lambda one: one[0])
-    times = iter([at.isoformat(timespec="microseconds") for at, _ in planned])
+    times = iter([(at - START + start).isoformat(timespec="microseconds") for at, _ in planned])
     with mock.patch("data.scores.now", side_effect=times):
         record_events(study.db, [event for _, event in planned])
 

@@ -17,6 +17,7 @@ from data.quality_measures import (
     leniency,
     pace,
     position_effect,
+    residuals,
     straight_lining,
     wilson,
     with_others,
@@ -37,7 +38,8 @@ def rows(values, rater_id=0, criterion="text"):
     """Score rows of one rater from (set, slot, place, value)."""
     columns = ["set_id", "slot", "place", "value"]
     made = pd.DataFrame(values, columns=columns)
-    return made.assign(rater_id=rater_id, criterion=criterion, finish=made["set_id"].rank(method="dense"))
+    finish = made["set_id"].rank(method="dense")
+    return made.assign(rater_id=rater_id, criterion=criterion, finish=finish, others=np.nan)
 
 
 # --- by hand -----------------------------------------------------------------------------------------------------
@@ -87,6 +89,20 @@ def test_position_effect_against_pingouin():
     assert sum(place["value"] for place in found["places"]) == pytest.approx(0, abs=3e-4)
 
 
+def test_residuals_are_against_the_others_where_they_scored_nearly_all():
+    made = rows([(f"s{n:02d}", p, p, p) for n in range(20) for p in range(4)])
+    alone, basis = residuals(made)
+    assert basis == "own mean"
+    assert list(alone["residual"][:4]) == [-1.5, -0.5, 0.5, 1.5]
+    half = made.assign(others=np.where(made["set_id"] < "s10", 2.0, np.nan))
+    assert residuals(half)[1] == "own mean"
+    most = made.assign(others=np.where(made["set_id"] < "s18", 2.0, np.nan))
+    shared, basis = residuals(most)
+    assert basis == "other raters' mean on the same images"
+    assert len(shared) == 18 * 4
+    assert list(shared["residual"][:4]) == [-2, -1, 0, 1]
+
+
 def test_sets_without_four_scores_are_no_part_of_the_position_effect():
     made = rows([(f"s{n:02d}", p, p, p) for n in range(MIN_SETS) for p in range(4)])
     assert "too_small" in position_effect(made.iloc[:-1], n_boot=10, seed=0)
@@ -96,7 +112,7 @@ def test_sets_without_four_scores_are_no_part_of_the_position_effect():
 def test_drift_against_scipy():
     rng = np.random.default_rng(0)
     per_set = 0.01 * np.arange(40) + rng.normal(0, 0.3, 40)
-    made = rows([(f"s{n:02d}", p, p, 2.5 + per_set[n]) for n in range(40) for p in range(4)]).assign(others=np.nan)
+    made = rows([(f"s{n:02d}", p, p, 2.5 + per_set[n]) for n in range(40) for p in range(4)])
     found = drift(made)
     fit = stats.linregress(np.arange(40), per_set)
     half = stats.t.ppf(0.975, 38) * fit.stderr
