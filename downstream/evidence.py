@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 N_BOOT = 500
 MAX_PAIRS_ON_SHEET = 8
+_COUNTED_SCORES = """
+SELECT count(*) FROM current_scores v JOIN counted_presentations p USING (presentation_id)
+WHERE v.rater_kind = ? AND p.purpose = ? AND p.state <> 'skipped'
+"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Evidence:
     runs: list[dict[str, Any]]
     models: list[dict[str, Any]]
     networks: list[dict[str, Any]]
+    comparison: dict[str, Any] | None = None
+    """What `downstream.reader_comparison` read; None without comparison sets."""
     simulated: list[str] = field(default_factory=list)
     """Which parts rest on simulated raters, in words; empty where people scored."""
 
@@ -61,6 +67,7 @@ def gather(study: Study) -> Evidence:
     """Read all parts; never fails for a part that is not there yet."""
     from data.agreement import agreement_report
     from data.scores import score_table
+    from downstream.reader_comparison import reader_comparison
 
     scores = score_table(study.db, None)
     agreement = agreement_report(scores, n_boot=N_BOOT, seed=0) if len(scores) else None
@@ -80,6 +87,7 @@ def gather(study: Study) -> Evidence:
         runs=_runs(study),
         models=study.db.rows("SELECT arm, model_id, run_id, path, sha256, created_at FROM models ORDER BY created_at"),
         networks=study.db.rows("SELECT role, name, sha256 FROM networks ORDER BY role, name"),
+        comparison=reader_comparison(study),
         simulated=_simulated(study, align),
     )
 
@@ -105,8 +113,10 @@ def _counts(study: Study) -> dict[str, int]:
     }
     for kind in ("human", "simulated"):
         found[f"{kind} raters"] = int(count("SELECT count(*) FROM raters WHERE kind = ? AND role = 'rater'", [kind]))
-        found[f"{kind} scores"] = int(count("SELECT count(*) FROM current_scores WHERE rater_kind = ?", [kind]))
-    found["rating sets"] = int(count("SELECT count(*) FROM image_sets WHERE purpose = 'rating'"))
+        for purpose in ("rating", "comparison"):
+            found[f"{kind} {purpose} scores"] = int(count(_COUNTED_SCORES, [kind, purpose]))
+    for purpose in ("rating", "comparison", "attention", "training"):
+        found[f"{purpose} sets"] = int(count("SELECT count(*) FROM image_sets WHERE purpose = ?", [purpose]))
     for mode in ("T2I", "M2I", "TM2I"):
         sql = (
             "SELECT count(*) FROM image_sets JOIN conditions USING (condition_id) WHERE purpose = 'rating' AND mode = ?"

@@ -23,7 +23,7 @@ from PIL import Image
 from data.files import storage_errors, write_atomic
 from data.images import to_uint8
 from data.records import start_run
-from downstream import figures, tables
+from downstream import figures, reader_views, tables
 from downstream.evidence import Evidence, evaluation_sheets, gather, watch_sheet
 from downstream.metrics import METRIC_NAMES, PRIMARY_METRIC
 from downstream.published import CAVEATS
@@ -122,6 +122,7 @@ def build_context(study: Study, evidence: Evidence, page: Page, written_at: date
         "config": study.config, "evidence": evidence, "written_at": f"{written_at:%Y-%m-%d %H:%M} UTC",
         "simulated": evidence.simulated, "is_phantom": study.config.data.reader == "phantom",
         "scores": _scores_part(evidence, page), "alignment": _alignment_part(evidence, page),
+        "comparison": _comparison_part(study, evidence, page),
         "evaluation": _evaluation_part(evidence, page), "samples": _samples_part(study, evidence, page),
         "downstream": _downstream_part(evidence, page), "caveats": CAVEATS,
         "published": page.table(tables.published_table(evidence.grid["cells"] if evidence.grid else [])),
@@ -129,6 +130,7 @@ def build_context(study: Study, evidence: Evidence, page: Page, written_at: date
     }  # fmt: skip
     names = {
         "scores": "scores and agreement", "alignment": "alignment", "evaluation": "held-out evaluation",
+        "comparison": "reader comparison",
         "samples": "sample sheets", "downstream": "downstream grid",
     }  # fmt: skip
     context["missing"] = [label for key, label in names.items() if context[key] is None]
@@ -178,6 +180,35 @@ def _evaluation_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
         columns = {f"{arm} against baseline": content for arm, content in compared.items()}
         found.append(tables.measures_table("evaluation-gain", "Image by image, equal condition and seed", columns))
     return {"run_id": run.run_id, "result": run.result, "tables": [page.table(table) for table in found]}
+
+
+def _comparison_part(study: Study, evidence: Evidence, page: Page) -> dict[str, Any] | None:
+    found = evidence.comparison
+    if found is None:
+        return None
+    parts = []
+    for index, part in enumerate(found["parts"]):
+        name = f"reader-comparison-{reader_views.suffix(found['parts'], index)}"
+        plan = reader_views.plan_table(part, f"{name}-plan")
+        parts.append({
+            **part, "who": reader_views.who(part), "sentences": reader_views.sentences(part),
+            "forest": page.figure(f"{name}-forest", reader_views.forest(part)),
+            "bars": page.figure(f"{name}-wins", reader_views.win_bars(part)),
+            "table": page.table(reader_views.result_table(part, name)),
+            "rater_table": page.table(reader_views.rater_table(part, f"{name}-raters")),
+            "flagged": any(row["share_first"] or row["share_second"] for row in part["flags"]),
+            "flag_table": page.table(reader_views.flag_table(part, f"{name}-flags")),
+            "plan_table": page.table(plan) if plan else None,
+        })  # fmt: skip
+    sheet = None
+    if found["examples"]:
+        sets = [
+            (reader_views.example_title(one), [(arm, _load(study, sha)) for arm, sha in one["images"]])
+            for one in found["examples"]
+        ]
+        sheet = page.figure("reader-comparison-examples", reader_views.example_sets(sets))
+    people = reader_views.people_state(found)
+    return {**found, "parts": parts, "sheet": sheet, "people": people, "proof": reader_views.proof(found)}
 
 
 def _samples_part(study: Study, evidence: Evidence, page: Page) -> dict[str, Any] | None:

@@ -132,7 +132,7 @@ def test_an_empty_study_gets_a_report_that_says_what_is_missing(study):
     html = run_report(study).read_text(encoding="utf-8")
     _Page(html)
     assert "No verdict: the downstream grid has not been run" in html
-    assert html.count("Not there yet") == 5
+    assert html.count("Not there yet") == 6
     assert "SIMULATED" not in html
 
 
