@@ -76,15 +76,22 @@ def after_scoring(study: Study) -> list[Step]:
 
 
 def open_presentations(study: Study) -> tuple[int, int]:
-    """(human raters, sets they still have to score), over active raters."""
+    """(human raters, rating sets they still have to score), over active raters.
+
+    Sets count at their first showing, in the phase that is analysed: nobody waits for repeats that are held back, for
+    training, attention checks or reader comparisons.
+    """
+    from data.checks import ensure_checks
     from data.presentations import ensure_presentations
 
+    ensure_checks(study)
+    settings = study.config.annotate
     raters = study.db.rows("SELECT rater_id FROM raters WHERE kind = 'human' AND role = 'rater' AND active = 1")
     for rater in raters:
-        ensure_presentations(study.db, int(rater["rater_id"]), study.config.annotate.seed)
+        ensure_presentations(study.db, int(rater["rater_id"]), settings.seed, settings)
     left = study.db.value(
-        "SELECT count(*) FROM presentation_states p JOIN raters r USING (rater_id)"
-        " WHERE r.kind = 'human' AND r.role = 'rater' AND r.active = 1 AND p.state = 'open'"
+        "SELECT count(*) FROM counted_presentations p JOIN raters r USING (rater_id)"
+        " WHERE r.kind = 'human' AND r.role = 'rater' AND r.active = 1 AND p.purpose = 'rating' AND p.state = 'open'"
     )
     return len(raters), int(left)
 

@@ -6,6 +6,10 @@ For a set, a criterion and two images i < j every rater gives 1 (i scored higher
 kept). A rater who saw the set twice counts once, with the mean. p = P(i preferred to j) is the mean over raters. Train
 and held-out sets are disjoint by set and by source: sets whose conditions share a patient, or a condition, stay
 together (connected components). Scores of people and of simulated raters are never mixed.
+
+Where the study asks which of equally scored images is better (``tie_break``), the rater's ranks order a tie: the
+better one gets ``P_RANKED`` = 0.75. That is less than the 1 of a point apart, because the same rater has just said that
+the same words of the scale fit both; it is halfway between that and no opinion.
 """
 
 from __future__ import annotations
@@ -28,9 +32,15 @@ if TYPE_CHECKING:
 RaterKind = Literal["human", "simulated"]
 Split = Literal["train", "held_out"]
 
+P_RANKED = 0.75
+"""Preference for the better ranked of two images that one rater scored alike."""
 _SCORES = """
-SELECT v.event_id, v.presentation_id, v.rater_id, v.set_id, v.slot, v.criterion, v.value
+SELECT v.event_id, v.presentation_id, v.rater_id, v.set_id, v.slot, v.criterion, v.value, k.value AS rank,
+       k.event_id AS rank_event
 FROM current_scores v
+LEFT JOIN score_events k ON k.event_id = (
+  SELECT max(e.event_id) FROM score_events e WHERE e.presentation_id = v.presentation_id AND e.kind = 'rank'
+  AND e.slot = v.slot AND e.criterion = v.criterion)
 JOIN counted_presentations p USING (presentation_id)
 WHERE p.purpose = 'rating' AND p.state = 'submitted' AND v.rater_kind = ?
 ORDER BY v.event_id
@@ -50,7 +60,7 @@ LEFT JOIN records t ON t.record_id = c.text_record LEFT JOIN records m ON m.reco
 
 @dataclass(frozen=True)
 class Score:
-    """One current score, with the event it stands in."""
+    """One current score, with the event it stands in, and the place among equals if the rater gave one (1 is best)."""
 
     event_id: int
     presentation_id: int
@@ -59,11 +69,13 @@ class Score:
     slot: int
     criterion: str
     value: int
+    rank: int | None = None
+    rank_event: int | None = None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """p = P(slot_i preferred to slot_j | criterion), slot_i < slot_j; events: every score event behind it."""
+    """p = P(slot_i preferred to slot_j | criterion), slot_i < slot_j; events: all scores (and ranks) behind it."""
 
     set_id: str
     slot_i: int
@@ -77,6 +89,15 @@ class Pair:
 def preference(a: int, b: int) -> float:
     """1 where the first score is higher, 0 where lower, 0.5 for a tie."""
     return 0.5 if a == b else float(a > b)
+
+
+def opinion(a: Score, b: Score) -> tuple[float, list[int]]:
+    """One rater's preference for ``a`` over ``b``, and the events it rests on; ranks only order equal scores."""
+    events = [a.event_id, b.event_id]
+    if a.value != b.value or a.rank is None or b.rank is None or a.rank == b.rank:
+        return preference(a.value, b.value), events
+    events += [event for event in (a.rank_event, b.rank_event) if event is not None]
+    return P_RANKED if a.rank < b.rank else 1 - P_RANKED, events
 
 
 def pairs_from_scores(scores: Iterable[Score], min_raters: int = 1) -> list[Pair]:
@@ -108,8 +129,9 @@ def _pair(
     events: list[int] = []
     for (rater_id, _), given in sheet.items():
         if i in given and j in given:
-            opinions.setdefault(rater_id, []).append(preference(given[i].value, given[j].value))
-            events += [given[i].event_id, given[j].event_id]
+            value, behind = opinion(given[i], given[j])
+            opinions.setdefault(rater_id, []).append(value)
+            events += behind
     if not opinions:
         return None
     p = float(np.mean([np.mean(values) for values in opinions.values()]))
@@ -210,7 +232,8 @@ def run_pairs(study: Study, *, raters: str | None = None, min_raters: int = 1) -
     settings = study.config.align
     kind = resolve_kind(study, raters or settings.raters)
     scores = load_scores(study, kind)
-    digest = hashlib.sha256(",".join(str(s.event_id) for s in scores).encode()).hexdigest()
+    read = [event for s in scores for event in (s.event_id, s.rank_event) if event is not None]
+    digest = hashlib.sha256(",".join(map(str, read)).encode()).hexdigest()
     config = {
         "raters": kind,
         "min_raters": min_raters,

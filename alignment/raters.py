@@ -243,8 +243,9 @@ def run_simulate(study: Study, *, n_sets: int | None = None) -> dict[str, Any]:
     Raises:
         NotFound: there is nothing to score.
     """
-    if not study.db.value("SELECT count(*) FROM image_sets WHERE purpose = 'rating'"):
-        raise NotFound(f"no rating sets in {study.root}: sample some with `radpref generate sets`")
+    finished = "SELECT 1 FROM image_sets JOIN runs USING (run_id) WHERE purpose = 'rating' AND status = 'done' LIMIT 1"
+    if not study.db.value(finished):
+        raise NotFound(f"no finished rating sets in {study.root}: sample some with `radpref generate sets`")
     raters = load_raters(study)
     config = study.config.simulate.model_dump(mode="json") | {"n_sets": n_sets}
     with start_run(study, "simulate", config, {one.name: net.sha256 for one, net in raters}) as run:

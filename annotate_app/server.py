@@ -25,6 +25,7 @@ from annotate_app import admin, dashboard, guard, invites, service
 from annotate_app.accounts import Backoff, Identity, Sessions, check_password, token_hash
 from annotate_app.guard import Guard
 from annotate_app.page import mount_pages
+from data.checks import ensure_checks
 from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
 from data.lifecycle import status as study_status
 from data.scores import StaleWrite
@@ -36,7 +37,8 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(study: Study) -> FastAPI:
-    """The whole reading room of one study."""
+    """The whole reading room of one study; missing training sets and attention checks are made first."""
+    ensure_checks(study)
     config = study.config.annotate
     app = FastAPI(title="radpref", docs_url=None, redoc_url=None, openapi_url=None)
     sessions = Sessions(study.db, life_hours=config.session_hours, idle_minutes=config.idle_minutes)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import uuid
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from alignment import pairs
 from alignment.pairs import Score
 from data.errors import Conflict, InvalidInput, NotFound
+from data.scores import ScoreEvent, record_event
 from tests import support_alignment as support
 
 
@@ -52,6 +54,23 @@ def test_a_repeat_counts_once():
     assert pair.n_raters == 2
     assert pair.p == pytest.approx((0.5 + 1) / 2)
     assert len(pair.events) == 6
+
+
+def test_ranks_order_equal_scores_and_nothing_else():
+    scores = _scores({1: [4, 4, 4, 1]})
+    places = {0: 2, 1: 1, 3: 1}  # slot 2 has no rank; slot 3 has one left from before its score was lowered
+    ranked = [
+        dataclasses.replace(s, rank=places.get(s.slot), rank_event=s.event_id + 50 if s.slot in places else None)
+        for s in scores
+    ]
+    found = {(p.slot_i, p.slot_j): p for p in pairs.pairs_from_scores(ranked)}
+    assert found[0, 1].p == 1 - pairs.P_RANKED
+    assert found[0, 1].events == (1, 2, 51, 52)
+    assert (found[0, 2].p, found[0, 3].p, found[1, 3].p) == (0.5, 1, 1)
+    assert found[0, 3].events == (1, 4)
+    assert 0.5 < pairs.P_RANKED <= pairs.preference(4, 3)
+    even = [dataclasses.replace(s, rank=1, rank_event=s.event_id + 50) for s in scores]
+    assert {p.p for p in pairs.pairs_from_scores(even) if p.slot_j < 3} == {0.5}
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=1, max_size=5))
@@ -161,3 +180,55 @@ def test_a_new_score_makes_a_new_run(tmp_path):
     after = pairs.run_pairs(study)
     assert after["run_id"] != before["run_id"]
     assert after["n_raters_max"] == 3
+
+
+def test_ranks_come_from_the_log_and_make_new_pairs(tmp_path):
+    study = support.rated_study(tmp_path)
+    first = pairs.run_pairs(study)
+    tied = study.db.row(
+        "SELECT v.presentation_id, v.rater_id, v.criterion, v.slot AS i, w.slot AS j FROM current_scores v"
+        " JOIN current_scores w ON w.presentation_id = v.presentation_id AND w.criterion = v.criterion"
+        " AND w.value = v.value AND w.slot > v.slot LIMIT 1"
+    )
+    for slot, place in ((tied["i"], 1), (tied["j"], 3), (tied["j"], 2)):
+        record_event(
+            study.db,
+            ScoreEvent(
+                str(uuid.uuid4()), tied["presentation_id"], tied["rater_id"], "rank", slot, tied["criterion"], place
+            ),
+        )
+    scores = {s.slot: s for s in pairs.load_scores(study, "simulated") if s.rank is not None}
+    assert {slot: s.rank for slot, s in scores.items()} == {tied["i"]: 1, tied["j"]: 2}
+    assert pairs.opinion(scores[tied["i"]], scores[tied["j"]])[0] == pairs.P_RANKED
+    again = pairs.run_pairs(study)
+    assert again["run_id"] != first["run_id"]
+
+
+def test_only_first_showings_of_rating_sets_are_trained_on(tmp_path):
+    """Repeats, training, attention and comparison sets, and the pilot after a lock, never reach a pair."""
+    study = support.make_study(tmp_path)
+    support.add_records(study, 5)
+    support.add_sets(study, ("T2I",) * 5, seed=0)
+    support.add_scores(study, "reader", lambda _set, slot, _criterion: slot)
+    names = sorted(row["set_id"] for row in support.rows(study, "image_sets"))
+    with study.db.write() as connection:
+        for name, purpose in zip(names, ("training", "attention", "comparison"), strict=False):
+            connection.execute("UPDATE image_sets SET purpose = ? WHERE set_id = ?", (purpose, name))
+        first = connection.execute("SELECT * FROM presentations WHERE set_id = ?", (names[4],)).fetchone()
+        again = connection.execute(
+            "INSERT INTO presentations(token, rater_id, set_id, position, slots, phase, repeat_of)"
+            " SELECT 'again', rater_id, set_id, 99, slots, phase, presentation_id FROM presentations"
+            " WHERE presentation_id = ?",
+            (first[0],),
+        ).lastrowid
+    for slot in range(4):
+        record_event(study.db, ScoreEvent(str(uuid.uuid4()), again, first[2], "score", slot, "text", 5 - slot))
+    record_event(study.db, ScoreEvent(str(uuid.uuid4()), again, first[2], "submit"))
+    assert {score.set_id for score in pairs.load_scores(study, "human")} == set(names[3:])
+    result = pairs.run_pairs(study)
+    assert result["n_sets"] == 2
+    assert {row["p"] for row in support.rows(study, "pairs")} == {0}, "the repeat, scored the other way, counts nowhere"
+    with study.db.write() as connection:
+        connection.execute("INSERT INTO stages(at, actor, stage) VALUES ('2026', 'office', 'locked')")
+    with pytest.raises(NotFound, match="no submitted"):
+        pairs.run_pairs(study)
