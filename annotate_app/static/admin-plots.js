@@ -111,7 +111,7 @@ export function position(part, kind) {
     draw: (box) => dotsInPanel(box, one.places, ['A', 'B', 'C', 'D'], kind),
   }));
   const lines = part.raters.filter((rater) => !rater.position.too_small).map(({ username, position: one }) => [username, ...one.places.map((place) => range(place)), one.p === null ? '–' : fixed(one.p, 4), one.basis, String(one.n_sets)]);
-  return [panels({ id: 'position', title: 'Position effect: mean score at A, B, C, D after the set mean is taken off', good: 'Good: all four near 0. p: F-test of place; under 0.01 is worth a look. Scores are taken relative to the other raters' on the same images where there are enough.' }, list,
+  return [panels({ id: 'position', title: 'Position effect: mean score at A, B, C, D after the set mean is taken off', good: 'Good: all four near 0. p: F-test of place; under 0.01 is worth a look. Scores are taken relative to the other raters on the same images where there are enough.' }, list,
     { y: panelScale(all, [-0.3, 0.3], true), axisX: 'place on the screen', axisY: 'score points, 95 % CI over sets', table: numbers(['Rater', 'A', 'B', 'C', 'D', 'p', 'measured against', 'sets'], lines) })];
 }
 
