@@ -169,3 +169,29 @@ def agreement(
 
     report = run_agreement(Study(study), n_boot)
     typer.echo(json.dumps(report) if as_json else "\n".join(agreement_lines(report)))
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="Folder for the export; an earlier one there is replaced.")],
+    study: StudyPath = Path(),
+    format_: Annotated[str, typer.Option("--format", help="csv, parquet, datasets (Hugging Face) or all.")] = "all",
+    n_boot: Annotated[int, typer.Option(min=0, help="Bootstrap draws of the agreement intervals.")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Events, scores, agreement, pairs and raters, with a manifest. Arms are in it only when they may be named."""
+    from data.export import FORMATS, HIDDEN
+    from data.export import export as run
+    from data.lifecycle import operator
+    from data.study import Study
+
+    formats = FORMATS if format_ == "all" else (format_,)
+    found = run(Study(study), target, formats, actor=operator(), n_boot=n_boot)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(f"{found['target']}: " + ", ".join(f"{n} {name}" for name, n in found["tables"].items()))
+    if not found["arms"]:
+        typer.echo(HIDDEN)
+    if found["simulated"]:
+        typer.echo("Simulated raters are in it: rows with simulated = true are from programs, not from people.")

@@ -8,10 +8,9 @@ from typing import Any, get_args
 
 from annotate_app import invites
 from annotate_app.accounts import generate_password, hash_password
-from data.agreement import agreement_report
 from data.errors import Conflict, InvalidInput
+from data.quality import study_agreement
 from data.raters import Role, add_rater, get_rater, set_password_hash
-from data.scores import score_table
 from data.study import Study
 
 
@@ -69,7 +68,7 @@ def check_port(host: str, port: int) -> None:
 
 def run_agreement(study: Study, n_boot: int = 1000) -> dict[str, Any]:
     """Agreement of the study's current scores; see :func:`data.agreement.agreement_report`."""
-    return agreement_report(score_table(study.db), n_boot=n_boot, seed=study.config.annotate.seed)
+    return study_agreement(study, n_boot=n_boot)
 
 
 def agreement_lines(report: dict[str, Any]) -> list[str]:

@@ -2,8 +2,9 @@
 
 A backup is a folder: MANIFEST.json (name -> SHA-256, written last) and ``objects/ab/<sha256>``, the files by content.
 study.db is copied by SQLite's online backup, so the reading room may go on. A later backup into the same folder adds
-only what is new, and until it is complete the earlier one stays whole. Logins are left out. The export is one CSV per
-table for spreadsheets and statistics programs.
+only what is new, and until it is complete the earlier one stays whole. Logins and open invitations are left out: a link
+used after the backup would otherwise work again. The export is one CSV per table of the database, for whoever wants
+them all; data/export.py writes what statistics programs want.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from typing import Any
 
 from data.db import StudyDatabase
 from data.errors import Conflict, InvalidInput, NotFound
+from data.export import safe_cell
 from data.files import sha256_file, storage_errors, write_atomic
+from data.lifecycle import arms_visible, operator, reveal_arms
 from data.progress import track
 from data.records import now
 from data.study import Study
 
 MANIFEST = "MANIFEST.json"
 FOLDERS = ("images", "masks", "runs", "models", "reports")
-SECRET_COLUMNS = {"raters": {"password_hash"}}
+_SHOWN = ("presentations", "presentation_states", "counted_presentations")
+SECRET_COLUMNS = {"raters": {"password_hash"}, "invites": {"token_hash"}, **dict.fromkeys(_SHOWN, {"token"})}
+BLINDED_COLUMNS = {"set_images": {"arm", "seed"}, "image_sets": {"ordinal"}, "runs": {"config", "result"}}
+"""Left out until arms may be named: the arm itself, and what a set's run would let one draw it again from."""
 SKIPPED_TABLES = ("sessions",)
 
 
@@ -140,13 +146,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _store_database(db: StudyDatabase, target: Path) -> tuple[str, bool]:
-    """SQLite's online backup: consistent while others write. Sessions are dropped from the copy."""
+    """SQLite's online backup: consistent while others write. Sessions and open invitations are dropped from it."""
     draft = target / f".{uuid.uuid4().hex}.db"
     copy = sqlite3.connect(draft, isolation_level=None)
     try:
         db.connection.backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")
         copy.execute("DELETE FROM sessions")
+        copy.execute("DELETE FROM invites WHERE used_at IS NULL")
         copy.execute("VACUUM")
         copy.close()
         return _store(draft, target)
@@ -164,11 +171,15 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def export(study: Study, target: Path) -> dict[str, Any]:
-    """Write one CSV per table and view into the folder ``target``; no password hashes and no sessions.
+    """Write one CSV per table and view into the folder ``target``; no password hashes, tokens and sessions.
 
-    Text cells that a spreadsheet would run as a formula get a leading apostrophe. Returns {target, tables: {name: n}}.
+    Text cells that a spreadsheet would run as a formula get a leading apostrophe. Until arms may be named, what tells
+    them is left out. Returns {target, tables: {name: n}, arms: bool}.
     """
     target = Path(target).resolve()
+    arms = arms_visible(study.db)
+    if arms:
+        reveal_arms(study.db, operator(), f"export of every table to {target.name}")
     database = study.db.tables
     names = sorted(set(database.table_names() + database.view_names()) - set(SKIPPED_TABLES))
     counts: dict[str, int] = {}
@@ -176,7 +187,7 @@ def export(study: Study, target: Path) -> dict[str, Any]:
         if name.startswith("sqlite_"):
             continue
         rows = study.db.connection.execute(f'SELECT * FROM "{name}"')
-        hidden = SECRET_COLUMNS.get(name, set())
+        hidden = SECRET_COLUMNS.get(name, set()) | (set() if arms else BLINDED_COLUMNS.get(name, set()))
         header = [str(column[0]) for column in rows.description]
         kept = [k for k, column in enumerate(header) if column not in hidden]
         buffer = io.StringIO()
@@ -184,11 +195,7 @@ def export(study: Study, target: Path) -> dict[str, Any]:
         writer.writerow([header[k] for k in kept])
         counts[name] = 0
         for row in rows:
-            writer.writerow([_safe_cell(row[k]) for k in kept])
+            writer.writerow([safe_cell(row[k]) for k in kept])
             counts[name] += 1
         write_atomic(target / f"{name}.csv", buffer.getvalue())
-    return {"target": str(target), "tables": counts}
-
-
-def _safe_cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+    return {"target": str(target), "tables": counts, "arms": arms}

@@ -230,7 +230,7 @@ def export(
     study: StudyOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Write every table as CSV; no password hashes and no logins."""
+    """Write every table as CSV; no password hashes and no logins, and no arms until they may be named."""
     import data.backup
     from data.study import Study
 
