@@ -6,19 +6,20 @@ not on the list does not exist, so a Gradio release that adds one changes nothin
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotate_app.accounts import Identity
+from annotate_app.accounts import Identity, Sessions
 
 Who = Literal["public", "any", "rater", "admin"]
 COOKIE, SECURE_COOKIE = "radpref_session", "__Host-radpref_session"
@@ -111,8 +112,8 @@ def session_token(headers: Headers) -> str | None:
 class Guard:
     """ASGI middleware; see the module's docstring."""
 
-    def __init__(self, app: ASGIApp, find_identity: Callable[[str | None], Identity | None]) -> None:
-        self.app, self.find_identity = app, find_identity
+    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
+        self.app, self.sessions = app, sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass, or answer it."""
@@ -141,7 +142,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY:
             return 413, f"the request is larger than {MAX_BODY} bytes", {}
-        identity = await run_in_threadpool(self.find_identity, session_token(headers))
+        identity = await self._identity(session_token(headers))
         scope.setdefault("state", {})["identity"] = identity
         if rule.who == "public":
             return None
@@ -155,6 +156,11 @@ class Guard:
             return 403, f"this is for the role {rule.who} only", {}
         return None
 
+    async def _identity(self, token: str | None) -> Identity | None:
+        if token is None:
+            return None
+        return self.sessions.cached(token) or await run_in_threadpool(self.sessions.find, token)
+
 
 def _same_origin(headers: Headers) -> bool:
     """Browsers send Origin with every POST; a request of another site is refused whatever its cookie says."""
@@ -167,20 +173,30 @@ def _same_origin(headers: Headers) -> bool:
 def _with_headers(send: Send, path: str) -> Send:
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers[name] = value
-            headers["Content-Security-Policy"] = policy_for(path)
-            if "/assets/" in path:  # names hold a hash of the content
-                headers["Cache-Control"] = "private, max-age=31536000, immutable"
-            elif "/static/" not in path:
-                headers["Cache-Control"] = "no-store"
-            for name in ("access-control-allow-origin", "access-control-allow-credentials", "server"):
-                if name in headers:
-                    del headers[name]
+            cache = _cache_control(path)
+            replaced = _REPLACED if cache is None else _REPLACED_WITH_CACHE
+            kept = [field for field in message["headers"] if field[0].lower() not in replaced]
+            message["headers"] = [*kept, *_fixed_headers(policy_for(path), cache)]
         await send(message)
 
     return wrapped
+
+
+def _cache_control(path: str) -> str | None:
+    if "/assets/" in path:  # names hold a hash of the content
+        return "private, max-age=31536000, immutable"
+    return None if "/static/" in path else "no-store"
+
+
+@functools.cache
+def _fixed_headers(policy: str, cache: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    fields = {**_HEADERS, "Content-Security-Policy": policy} | ({"Cache-Control": cache} if cache else {})
+    return tuple((name.lower().encode(), value.encode()) for name, value in fields.items())
+
+
+_DROPPED = (b"access-control-allow-origin", b"access-control-allow-credentials", b"server")
+_REPLACED = frozenset([*_DROPPED, b"content-security-policy", *(name.lower().encode() for name in _HEADERS)])
+_REPLACED_WITH_CACHE = _REPLACED | {b"cache-control"}
 
 
 def _limited(receive: Receive) -> Receive:

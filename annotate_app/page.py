@@ -71,6 +71,8 @@ class Head:
             if message["type"] == "http.response.start":
                 start = message
                 return
+            if message["type"] != "http.response.body":
+                return
             body.extend(message.get("body", b""))
             if message.get("more_body"):
                 return
@@ -99,6 +101,7 @@ def _blocks(title: str, script: str) -> Any:
             elem_id=f"radpref-{script}",
         )
     blocks.run_history = False
+    blocks._queue.start = lambda: None  # there is no event to queue, and it would poll a thousand times a second
     return blocks
 
 

@@ -7,10 +7,10 @@ admin.py. Every answer of an own route is JSON, raw pixels, or one of our static
 from __future__ import annotations
 
 import html
-import json
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -21,9 +21,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from annotate_app import admin, dashboard, guard, invites, service
+from annotate_app import admin, dashboard, guard, invites
 from annotate_app.accounts import Backoff, Identity, Sessions, check_password, token_hash
 from annotate_app.guard import Guard
+from annotate_app.hot import HotRoutes, parse_json
 from annotate_app.page import mount_pages
 from data.checks import ensure_checks
 from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
@@ -40,17 +41,24 @@ def create_app(study: Study) -> FastAPI:
     """The whole reading room of one study; missing training sets and attention checks are made first."""
     ensure_checks(study)
     config = study.config.annotate
-    app = FastAPI(title="radpref", docs_url=None, redoc_url=None, openapi_url=None)
+    hot = HotRoutes(study)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(hot.close)
+
+    app = FastAPI(title="radpref", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.router.routes.extend(hot.routes())  # first, so that the router finds them first
     sessions = Sessions(study.db, life_hours=config.session_hours, idle_minutes=config.idle_minutes)
     _add_errors(app)
     backoff = Backoff()
     _add_login(app, study, sessions, backoff)
     _add_invite(app, study, sessions, backoff)
-    _add_reading(app, study)
     _add_admin(app, study)
     _add_files(app)
     mount_pages(app)
-    app.add_middleware(Guard, find_identity=sessions.find)
+    app.add_middleware(Guard, sessions=sessions)
     return app
 
 
@@ -70,6 +78,7 @@ def serve(study: Study, host: str = "127.0.0.1", port: int = 7860, *, behind_pro
         server_header=False,
         proxy_headers=behind_proxy,
         timeout_graceful_shutdown=3,
+        timeout_keep_alive=75,  # radiologists think longer than uvicorn's 5 s, and a new TLS connection costs a moment
     )
 
 
@@ -81,13 +90,6 @@ def _identity(request: Request) -> Identity:
     return found
 
 
-def _rater(request: Request) -> int:
-    identity = _identity(request)
-    if identity.role != "rater":
-        raise HTTPException(403, "this is for the role rater only")
-    return identity.rater_id
-
-
 def _admin(request: Request) -> Identity:
     identity = _identity(request)
     if identity.role != "admin":
@@ -95,49 +97,11 @@ def _admin(request: Request) -> Identity:
     return identity
 
 
-Rater = Annotated[int, Depends(_rater)]
 Admin = Annotated[Identity, Depends(_admin)]
 
 
 async def _json_body(request: Request) -> Any:
-    """The body as JSON; NaN, numbers of endless digits and endless nesting are refused like any other nonsense."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise InvalidInput("send JSON with content-type application/json")
-    try:
-        return json.loads(await request.body(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("the body is not valid JSON") from error
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)
-
-
-def _add_reading(app: FastAPI, study: Study) -> None:
-    @app.get("/api/next")
-    def next_set(rater: Rater) -> JSONResponse:
-        return JSONResponse(service.next_set(study, rater))
-
-    @app.post("/api/training/again")
-    def train_again(rater: Rater) -> JSONResponse:
-        return JSONResponse(service.train_again(study, rater))
-
-    @app.get("/api/sets/{token}")
-    def set_state(token: str, rater: Rater) -> JSONResponse:
-        return JSONResponse(service.set_state(study, rater, token))
-
-    @app.get("/api/sets/{token}/images/{letter}")
-    def image(token: str, letter: str, rater: Rater) -> Response:
-        return Response(service.image_bytes(study, rater, token, letter), media_type="application/octet-stream")
-
-    @app.get("/api/sets/{token}/mask")
-    def mask(token: str, rater: Rater) -> Response:
-        return Response(service.mask_bytes(study, rater, token), media_type="application/octet-stream")
-
-    @app.post("/api/sets/{token}/events")
-    async def event(token: str, request: Request, rater: Rater) -> JSONResponse:
-        payload = await _json_body(request)
-        return JSONResponse(await run_in_threadpool(service.save_event, study, rater, token, payload))
+    return parse_json(await request.body(), request.headers.get("content-type", ""))
 
 
 def _add_admin(app: FastAPI, study: Study) -> None:

@@ -37,6 +37,7 @@ class StudyDatabase:
             raise NotFound(f"no database at {path}; make a study with `radpref study new`")
         self.path = path
         self._local = threading.local()
+        self._writing = threading.Lock()
         try:
             migrate(self.tables)
         except sqlite3.DatabaseError as error:
@@ -73,24 +74,66 @@ class StudyDatabase:
     def write(self) -> Iterator[sqlite3.Connection]:
         """One durable write transaction (BEGIN IMMEDIATE ... COMMIT); rolled back on any error.
 
+        Inside :meth:`group` of the same thread it is a savepoint, durable when the group is left.
+
         Raises:
             StorageFull: the disk is full; nothing of this transaction is stored.
             Conflict: the database stayed locked, or a constraint or trigger refused the write.
         """
         connection = self.connection
+        if getattr(self._local, "grouped", False):
+            self._local.grouped = False  # a write inside this one is refused, as everywhere
+            try:
+                with self._step(connection, "SAVEPOINT one", "RELEASE one", "ROLLBACK TO one", "RELEASE one"):
+                    yield connection
+            finally:
+                self._local.grouped = True
+            return
         if connection.in_transaction:
             raise RadprefError("write() was entered twice in one thread; use the connection of the outer one")
-        try:
-            connection.execute("BEGIN IMMEDIATE")
+        with self._turn(), self._step(connection, "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"):
+            yield connection
+
+    @contextmanager
+    def group(self) -> Iterator[sqlite3.Connection]:
+        """Several independent writes in one durable transaction: a :meth:`write` in here that fails takes back its own.
+
+        Raises:
+            StorageFull, Conflict: as :meth:`write`, for all of them: none is stored.
+        """
+        connection = self.connection
+        if connection.in_transaction:
+            raise RadprefError("group() was entered inside a write; enter it first")
+        with self._turn(), self._step(connection, "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"):
+            self._local.grouped = True
             try:
                 yield connection
-                connection.execute("COMMIT")
+            finally:
+                self._local.grouped = False
+
+    @contextmanager
+    def _step(self, connection: sqlite3.Connection, begin: str, end: str, *undo: str) -> Iterator[None]:
+        try:
+            connection.execute(begin)
+            try:
+                yield
+                connection.execute(end)
             except BaseException:
-                if _is_open(connection):
-                    connection.execute("ROLLBACK")
+                for statement in undo if _is_open(connection) else ():
+                    connection.execute(statement)
                 raise
         except sqlite3.Error as error:
             raise _translate(error, self.path) from error
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Writers of this process wait here for their turn; SQLite's own waiting sleeps up to 100 ms at a time."""
+        taken = self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000)
+        try:
+            yield  # not taken: SQLite waits once more, and says "locked" if the other one is still at it
+        finally:
+            if taken:
+                self._writing.release()
 
     def close(self) -> None:
         """Close this thread's connection."""
@@ -113,7 +156,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
     else:
-        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
         connection.execute("PRAGMA synchronous = EXTRA")
     return connection
 
