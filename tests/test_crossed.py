@@ -94,9 +94,7 @@ def test_conditions_with_one_reader_each_leave_a_model_of_raters_alone():
     means = y.reshape(5, 8).mean(1)
     assert fit.var_condition == 0.0
     assert fit.estimate == pytest.approx(means.mean())
-    assert fit.se == pytest.approx(
-        means.std(ddof=1) / math.sqrt(5), rel=1e-3
-    )  # one-way: the raters' means are the data
+    assert fit.se == pytest.approx(means.std(ddof=1) / math.sqrt(5), rel=1e-3)  # the raters' means
     assert fit.df == pytest.approx(4, abs=0.3)
 
 
