@@ -44,15 +44,15 @@ def module_names(script: str) -> list[str]:
 def head_of(script: str) -> str:
     """What stands in the head of a page's HTML: the style, the modules at once instead of one import after the other.
 
-    Gradio itself adds its ``head`` only when its own bundle has run. The scoring page's script also starts from here, so
-    that the first set is fetched meanwhile; see the end of reader.js.
+    Gradio itself adds its ``head`` only when its own bundle has run. The scoring page's script also starts from here,
+    so that the first set is fetched meanwhile; see the end of reader.js.
     """
     parts = [_STYLE.format(script=script), *(_PRELOAD.format(name=name) for name in module_names(script))]
     return "".join([*parts, _EARLY.format(script=script)] if script == "reader" else parts)
 
 
 class Head:
-    """ASGI middleware: puts ``heads[path]`` before ``</head>`` of the HTML served at a path (with or without a slash)."""
+    """ASGI middleware: puts ``heads[path]`` before ``</head>`` of the HTML served at a path, its last slash aside."""
 
     def __init__(self, app: ASGIApp, heads: Mapping[str, str]) -> None:
         self.app, self.heads = app, {path: head.encode() for path, head in heads.items()}

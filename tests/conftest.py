@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +16,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from data.importing import import_records
 from data.study import Study
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.support_browser import Room
 
 TINY_TOML = """
 name = "tiny"
@@ -52,3 +58,37 @@ def tiny_study(tmp_path: Path, _tiny_template: Path) -> Iterator[Study]:
     opened = Study(tmp_path / "tiny")
     yield opened
     opened.db.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium, one for the tests of a file."""
+    from tests.support_browser import open_browser
+
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_room(tmp_path: Path, browser: Browser) -> Iterator[Callable[..., Room]]:
+    """Makes a served study; takes what make_study takes. Errors on a page's console fail the test at its end."""
+    from tests.support_annotate import add_people, make_study
+    from tests.support_browser import Room
+
+    opened: list[Room] = []
+
+    def make(**options: Any) -> Room:
+        study = make_study(tmp_path, **options)
+        add_people(study)
+        opened.append(Room(study, browser))
+        return opened[-1]
+
+    yield make
+    for room in opened:
+        room.close()
+
+
+@pytest.fixture
+def room(make_room: Callable[..., Room]) -> Room:
+    """A served study of one rating set per mode, with people in it."""
+    return make_room()

@@ -81,6 +81,7 @@ export class Frame extends Views {
   }
 
   status(text, kind) {
+    if (text.startsWith('Offline') && this.state.dataset.kind !== 'offline') this.say('No connection. Scores are kept in this browser and sent later: go on.');
     if (this.state.textContent !== text) this.state.textContent = text;
     this.state.dataset.kind = kind;
   }
