@@ -214,6 +214,11 @@ RULES: tuple[Rule, ...] = (
         "rater {username} is simulated and has a password",
         "SELECT username FROM raters WHERE kind = 'simulated' AND password_hash IS NOT NULL",
     ),
+    (
+        "run {run_id} shows record {record_id} in training or attention sets, which is not of the training split",
+        "SELECT DISTINCT run_id, r.record_id FROM runs, json_each(result, '$.records') c, json_each(c.value) v"
+        " JOIN records r ON r.record_id = v.value WHERE runs.kind = 'checks' AND r.split <> 'train'",
+    ),
 )
 
 

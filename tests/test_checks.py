@@ -18,6 +18,7 @@ from data.expectations import Expectation, dice, expect_mask, expect_text, range
 from data.importing import import_records
 from data.records import now
 from data.study import Study
+from data.verify import verify
 from tests.support_annotate import add_sets
 from tests.support_data import table_study
 
@@ -124,6 +125,20 @@ def test_only_the_training_split_and_different_patients(real: Study) -> None:
     assert {row["set_id"] for row in shown} == {row["set_id"] for row in checks(real)}
     images = "SELECT DISTINCT arm, seed FROM set_images JOIN image_sets USING (set_id) WHERE purpose <> 'rating'"
     assert real.db.rows(images) == [{"arm": "real", "seed": 0}]
+
+
+def test_verify_finds_a_check_from_another_split(real: Study) -> None:
+    ensure_checks(real)
+    # The sampled sets of this test have a run without a folder and no sources; all else must be whole.
+    assert [line for line in verify(real)["problems"] if "secret-run" not in line] == []
+    with real.db.write() as connection:
+        connection.execute(
+            "UPDATE records SET split = 'val' WHERE record_id = (SELECT text_record FROM conditions"
+            " JOIN image_sets USING (condition_id) WHERE purpose = 'attention' AND text_record IS NOT NULL LIMIT 1)"
+        )
+    found = [line for line in verify(real)["problems"] if "not of the training split" in line]
+    assert any(line.startswith("attention set ") for line in found)
+    assert any("-checks-" in line and line.startswith("run ") for line in found)
 
 
 def test_expectations_agree_with_the_labels(real: Study) -> None:
