@@ -1,4 +1,4 @@
-"""Who sees which set, in which order, at which letter: balance, repeats, coverage, phases; nothing made ever changes."""
+"""Who sees which set, in which order, at which letter: balance, repeats, coverage, phases; nothing made changes."""
 
 from __future__ import annotations
 
