@@ -24,8 +24,8 @@ from downstream.power import noncentral_t_cdf
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
-MAX_RATIO = 1e6
-"""Largest variance of raters or conditions in units of the residual's."""
+MIN_RESIDUAL = 1e-4
+"""Smallest residual variance, as a share of all variance: raters who agree wholly leave none."""
 CONFIDENCE = 0.95
 
 
@@ -61,13 +61,18 @@ class _Sums:
         blocks = [raters, conditions]
         # A factor with one level, or with a level for every row, cannot be told from the mean or the residual.
         self.used = [1 < len(np.unique(block)) < self.n for block in blocks]
-        parts = [np.eye(int(block.max()) + 1)[block] for block, used in zip(blocks, self.used, strict=True) if used]
-        z = np.concatenate(parts, axis=1) if parts else np.zeros((self.n, 0))
-        ends = np.cumsum([0, *(part.shape[1] for part in parts)])
+        kept = [block for block, used in zip(blocks, self.used, strict=True) if used]
+        sizes = [int(block.max()) + 1 for block in kept]
+        ends = np.cumsum([0, *sizes])
         self.slices = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
-        self.gram: Float = z.T @ z
-        self.zx: Float = z.sum(axis=0)
-        self.zy: Float = z.T @ y
+        self.gram: Float = np.zeros((int(ends[-1]), int(ends[-1])))
+        columns = [block + end for block, end in zip(kept, ends, strict=False)]
+        for one, other in itertools.product(columns, columns):
+            np.add.at(self.gram, (one, other), 1.0)
+        joined = np.concatenate(columns) if columns else np.zeros(0, dtype=np.intp)
+        self.zx: Float = np.bincount(joined, minlength=len(self.gram)).astype(np.float64)
+        weights = np.tile(y, len(columns))
+        self.zy: Float = np.asarray(np.bincount(joined, weights, minlength=len(self.gram)), dtype=np.float64)
         self.y_sum, self.y_square = float(y.sum()), float(y @ y)
 
 
@@ -84,7 +89,8 @@ class _Fit:
     zpy: Float
 
 
-def _evaluate(sums: _Sums, ratios: Float) -> _Fit:
+def _evaluate(sums: _Sums, ratios: Float, scale: float | None = None) -> _Fit:
+    """The restricted likelihood at variance ``ratios``, the residual variance being the best one, or ``scale``."""
     root = np.zeros(len(sums.zx))
     for part, ratio in zip(sums.slices, ratios, strict=True):
         root[part] = math.sqrt(ratio)
@@ -94,11 +100,28 @@ def _evaluate(sums: _Sums, ratios: Float) -> _Fit:
     x, y, g = half[:, 0], half[:, 1], half[:, 2:]
     xx, xy, yy = sums.n - x @ x, sums.y_sum - x @ y, sums.y_square - y @ y
     mean = xy / xx
-    scale = max(float(yy - xy * mean), 1e-300) / (sums.n - 1)
+    squares = max(float(yy - xy * mean), 1e-300)
+    best = squares / (sums.n - 1) if scale is None else scale
     zvx, zvy = sums.zx - g.T @ x, sums.zy - g.T @ y
     zpz = sums.gram - g.T @ g - np.outer(zvx, zvx) / xx
-    deviance = (sums.n - 1) * math.log(scale) + 2 * float(np.log(np.diag(factor)).sum()) + math.log(xx)
-    return _Fit(float(xx), float(mean), scale, deviance, zvx, zpz, zvy - zvx * mean)
+    deviance = (sums.n - 1) * math.log(best) + squares / best + 2 * float(np.log(np.diag(factor)).sum()) + math.log(xx)
+    return _Fit(float(xx), float(mean), best, deviance, zvx, zpz, zvy - zvx * mean)
+
+
+def _optimise(sums: _Sums, scale: float | None) -> Float:
+    """Variance ratios of the largest restricted likelihood, 0 included."""
+    unit = 1.0 if scale is None else scale  # ratios are large where the residual is small
+
+    def objective(variances: Float) -> tuple[float, Float]:
+        fit = _evaluate(sums, variances / unit, scale)
+        slope = [np.trace(fit.zpz[part, part]) - fit.zpy[part] @ fit.zpy[part] / fit.scale for part in sums.slices]
+        return fit.deviance, np.array(slope, dtype=np.float64) / unit
+
+    start = np.full(len(sums.slices), 0.5)
+    if not len(start):
+        return start
+    bounds = [(0.0, 1 / MIN_RESIDUAL)] * len(start)
+    return np.asarray(optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x / unit)
 
 
 def fit_crossed(y: Float, raters: Index, conditions: Index) -> Crossed | None:
@@ -111,20 +134,11 @@ def fit_crossed(y: Float, raters: Index, conditions: Index) -> Crossed | None:
     if len(y) < 2 or float(np.ptp(y)) < 1e-12 * max(1.0, abs(centre)):
         return None
     sums = _Sums((y - centre) / (spread := float(y.std())), raters, conditions)
-
-    def objective(ratios: Float) -> tuple[float, Float]:
-        fit = _evaluate(sums, ratios)
-        slope = [
-            float(np.trace(fit.zpz[part, part]) - fit.zpy[part] @ fit.zpy[part] / fit.scale) for part in sums.slices
-        ]
-        return fit.deviance, np.array(slope)
-
-    ratios = np.zeros(len(sums.slices))
-    if len(ratios):
-        start = np.full(len(ratios), 0.5)
-        bounds = [(0.0, MAX_RATIO)] * len(ratios)
-        ratios = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    ratios = _optimise(sums, None)
     fit = _evaluate(sums, ratios)
+    if fit.scale < MIN_RESIDUAL:
+        ratios = _optimise(sums, MIN_RESIDUAL)
+        fit = _evaluate(sums, ratios, MIN_RESIDUAL)
     variance = fit.scale / fit.xx
     found = iter(ratios * fit.scale * spread**2)
     var_rater, var_condition = (float(next(found)) if used else 0.0 for used in sums.used)

@@ -98,6 +98,17 @@ def test_conditions_with_one_reader_each_leave_a_model_of_raters_alone():
     assert fit.df == pytest.approx(4, abs=0.3)
 
 
+def test_raters_who_agree_wholly_leave_the_t_test_over_conditions():
+    raters, conditions = _design(4, 20)
+    y = np.random.default_rng(0).normal(0.3, 1, 20)
+    fit = fit_crossed(y[conditions], raters, conditions)
+    assert fit.se == pytest.approx(stats.sem(y), rel=1e-3)
+    assert fit.df == pytest.approx(19, rel=1e-3)
+    own = np.array([0.1, 0.5, 0.2, 0.9])  # and where only raters differ, four values are all there is
+    fit = fit_crossed(own[raters], raters, conditions)
+    assert (fit.se, fit.df) == pytest.approx((stats.sem(own), 3), rel=1e-3)
+
+
 def test_one_rater_gives_the_t_test_over_conditions():
     y = np.random.default_rng(1).normal(0.2, 1, 15)
     fit = fit_crossed(y, np.zeros(15, int), np.arange(15))
