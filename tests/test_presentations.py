@@ -18,6 +18,7 @@ from data.presentations import Planned, ensure_presentations, latin_rows, with_r
 from data.raters import add_rater
 from data.records import now
 from data.study import Study
+from rounds import open_presentations
 from tests.support_annotate import add_checks, add_sets, make_study
 
 PLAIN = {"training_sets": 0, "repeats": 0.0, "attention": 0.0}
@@ -363,3 +364,24 @@ def test_looking_for_new_sets_is_quick(tmp_path: Path, n_sets: int) -> None:
     study.db.connection.set_trace_callback(None)
     assert len(statements) <= 8
     assert not any(text.startswith("BEGIN") for text in statements)
+
+
+def test_a_round_waits_for_first_showings_of_rating_sets_only(tmp_path: Path) -> None:
+    toml = "[annotate]\ntraining_sets = 2\nrepeats = 0.5\nattention = 0.5\nrepeat_gap_hours = 99.0\n"
+    study = make_study(tmp_path, modes=("T2I",) * 4, toml=toml)
+    add_checks(study, "training", 2)
+    add_checks(study, "attention", 2)
+    with study.db.write() as connection:
+        connection.execute("UPDATE image_sets SET purpose = 'comparison' WHERE set_id = 'set-0-3'")
+    ann = add_rater(study.db, "ann").rater_id
+    add_rater(study.db, "office", role="admin")
+    retired = add_rater(study.db, "bob").rater_id
+    with study.db.write() as connection:
+        connection.execute("UPDATE raters SET active = 0 WHERE rater_id = ?", (retired,))
+    assert open_presentations(study) == (1, 3)
+    for row in shown(study, ann):
+        if row["purpose"] == "rating" and row["repeat_of"] is None:
+            submit(study, row["presentation_id"], ann)
+    assert open_presentations(study) == (1, 0), "training, checks, comparisons and repeats are still open"
+    go_to(study, "locked")
+    assert open_presentations(study) == (1, 3), "the pilot does not count any more"
