@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from annotate_app import service
+from annotate_app import assignment, service
 from annotate_app.server import create_app
 from data.audit import broken_link
+from data.importing import import_records
 from data.records import now
 from data.study import Study
 from tests.support_annotate import PASSWORD, add_checks, add_people, add_sets, make_study
@@ -295,3 +298,53 @@ def test_an_unfinished_run_is_not_offered(enter: Open) -> None:
     with study.db.write() as connection:
         connection.execute("UPDATE runs SET status = 'done'")
     assert next_of(client)["total"] == 6
+
+
+def place(number: int, repeat_of: int | None = None, hours_ago: float | None = None) -> assignment.Place:
+    finished = None if hours_ago is None else (datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat()
+    return assignment.Place(
+        number, f"token-{number}", number, "set", "rating", repeat_of, "main", finished is not None, None, finished
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (place(1), "token-1"),  # the first showing is open: it comes, not its repeat
+        (place(1, hours_ago=3.9), None),
+        (place(1, hours_ago=4.1), "token-2"),
+    ],
+)
+def test_a_repeat_comes_four_hours_after_its_first_showing(
+    enter: Open, first: assignment.Place, expected: str | None
+) -> None:
+    study, _ = enter(REPEATS + "4.0\n", n=1)
+    found = assignment.next_open(study, [first, place(2, repeat_of=1)])
+    assert (found.token if found else None) == expected
+
+
+def test_a_set_behind_comes_before_one_that_was_passed_over(enter: Open) -> None:
+    study, _ = enter(REPEATS + "4.0\n", n=1)
+    order = [place(1, hours_ago=9), place(2, repeat_of=1), place(3), place(4)]
+    after = [assignment.next_open(study, order, number) for number in (-1, 2, 3, 4)]
+    assert [found.token if found else None for found in after] == ["token-2", "token-3", "token-4", "token-2"]
+
+
+def test_real_images_come_in_the_form_of_sampled_ones(tmp_path: Path) -> None:
+    """The default study on phantoms: every set a rater is given has the same keys and the same number of bytes."""
+    toml = "[data]\nimage_size = 64\nn_train = 40\nn_val = 2\nn_test = 2\n[annotate]\nattention = 0.3\nrepeats = 0.2\n"
+    study = Study.create(tmp_path / "study", toml + "repeat_gap_hours = 0.0\n")
+    import_records(study)
+    add_sets(study, ("T2I",) * 10, size=64, bits=8)
+    add_people(study)
+    create_app(study)
+    seen = []
+    service.next_set(study, 1)
+    for one in assignment.places(study, 1):
+        state = service.set_state(study, 1, one.token)
+        pixels = [len(service.image_bytes(study, 1, one.token, letter)) for letter in "ABCD"]
+        seen.append((one.purpose, state["training"], tuple(sorted(state)), str(state["image"]), *pixels))
+    assert Counter(row[0] for row in seen) == {"training": 3, "rating": 12, "attention": 3}
+    assert len({row[2:] for row in seen}) == 1
+    assert {row[1] for row in seen if row[0] != "training"} == {False}
+    study.db.close()
