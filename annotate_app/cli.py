@@ -195,3 +195,27 @@ def export(
         typer.echo(HIDDEN)
     if found["simulated"]:
         typer.echo("Simulated raters are in it: rows with simulated = true are from programs, not from people.")
+
+
+@app.command()
+def plan(
+    raters: Annotated[int, typer.Option(help="How many people will score.")],
+    hours: Annotated[float, typer.Option(help="Hours each of them has.")],
+    study: StudyPath = Path(),
+    sets: Annotated[
+        int | None, typer.Option(help="Rating sets; default: the study's, or sets.n of study.toml.")
+    ] = None,
+    overlap: Annotated[int | None, typer.Option(help="Readers of each set; default: a table of several.")] = None,
+    seconds_per_set: Annotated[
+        float | None, typer.Option(help="Default: measured from submitted sets, else 60 s.")
+    ] = None,
+    icc: Annotated[float, typer.Option(help="Agreement you expect, ICC(2,1).")] = 0.5,
+    as_json: JsonOption = False,
+) -> None:
+    """Coverage: how many sets each rater scores in the hours, with how many readers, and what precision that buys."""
+    from data.planning import plan as run
+    from data.planning import plan_lines
+    from data.study import Study
+
+    found = run(Study(study), raters=raters, hours=hours, sets=sets, overlap=overlap, seconds=seconds_per_set, icc=icc)
+    typer.echo(json.dumps(found) if as_json else "\n".join(plan_lines(found)))

@@ -31,7 +31,7 @@ from data.study import Study
 MANIFEST = "MANIFEST.json"
 FOLDERS = ("images", "masks", "runs", "models", "reports")
 _SHOWN = ("presentations", "presentation_states", "counted_presentations")
-SECRET_COLUMNS = {"raters": {"password_hash"}, "invites": {"token_hash"}, **dict.fromkeys(_SHOWN, {"token"})}
+SECRET_COLUMNS = {"raters": {"password_hash"}, "invites": {"token_hash"}, **{key: {"token"} for key in _SHOWN}}
 BLINDED_COLUMNS = {"set_images": {"arm", "seed"}, "image_sets": {"ordinal"}, "runs": {"config", "result"}}
 """Left out until arms may be named: the arm itself, and what a set's run would let one draw it again from."""
 SKIPPED_TABLES = ("sessions",)
