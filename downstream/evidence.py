@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import NotFound
+from data.lifecycle import early_unblinding
 from data.records import Run, latest_run
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Evidence:
     networks: list[dict[str, Any]]
     comparison: dict[str, Any] | None = None
     """What `downstream.reader_comparison` read; None without comparison sets."""
+    early: dict[str, Any] | None = None
+    """The first unblinding before the freeze (at, actor, detail); every report says it."""
     simulated: list[str] = field(default_factory=list)
     """Which parts rest on simulated raters, in words; empty where people scored."""
 
@@ -88,6 +91,7 @@ def gather(study: Study) -> Evidence:
         models=study.db.rows("SELECT arm, model_id, run_id, path, sha256, created_at FROM models ORDER BY created_at"),
         networks=study.db.rows("SELECT role, name, sha256 FROM networks ORDER BY role, name"),
         comparison=reader_comparison(study),
+        early=early_unblinding(study.db),
         simulated=_simulated(study, align),
     )
 

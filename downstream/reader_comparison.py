@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.conditions_store import MODES
-from data.lifecycle import arms_visible, early_unblinding, operator, reveal_arms, stage
+from data.lifecycle import arms_visible, operator, reveal_arms, stage
 from data.scores import CRITERIA, FLAGS
 from downstream.crossed import Crossed, Float, crossed_bootstrap, detectable, fit_crossed, planned
 from downstream.statistics import holm, verdict
@@ -289,7 +289,7 @@ def reader_comparison(study: Study) -> dict[str, Any] | None:
     return {
         "n_sets": len(tables.sets), "modes": {mode: modes.count(mode) for mode in MODES if mode in modes},
         "arms": [[arm for arm, _ in arms] for arms in pairs], "visible": visible, "stage": stage(db),
-        "early": early_unblinding(db), "progress": progress, "parts": parts,
+        "progress": progress, "parts": parts,
         "people_scored": any(row["kind"] == "human" for row in tables.presentations),
         "proof": {name: int(db.value(sql)) for name, sql in _PROOF.items()},
         "examples": _examples(tables, pairs[0]) if visible else [],

@@ -6,6 +6,7 @@ or strengthens a verdict.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -87,28 +88,32 @@ def sentences(part: dict[str, Any]) -> list[dict[str, str]]:
     return [dict(zip(("tone", "sentence"), sentence(part, row), strict=True)) for row in rows]
 
 
+def early_note(early: dict[str, Any]) -> str:
+    """That arms were named before scoring ended: when, by whom, why."""
+    reason = json.loads(early["detail"]).get("reason", "no reason given")
+    return (
+        f"Arms were revealed before scoring ended: {early['at'][:16].replace('T', ' ')} UTC, by {early['actor']} "
+        f"({reason}). Scores given after that are from a study that was no longer blind."
+    )
+
+
 def people_state(found: dict[str, Any]) -> list[str]:
     """Where people's scoring stands, as paragraphs: what is hidden, how far they are, what comes next."""
-    progress, said = found["progress"], []
+    progress, said = found["progress"], list[str]()
     n, done, n_raters = (int(progress.get(key) or 0) for key in ("n", "n_done", "n_raters"))
     people = "1 person" if n_raters == 1 else f"{n_raters} people"
-    if found["early"]:
-        said.append(
-            f"Arms were revealed before scoring ended: {found['early']['at'][:16].replace('T', ' ')} UTC, by "
-            f"{found['early']['actor']}. What people scored after that was scored by a study that was no longer blind."
-        )
     if not n:
-        return [*said, "No person has been shown a comparison set yet."] if found["stage"] != "frozen" else said
+        return ["No person has been shown a comparison set yet."] if found["stage"] != "frozen" else []
     if not found["visible"]:
         freeze = "`radpref study freeze`"
         if found["stage"] != "locked":
             freeze = f"`radpref study lock --keep-scores` (what is scored so far stays), then {freeze}"
         said.append(
             f"Arms are hidden until scoring ends, so nothing that people scored is shown here. {people} "
-            f"finished {done} of {n} comparison sets. When all is scored: {freeze}, and write the report again."
+            f"finished {done} of the {n} comparison sets given to them. When all is scored: {freeze}, and write the report again."
         )
     elif found["stage"] != "frozen" or done < n:
-        said.append(f"{people} finished {done} of {n} comparison sets.")
+        said.append(f"{people} finished {done} of the {n} comparison sets given to them.")
     return said
 
 

@@ -120,6 +120,7 @@ def build_context(study: Study, evidence: Evidence, page: Page, written_at: date
     """Everything the template needs; figures and tables are collected in ``page``."""
     context: dict[str, Any] = {
         "config": study.config, "evidence": evidence, "written_at": f"{written_at:%Y-%m-%d %H:%M} UTC",
+        "early": reader_views.early_note(evidence.early) if evidence.early else None,
         "simulated": evidence.simulated, "is_phantom": study.config.data.reader == "phantom",
         "scores": _scores_part(evidence, page), "alignment": _alignment_part(evidence, page),
         "comparison": _comparison_part(study, evidence, page),

@@ -279,7 +279,7 @@ def test_before_the_freeze_nothing_of_peoples_scores_is_shown_by_arm(compared):
     assert found["examples"] == []
     path = run_report(compared)
     html = path.read_text(encoding="utf-8")
-    assert "3 people finished 18 of 36 comparison sets" in html
+    assert "3 people finished 18 of the 36 comparison sets given to them" in html
     assert "radpref study freeze" in html
     assert "people scored images" not in html
     names = {file.stem for file in path.parent.rglob("*.*")}
@@ -298,10 +298,15 @@ def test_early_unblinding_is_stated_for_ever(compared):
     unblind(compared.db, "office", "an image alarmed a reader")
     html = _html(compared)
     assert "Arms were revealed before scoring ended" in html
-    assert "by office" in html
-    assert "3 people finished 18 of 36 comparison sets" in html
+    assert "by office (an image alarmed a reader)" in html
+    assert "3 people finished 18 of the 36 comparison sets given to them" in html
     set_stage(compared, "locked", "frozen")
     assert "Arms were revealed before scoring ended" in _html(compared)
+
+
+def test_early_unblinding_is_stated_without_comparison_sets_too(study):
+    unblind(study.db, "office", "why not")
+    assert "Arms were revealed before scoring ended" in _html(study)
 
 
 def test_simulated_raters_alone_are_free_and_always_named_so(compared):
