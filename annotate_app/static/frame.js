@@ -129,6 +129,13 @@ export class Frame extends Views {
     this.badge.hidden = !training;
   }
 
+  // The same for those who listen.
+  announce() {
+    const { text, mask, mode } = this.set.state;
+    const parts = [this.place.textContent, MODE_WORDS[mode], text, mask && `Mask of ${mask.structures.join(', ')}`];
+    this.spoken.textContent = `${parts.filter(Boolean).join('. ')}.`;
+  }
+
   paintPlace() {
     const { set } = this;
     if (!set) this.badge.hidden = true;

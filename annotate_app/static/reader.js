@@ -147,7 +147,7 @@ export class Reader extends Rating {
     this.lastLetter = first.letter === 'A' ? 'B' : 'A';
     this.focus(first.letter, first.criterion);
     this.paintPlace();
-    this.spoken.textContent = `${this.place.textContent}. ${this.condition.textContent}`;
+    this.announce();
     if (this.reading) this.teach();
     this.follow(token, state);
   }
@@ -162,8 +162,16 @@ export class Reader extends Rating {
       this.entered = 0;
       this.warm = true;
       this.sets.slim([token, state.next]);
-      this.sets.ahead(state.next).catch(() => {});
+      this.fetchAhead(state.next);
     });
+  }
+
+  // What could not be fetched ahead is tried again while the same set is shown.
+  fetchAhead(next, wait = 1000) {
+    const { ticket } = this;
+    this.sets.ahead(next).catch(() => setTimeout(() => {
+      if (ticket === this.ticket) this.fetchAhead(next, Math.min(2 * wait, 10000));
+    }, wait));
   }
 
   leaveView() {
