@@ -385,3 +385,64 @@ def test_a_round_waits_for_first_showings_of_rating_sets_only(tmp_path: Path) ->
     assert open_presentations(study) == (1, 0), "training, checks, comparisons and repeats are still open"
     go_to(study, "locked")
     assert open_presentations(study) == (1, 3), "the pilot does not count any more"
+
+
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("open"), st.integers(1, 4)),
+            st.tuples(st.just("sets"), st.integers(1, 6)),
+            st.tuples(st.just("retire"), st.integers(1, 4)),
+            st.tuples(st.just("score"), st.integers(1, 4)),
+            st.tuples(st.just("lock"), st.integers(0, 1)),
+        ),
+        min_size=3,
+        max_size=12,
+    ),
+    k=st.integers(0, 3),
+)
+@settings(max_examples=30, deadline=None)
+def test_whatever_happens_what_was_shown_stays(steps: list[tuple[str, int]], k: int) -> None:
+    """Raters come and go, sets are added, the study is locked: old rows stay, and every order stays sound."""
+    wish = annotate(raters_per_set=k, repeats=0.3, attention=0.2, training_sets=1, repeat_gap_sets=3)
+    with tempfile.TemporaryDirectory() as folder:
+        study = make_study(Path(folder), modes=("T2I",) * 5)
+        add_checks(study, "training", 1)
+        add_checks(study, "attention", 3)
+        for i in range(4):
+            add_rater(study.db, f"r{i}")
+        known: list[dict[str, Any]] = []
+        for number, (what, value) in enumerate(steps):
+            take_step(study, what, value, wish, number)
+            rows = study.db.rows("SELECT * FROM presentations ORDER BY presentation_id")
+            assert rows[: len(known)] == known
+            known = rows
+        by_id = {row["presentation_id"]: row for row in known}
+        firsts = [(row["rater_id"], row["set_id"], row["phase"]) for row in known if row["repeat_of"] is None]
+        assert len(firsts) == len(set(firsts))
+        for row in known:
+            if row["repeat_of"] is not None:
+                first = by_id[row["repeat_of"]]
+                assert [row[key] for key in ("rater_id", "set_id", "phase")] == [
+                    first[key] for key in ("rater_id", "set_id", "phase")
+                ]
+                assert first["repeat_of"] is None
+                assert first["position"] < row["position"]
+        study.db.close()
+
+
+def take_step(study: Study, what: str, value: int, wish: AnnotateConfig, number: int) -> None:
+    locked = study.db.value("SELECT stage FROM study_stage") == "locked"
+    if what == "open":
+        ensure_presentations(study.db, value, 0, wish)
+    elif what == "retire":
+        with study.db.write() as connection:
+            connection.execute("UPDATE raters SET active = 1 - active WHERE rater_id = ?", (value,))
+    elif what == "sets" and not locked:
+        add_sets(study, ("T2I",) * value, seed=100 + number)
+    elif what == "score" and study.db.value("SELECT active FROM raters WHERE rater_id = ?", (value,)):
+        waiting = [row for row in shown(study, value) if row["repeat_of"] is None]
+        if waiting and not study.db.value("SELECT 1 FROM score_events WHERE rater_id = ?", (value,)):
+            submit(study, waiting[0]["presentation_id"], value)
+    elif what == "lock" and study.db.value("SELECT stage FROM study_stage") == "pilot":
+        go_to(study, "locked", keep=value)
