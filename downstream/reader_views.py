@@ -109,8 +109,9 @@ def people_state(found: dict[str, Any]) -> list[str]:
         if found["stage"] != "locked":
             freeze = f"`radpref study lock --keep-scores` (what is scored so far stays), then {freeze}"
         said.append(
-            f"Arms are hidden until scoring ends, so nothing that people scored is shown here. {people} "
-            f"finished {done} of the {n} comparison sets given to them. When all is scored: {freeze}, and write the report again."
+            "Arms are hidden until scoring ends, so nothing that people scored is shown here. "
+            f"{people} finished {done} of the {n} comparison sets given to them. When all is scored: {freeze}, "
+            "and write the report again."
         )
     elif found["stage"] != "frozen" or done < n:
         said.append(f"{people} finished {done} of the {n} comparison sets given to them.")
