@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -146,6 +147,10 @@ class Rater:
         low, high = self.job["pace_s"]
         await asyncio.sleep(self.random.uniform(low, high))
 
+    def over(self, end: float) -> bool:
+        """Whether the raters go home: time is up, or the file ``job["stop"]`` is there."""
+        return time.monotonic() > end or ("stop" in self.job and Path(self.job["stop"]).exists())
+
     async def get(self, path: str) -> bytes:
         """A request that is no event; with ``resend`` repeated until the server is back."""
         while True:
@@ -171,14 +176,15 @@ class Rater:
         client = {"shown_ms": self.random.randint(500, 60_000), "first_ms": 700, "active_ms": 5000}
         body = {**event, "client": client, "uuid": str(uuid.uuid4()), "seen": state["version"], "tab": self.tab}
         self.tally.sent.append(body["uuid"])
-        started = time.perf_counter()
+        started, again = time.perf_counter(), False
         while True:
             try:
                 status, answer = await self.connection.request("POST", f"/api/sets/{state['token']}/events", body)
             except GONE:
                 if not self.resend:
                     raise
-                self.tally.n_resent += 1
+                self.tally.n_resent += not again
+                again = True
                 await asyncio.sleep(RETRY_S)
                 continue
             if status == 200:
@@ -215,7 +221,7 @@ class Rater:
                 for letter in "ABCD":
                     for criterion in state["criteria"]:
                         await self.think()
-                        if time.monotonic() > end:
+                        if self.over(end):
                             return
                         event = {"kind": "score", "letter": letter, "criterion": criterion}
                         await self.post(state, {**event, "value": self.random.randint(0, 5)})
@@ -235,7 +241,7 @@ class Rater:
             for letter in "ABCD":
                 for criterion in state["criteria"]:
                     await self.think()
-                    if time.monotonic() > end:
+                    if self.over(end):
                         return
                     event = {"kind": "score", "letter": letter, "criterion": criterion}
                     await self.post(state, {**event, "value": self.random.randint(0, 5)})
@@ -250,7 +256,7 @@ class Rater:
         stream = Connection(int(self.job["port"]), "")
         while True:
             await self.think()
-            if time.monotonic() > end:
+            if self.over(end):
                 return
             index, trigger = self.random.choice(radios)
             body = {"data": [self.random.randint(0, 5)], "event_data": None, "fn_index": index, "trigger_id": trigger}

@@ -48,6 +48,8 @@ def make_room(root: Path, n_sets: int, size: int = 128) -> Study:
     """A study of ``n_sets`` rating sets in turn T2I, M2I, TM2I, with 16-bit images of ``size`` pixels."""
     study = Study.create(root, TOML)
     rng = np.random.default_rng(0)
+    (study.root / "runs" / "sets").mkdir(parents=True)
+    (study.root / "runs" / "sets" / "config.json").write_text("{}")
     with study.db.write() as connection:
         connection.execute("INSERT INTO runs VALUES ('sets', 'sets', 'done', ?, NULL, '{}', '{}', NULL)", (now(),))
         for ordinal in range(n_sets):
