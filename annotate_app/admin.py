@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import NotFound
+from data.quality_tables import COUNTED
 from data.scores import required_scores
 from data.study import Study
 
@@ -20,7 +21,11 @@ def overview(study: Study) -> dict[str, Any]:
         "SELECT c.mode, count(*) AS n FROM image_sets s JOIN conditions c USING (condition_id)"
         " WHERE s.purpose = 'rating' GROUP BY c.mode ORDER BY c.mode"
     )
-    raters = study.db.rows("SELECT rater_id, username, kind, role, active FROM raters ORDER BY kind, rater_id")
+    raters = study.db.rows(
+        "SELECT rater_id, username, kind, role, active, password_hash IS NOT NULL AS has_password,"
+        " EXISTS (SELECT 1 FROM admissions a WHERE a.rater_id = r.rater_id) AS admitted"
+        " FROM raters r ORDER BY kind, rater_id"
+    )
     n_sets = sum(int(row["n"]) for row in modes)
     return {
         "study": study.config.name,
@@ -39,7 +44,7 @@ def _rater_line(study: Study, rater: dict[str, Any], n_sets: int) -> dict[str, A
         "SELECT p.state, c.mode, (SELECT count(*) FROM current_scores v"
         " WHERE v.presentation_id = p.presentation_id) AS n"
         " FROM presentation_states p JOIN image_sets s USING (set_id) JOIN conditions c USING (condition_id)"
-        " WHERE p.rater_id = ?",
+        f" WHERE p.rater_id = ? AND s.purpose <> 'training' AND {COUNTED}",
         (rater_id,),
     )
     complete = [row for row in states if row["state"] != "skipped" and row["n"] >= len(required_scores(row["mode"]))]
@@ -47,7 +52,9 @@ def _rater_line(study: Study, rater: dict[str, Any], n_sets: int) -> dict[str, A
         "username": rater["username"],
         "kind": rater["kind"],
         "active": bool(rater["active"]),
-        "n_sets": max(n_sets, len(states)),
+        "has_password": bool(rater["has_password"]),
+        "admitted": bool(rater["admitted"]),
+        "n_sets": len(states) or n_sets,
         "n_done": sum(row["state"] == "submitted" for row in complete),
         "n_skipped": sum(row["state"] == "skipped" for row in states),
         **_events(study, rater_id),

@@ -63,8 +63,7 @@ def _score_version(study: Study) -> tuple[Any, ...]:
 
 def _office_version(study: Study) -> tuple[Any, ...]:
     row = study.db.row(
-        "SELECT count(*) AS n, sum(active) AS active, sum(password_hash IS NOT NULL) AS can_log_in,"
-        " (SELECT count(*) FROM admissions) AS admitted, (SELECT stage FROM study_stage) AS stage FROM raters"
+        "SELECT count(*) AS n, sum(active) AS active, (SELECT stage FROM study_stage) AS stage FROM raters"
     )
     return tuple((row or {}).values())
 

@@ -60,7 +60,7 @@ def study_agreement(study: Study, *, n_boot: int = 1000) -> dict[str, Any]:
 def quality_report(tables: QualityTables, *, too_fast_s: float, n_boot: int = N_BOOT, seed: int = 0) -> dict[str, Any]:
     """{"thresholds", "too_fast_s", "by_kind": {kind: {"raters": [...], "coverage": {...}, "flags": [...]}}}.
 
-    A rater has username, kind, active, admitted, progress, pace, distribution, leniency, position, repeats, attention,
+    A rater has username, kind, active, progress, pace, distribution, leniency, position, repeats, attention,
     training, drift and straight_line; see data/quality_measures.py. CIs are 95 %.
     """
     by_kind: dict[str, Any] = {}
@@ -94,8 +94,6 @@ def _kind_report(
             "username": name,
             "kind": kind,
             "active": bool(rater["active"]),
-            "admitted": bool(rater["admitted"]),
-            "has_password": bool(rater["has_password"]),
             "progress": progress,
             "pace": pace(work, too_fast_s, progress["n_left"]),
             "distribution": distribution(own),

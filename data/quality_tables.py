@@ -18,16 +18,17 @@ from data.scores import required_scores
 
 RATED = ("rating", "comparison")
 """Purposes whose first showings are judged for leniency, position, drift and the like."""
-_COUNTED = (
+COUNTED = (
     "(p.phase = 'main' OR NOT EXISTS (SELECT 1 FROM stages WHERE stage = 'locked'"
     " AND coalesce(detail ->> '$.keep_scores', 0) = 0))"
 )
+"""SQL: presentation ``p`` is part of the study as it now stands, repeats included."""
 _SHOWN = f"""
 SELECT p.presentation_id, p.rater_id, r.username, r.kind AS rater_kind, p.set_id, i.purpose, c.mode, p.slots,
        p.repeat_of, p.state
 FROM presentation_states p JOIN raters r USING (rater_id) JOIN image_sets i USING (set_id)
 JOIN conditions c USING (condition_id)
-WHERE r.role = 'rater' AND {_COUNTED} ORDER BY p.rater_id, p.position
+WHERE r.role = 'rater' AND {COUNTED} ORDER BY p.rater_id, p.position
 """
 _SUBMITTED = """
 SELECT presentation_id, min(event_id) AS finish, min(created_at) AS finished_at, max(created_at) AS last_at,
@@ -67,7 +68,7 @@ class QualityTables:
     ``scores``: one row per current score: presentation_id, slot, criterion, value, and its presentation's columns,
     with place: 0-3 for A-D, where the rater saw the image.
     ``expected``: set_id, slot, criterion, low, high.
-    ``raters``: username, kind, active, admitted, and whether a password is set.
+    ``raters``: username, kind, active.
     """
 
     shown: pd.DataFrame
@@ -113,11 +114,7 @@ def read_tables(db: StudyDatabase) -> QualityTables:
         "SELECT set_id, slot, criterion, low, high FROM set_expectations",
         {"set_id": "str", "slot": "int64", "criterion": "str", "low": "int64", "high": "int64"},
     )
-    raters = db.rows(
-        "SELECT username, kind, active, password_hash IS NOT NULL AS has_password,"
-        " EXISTS (SELECT 1 FROM admissions a WHERE a.rater_id = r.rater_id) AS admitted"
-        " FROM raters r WHERE role = 'rater' ORDER BY kind, rater_id"
-    )
+    raters = db.rows("SELECT username, kind, active FROM raters WHERE role = 'rater' ORDER BY kind, rater_id")
     return make_tables(shown, scores, expected, raters)
 
 

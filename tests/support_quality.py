@@ -128,7 +128,7 @@ def make_frames(
                 {"presentation_id": base + one.order, "slot": slot, "criterion": criterion, "value": value}
                 for (slot, criterion), value in scorer.scores(one, slots).items()
             ]
-    raters = [{"username": h.username, "kind": h.kind, "active": 1, "admitted": 0, "has_password": 1} for h in habits]
+    raters = [{"username": h.username, "kind": h.kind, "active": 1} for h in habits]
     answers = pd.DataFrame(list(expected), columns=["set_id", "slot", "criterion", "low", "high"])
     return make_tables(pd.DataFrame(shown_rows), pd.DataFrame(score_rows), answers, raters)
 

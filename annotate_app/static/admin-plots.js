@@ -59,20 +59,20 @@ export function agreement(part, kind, quality) {
       if (found[criterion]) rows.push([`${CRITERIA[criterion]}, ${mode}`, found[criterion]]);
     }
   }
-  const line = (name, title) => ([text, found]) => {
+  const line = (name) => ([text, found]) => {
     const one = found.measures ? found.measures[name] : null;
     if (!one || one.value === null) return { label: text, value: null, reason: one ? reason(name, found) : found.not_computable };
     const chance = name === 'preference_agreement' ? found.measures.preference_chance.value : null;
-    return { label: text, value: one.value, low: one.low, high: one.high, n: found.n_sets_shared, chance, right: one.low === null ? fixed(one.value) : range(one), title };
+    return { label: text, value: one.value, low: one.low, high: one.high, n: found.n_sets_shared, chance, right: `${one.low === null ? fixed(one.value) : range(one)}, ${sets(found.n_sets_shared)}` };
   };
-  const plots = MEASURES.map(([name, title, good, marks]) => forest({ id: `agreement-${name}`, title, good }, rows.map(line(name, title)),
+  const plots = MEASURES.map(([name, title, good, marks]) => forest({ id: `agreement-${name}`, title, good }, rows.map(line(name)),
     { least: [0, 1], axis: name === 'preference_agreement' ? 'share of image pairs ordered alike' : `${title.split(':')[0].split(', ')[0]} (1 is perfect)`, kind,
-      references: [{ value: 0, zero: true }, ...marks.map((value) => ({ value, text: String(value) }))], rightHead: '95 % CI over sets' }));
+      references: [{ value: 0, zero: true }, ...marks.map((value) => ({ value, text: String(value) }))], rightHead: '95 % CI over sets, n', wideRight: 214 }));
   const findings = Object.entries(part.findings || {});
   if (findings.some(([, found]) => found.measures)) {
     plots.push(forest({ id: 'agreement-findings', title: 'Alpha by asked finding, text', good: 'Good: no finding far left of the others: that one may need a clearer anchor text.' },
-      findings.map(([name, found]) => line('alpha_ordinal', '')([name.replaceAll('_', ' '), found])),
-      { least: [0, 1], axis: "Krippendorff's alpha", kind, references: [{ value: 0, zero: true }, { value: 0.67, text: '0.67' }, { value: 0.8, text: '0.8' }], rightHead: '95 % CI over sets' }));
+      findings.map(([name, found]) => line('alpha_ordinal')([name.replaceAll('_', ' '), found])),
+      { least: [0, 1], axis: "Krippendorff's alpha", kind, references: [{ value: 0, zero: true }, { value: 0.67, text: '0.67' }, { value: 0.8, text: '0.8' }], rightHead: '95 % CI over sets, n', wideRight: 214 }));
   }
   return [...plots, ...overlap(quality)];
 }
@@ -80,7 +80,7 @@ export function agreement(part, kind, quality) {
 const reason = (name, found) => (name.startsWith('icc') && found.n_items_complete < 2 ? 'no image was scored by every rater' : 'not computable');
 
 export function leniency(part, kind) {
-  const rows = part.raters.map(({ username, leniency: one }) => ({ label: username, value: one.value, low: one.low, high: one.high, n: one.n_scores, reason: one.too_small, right: one.too_small ? '' : range(one) }));
+  const rows = part.raters.map(({ username, leniency: one }) => ({ label: username, value: one.value, low: one.low, high: one.high, n: one.n_scores, reason: one.too_small, right: one.too_small ? '' : `${range(one)}, ${sets(one.n_sets)}` }));
   const criteria = ['text', 'mask'].filter((name) => part.raters.some((rater) => rater.distribution[name]));
   const share = (found) => (found ? found.counts.map((n) => n / found.n) : [0, 0, 0, 0, 0, 0]);
   const top = Math.max(0.3, ...part.raters.flatMap((rater) => criteria.flatMap((name) => share(rater.distribution[name]))));
@@ -97,7 +97,7 @@ export function leniency(part, kind) {
   const legend = h('p', { class: 'legend' }, ...criteria.map((name) => h('span', {}, h('i', { class: `swatch fill-${name}` }), name)));
   return [
     forest({ id: 'leniency', title: 'Leniency: own score minus the others on the same images', good: 'Good: near 0. Right of 0: more lenient than the others; left: more severe.' }, rows,
-      { least: [-0.5, 0.5], symmetric: true, axis: 'score points (scale 0 to 5)', kind, references: [{ value: 0, zero: true }], rightHead: '95 % CI over sets' }),
+      { least: [-0.5, 0.5], symmetric: true, axis: 'score points (scale 0 to 5)', kind, references: [{ value: 0, zero: true }], rightHead: '95 % CI over sets, n', wideRight: 214 }),
     panels({ id: 'histograms', title: 'How often each score is given', good: 'Good: the whole scale is used; no rater sits on one or two scores.' }, list,
       { y: panelScale([top], [0, 0.3]), axisX: 'score', axisY: 'share of scores; below: mean and n', zero: false, tickText: percent, table: numbers(heads, lines), legend }),
   ];
@@ -118,7 +118,7 @@ export function position(part, kind) {
 export function repeats(part, kind) {
   const rows = part.raters.map(({ username, repeats: one }) => {
     const kappa = one.measures && one.measures.kappa_quadratic;
-    return { label: username, value: kappa && kappa.value, low: kappa && kappa.low, high: kappa && kappa.high, n: one.n_sets, reason: one.not_computable || 'not computable', right: kappa ? `${range(kappa)}` : '' };
+    return { label: username, value: kappa && kappa.value, low: kappa && kappa.low, high: kappa && kappa.high, n: one.n_sets, reason: one.not_computable || 'not computable', right: kappa ? `${range(kappa)}, ${sets(one.n_sets)}` : '' };
   });
   const lines = part.raters.filter((rater) => rater.repeats.measures).map(({ username, repeats: { measures: m, n_sets: n, n_scores: scores, hours_between: hours } }) => [
     username, percent(m.exact.value), percent(m.within_one.value), m.icc_2_1.value === null ? '–' : range(m.icc_2_1), m.kappa_quadratic.value === null ? '–' : range(m.kappa_quadratic), String(n), String(scores), fixed(hours, 1)]);
@@ -129,7 +129,7 @@ export function repeats(part, kind) {
   });
   return [
     forest({ id: 'repeats', title: 'Agreement with oneself: quadratic kappa on hidden repeats', good: 'Good: 0.6 or more, and clearly above the agreement between raters.' }, rows,
-      { least: [0, 1], axis: 'quadratic kappa (1 is perfect)', kind, references: [{ value: 0, zero: true }, { value: 0.4, text: '0.4' }, { value: 0.6, text: '0.6' }], rightHead: '95 % CI over sets' }),
+      { least: [0, 1], axis: 'quadratic kappa (1 is perfect)', kind, references: [{ value: 0, zero: true }, { value: 0.4, text: '0.4' }, { value: 0.6, text: '0.6' }], rightHead: '95 % CI over sets, n', wideRight: 214 }),
     forest({ id: 'repeats-shares', title: 'The same score again', good: 'Good: within one point (dot) 90 % or more. Diamond: exactly the same score.' }, shares,
       { least: [0, 1], axis: 'share of repeated scores', kind, format: percent, rightHead: 'exact and within one' }),
     h('details', { 'data-key': 'repeats-table' }, h('summary', {}, 'All figures of the repeats'), numbers(['Rater', 'exact', 'within one', 'ICC(2,1)', 'quadratic kappa', 'sets', 'scores', 'median hours between'], lines)),
@@ -182,7 +182,7 @@ export function flags(part, report, kind) {
     const [name, unit, format, word] = FLAGS[flag.measure] || [flag.measure, '', fixed, ''];
     return [flag.username, name, `${format(flag.value)} ${unit}`, `${word}${format(flag.threshold)}`, String(flag.n)];
   });
-  list.unshift(h('div', { class: 'wide', 'data-testid': 'flags' },
+  list.unshift(h('div', { class: 'wide flagged' },
     h('p', {}, 'A flag is a reason to look and to talk, not to exclude: nobody and nothing is left out because of one.'),
     lines.length ? numbers(['Rater', 'What', 'Value', 'Flagged when', 'n'], lines) : h('p', { class: 'none' }, 'No flags.')));
   return list;

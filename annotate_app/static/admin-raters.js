@@ -89,11 +89,13 @@ function invite(context) {
   name.focus();
 }
 
+const mayBeLetIn = (rater, line, gate) => gate > 0 && !rater.admitted && Boolean(line) && line.progress.training.n_sets > 0;
+
 function stateOf(rater, line, gate) {
   if (rater.kind === 'simulated') return 'program';
   if (!rater.active) return 'retired';
-  if (line && !line.has_password) return 'invited, no password yet';
-  if (gate > 0 && line && !line.admitted && line.progress.training.n_sets > 0) return 'in training';
+  if (!rater.has_password) return 'invited, no password yet';
+  if (mayBeLetIn(rater, line, gate)) return 'in training';
   return rater.n_sets && rater.n_done + rater.n_skipped >= rater.n_sets ? 'finished' : 'active';
 }
 
@@ -108,8 +110,8 @@ function buttons(context, rater, line, gate) {
       context.say(error.message);
     }
   };
-  return h('span', { class: 'actions' }, line && !line.has_password ? button('invite', 'New link', again) : button('reset', 'Reset'), button('retire', 'Retire'),
-    gate > 0 && line && !line.admitted && line.progress.training.n_sets > 0 ? button('admit', 'Let in') : null);
+  return h('span', { class: 'actions' }, !rater.has_password ? button('invite', 'New link', again) : button('reset', 'Reset'), button('retire', 'Retire'),
+    mayBeLetIn(rater, line, gate) ? button('admit', 'Let in') : null);
 }
 
 // The table of everybody, both kinds, each with its kind written out.

@@ -67,6 +67,12 @@ class Dashboard {
     return this.busy;
   }
 
+  // After something was changed here: an answer that is under way may be older than the change.
+  async refreshAfter() {
+    await this.busy;
+    await this.refresh();
+  }
+
   async load() {
     try {
       this.data.overview = await api('overview');
@@ -124,7 +130,7 @@ class Dashboard {
   }
 
   raters(overview, quality) {
-    const context = { root: this.root, base, refresh: () => this.refresh(), say: (text) => this.say(text) };
+    const context = { root: this.root, base, refresh: () => this.refreshAfter(), say: (text) => this.say(text) };
     const lines = overview.raters.map((rater) => [rater, since(rater.last_event)]);
     this.section('raters', 'Raters', [lines, overview.admins, quality && quality.by_kind], () => [h('div', { class: 'wide' }, ...raters(context, overview, quality))]);
   }
