@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from annotate_app.accounts import Backoff, Sessions, check_password, generate_password, hash_password, token_hash
+from annotate_app.accounts import (
+    Backoff,
+    Sessions,
+    check_new_password,
+    check_password,
+    generate_password,
+    hash_password,
+    token_hash,
+)
 from annotate_app.guard import COOKIE, SECURE_COOKIE
 from annotate_app.server import create_app
 from data.errors import InvalidInput
@@ -196,3 +206,117 @@ def test_logout_ends_the_session(client: TestClient) -> None:
     token = client.cookies.get(COOKIE)
     assert client.post("/logout").headers["location"] == "login"
     assert client.get("/api/session", headers={"cookie": f"{COOKIE}={token}"}).status_code == 401
+
+
+def test_slow_hashing_is_off_the_event_loop(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Login and invitation hash for tens of milliseconds: meanwhile the loop must go on serving others."""
+    from annotate_app import accounts, invites, server
+
+    on_loop: list[bool] = []
+
+    def note() -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            on_loop.append(False)
+        else:
+            on_loop.append(True)
+
+    def check(*arguments: Any) -> int | None:
+        note()
+        return accounts.check_password(*arguments)
+
+    def make(password: str) -> str:
+        note()
+        return hash_password(password)
+
+    monkeypatch.setattr(server, "check_password", check)
+    monkeypatch.setattr(invites, "hash_password", make)
+    with TestClient(create_app(study)) as client:
+        assert client.post("/login", json={"username": "ann", "password": PASSWORD}).status_code == 200
+        body = {"token": invites.invite(study.db, "carla"), "password": "seven quiet lighthouses"}
+        assert client.post("/invite", json=body).status_code == 200
+    assert on_loop == [False, False]
+
+
+def test_an_unknown_name_costs_a_whole_verification_too(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the time of an answer would tell which names exist."""
+    from annotate_app import accounts
+
+    class Counting:
+        def __init__(self) -> None:
+            self.inner, self.verified = accounts._hasher, []  # type: ignore[var-annotated]
+
+        def hash(self, password: str) -> str:
+            return self.inner.hash(password)
+
+        def verify(self, hashed: str, password: str) -> bool:
+            self.verified.append(hashed.split("$")[1:4])
+            return self.inner.verify(hashed, password)
+
+    counting = Counting()
+    monkeypatch.setattr(accounts, "_hasher", counting)
+    for name in ("ann", "nobody", "sim-1"):
+        assert check_password(study.db, name, "wrong password") is None
+    assert len(counting.verified) == 3
+    assert counting.verified[0] == counting.verified[1] == counting.verified[2], "with the same parameters"
+    assert counting.verified[0][0] == "argon2id"
+
+
+def test_no_token_of_a_login_is_stored(study: Study, client: TestClient) -> None:
+    client.post("/login", data={"username": "ann", "password": PASSWORD})
+    token = client.cookies.get(COOKIE)
+    assert token
+    assert token.encode() not in study.db.path.read_bytes()
+    assert len(token) >= 43, "256 random bits"
+
+
+def test_no_account_and_no_default_password_in_a_fresh_study(tmp_path: Path) -> None:
+    from rounds import DEMO_ACCOUNTS
+
+    fresh = make_study(tmp_path / "fresh")
+    assert fresh.db.value("SELECT count(*) FROM raters") == 0
+    guesses = [("admin", "admin"), ("admin", "password"), ("office", ""), ("", "")]
+    guesses += [(name, password) for name, _, password in DEMO_ACCOUNTS]
+    for name, password in guesses:
+        assert check_password(fresh.db, name, password) is None
+    fresh.db.close()
+    # The demo's passwords stand where the demo makes them and nowhere else.
+    root = Path(__file__).parent.parent
+    sources = [path for room in ("annotate_app", "data", "generation", "alignment", "downstream") for path in
+               (root / room).rglob("*.py")] + [root / "radpref.py"]  # fmt: skip
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        assert not any(password in text for _, _, password in DEMO_ACCOUNTS), path.name
+
+
+def test_a_session_does_not_outlive_its_absolute_end_however_busy(study: Study) -> None:
+    sessions = Sessions(study.db, life_hours=1, idle_minutes=10)
+    token = sessions.open(1)
+    earlier = (datetime.now(UTC) - timedelta(minutes=5)).isoformat(timespec="microseconds")
+    with study.db.write() as connection:
+        connection.execute("UPDATE sessions SET last_seen_at = ?", (earlier,))
+    ends = study.db.value("SELECT expires_at FROM sessions")
+    assert sessions.find(token) is not None
+    assert study.db.value("SELECT last_seen_at FROM sessions") > earlier
+    assert study.db.value("SELECT expires_at FROM sessions") == ends
+
+
+def test_expired_sessions_are_swept_away(study: Study) -> None:
+    sessions = Sessions(study.db, life_hours=1, idle_minutes=10)
+    sessions.open(1)
+    with study.db.write() as connection:
+        connection.execute("UPDATE sessions SET expires_at = '2020-01-01T00:00:00.000000+00:00'")
+    sessions.open(2)
+    assert [row["rater_id"] for row in study.db.rows("SELECT rater_id FROM sessions")] == [2]
+
+
+@pytest.mark.parametrize("password", ["short", "carla is here", "aaaa bbbb aaaa", "\ud800 and some more"])
+def test_badly_chosen_passwords(password: str) -> None:
+    with pytest.raises(InvalidInput):
+        check_new_password("carla", password)
+
+
+def test_well_chosen_passwords() -> None:
+    for password in ("correct horse battery", "Ünïcödé and ☂", "al-fresco dinner"):
+        check_new_password("al", password)

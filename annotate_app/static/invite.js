@@ -32,9 +32,12 @@ function checkRules() {
   return kept;
 }
 
+/** The server's one-liners as they stand on a page. */
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+
 /** An invitation that cannot be used: say why, and offer the login. */
 function refuse(text) {
-  at("state").textContent = text;
+  at("state").textContent = sentence(text);
   at("form").hidden = true;
   at("login").hidden = false;
 }
@@ -51,10 +54,11 @@ async function submit(event, token) {
   try {
     const { ok, body } = await send({ token, password: at("password").value });
     if (ok) {
+      history.replaceState(null, "", location.pathname); // the used token stays in no history
       location.replace("./");
       return;
     }
-    at("error").textContent = body.error;
+    at("error").textContent = sentence(body.error);
   } catch {
     at("error").textContent = "The server cannot be reached; nothing was changed. Try again.";
   }
