@@ -43,10 +43,16 @@ def as_matrix(matrix: npt.ArrayLike) -> Float:
 
 def _cluster(per_item: Float, clusters: Index | None) -> Float:
     """Sum rows of (N, P) by cluster number; without clusters each row is its own."""
-    if clusters is None:
-        return per_item
-    sums = np.zeros((int(clusters.max(initial=-1)) + 1, per_item.shape[1]))
-    np.add.at(sums, clusters, per_item)
+    return per_item if clusters is None else _sum_rows(per_item, clusters, int(clusters.max(initial=-1)) + 1)
+
+
+def _sum_rows(rows: Float, owner: Index, n: int) -> Float:
+    """Sums (n, P) of the rows (M, P) of each owner (M,); rows are sorted first, because ``np.add.at`` is slow."""
+    order = np.argsort(owner, kind="stable")
+    present, starts = np.unique(owner[order], return_index=True)
+    sums = np.zeros((n, rows.shape[1]))
+    if len(order) and rows.shape[1]:
+        sums[present] = np.add.reduceat(rows[order], starts, axis=0)
     return sums
 
 
@@ -144,11 +150,16 @@ def ordinal_alpha(matrix: npt.ArrayLike) -> float:
 def kappa_measure(matrix: Float, clusters: Index | None = None) -> Measure:
     """Confusion matrices of every pair of raters, side by side."""
     levels = np.unique(matrix[~np.isnan(matrix)])
-    hot = (matrix[:, :, None] == levels).astype(np.float64)  # (R, N, V)
-    pairs = itertools.combinations(range(len(matrix)), 2)
-    size = (matrix.shape[1], len(levels) ** 2)
-    tables = [_cluster(np.einsum("nv,nw->nvw", hot[a], hot[b]).reshape(size), clusters) for a, b in pairs]
-    joined = np.concatenate(tables, axis=1) if tables and len(levels) else np.zeros((matrix.shape[1], 0))
+    v, n_items = len(levels), matrix.shape[1]
+    owner = np.arange(n_items, dtype=np.intp) if clusters is None else clusters
+    n = n_items if clusters is None else int(clusters.max(initial=-1)) + 1
+    level, given = np.searchsorted(levels, np.nan_to_num(matrix)), ~np.isnan(matrix)
+    tables = []
+    for a, b in itertools.combinations(range(len(matrix)), 2):
+        both = given[a] & given[b]
+        cells = (owner[both] * v + level[a][both]) * v + level[b][both]
+        tables.append(np.bincount(cells, minlength=n * v * v).reshape(n, v * v).astype(np.float64))
+    joined = np.concatenate(tables, axis=1) if tables and v else np.zeros((n, 0))
     return Measure(joined, lambda sums: {"kappa_quadratic": _kappa(sums, levels)})
 
 
@@ -206,9 +217,7 @@ def _by_cluster(pairs: _ImagePairs, columns: list[Float], n_items: int, clusters
     """Columns of one value per group -> sums per cluster; without clusters an item stands for its group."""
     per_group = np.column_stack(columns) if columns else np.zeros((len(pairs.owner), 0))
     owner = pairs.owner if clusters is None else clusters[pairs.owner]
-    sums = np.zeros((n_items if clusters is None else int(clusters.max(initial=-1)) + 1, per_group.shape[1]))
-    np.add.at(sums, owner, per_group)
-    return sums
+    return _sum_rows(per_group, owner, n_items if clusters is None else int(clusters.max(initial=-1)) + 1)
 
 
 def preference_measure(matrix: Float, groups: Sequence[Any], clusters: Index | None = None) -> Measure:
