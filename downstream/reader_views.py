@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TIE = "#d5d9de"
+NBSP = "\u00a0"
 MODE_WORDS = {ALL: "All modes", "T2I": "From text (T2I)", "M2I": "From masks (M2I)", "TM2I": "From both (TM2I)"}
 FLAG_WORDS = {"artifact": "artifact", "unrealistic": "looks unrealistic"}
 
@@ -188,11 +189,11 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
+    return "–" if value is None else f"{100 * value:.0f}{NBSP}%"
 
 
 def _percents(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f} %"
+    return "–" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}{NBSP}%"
 
 
 def _points(share: float | None) -> float | None:

@@ -398,6 +398,6 @@ def test_sentences_say_what_the_verdict_says(row, tone, text):
     part = {"kind": "human", "n_raters": 4, "first": "baseline", "second": "aligned"}
     found = reader_views.sentence(part, row)
     assert found[0] == tone
-    assert text in found[1]
+    assert text in found[1].replace("\u00a0", " ")
     assert "SIMULATED" not in found[1]
     assert "SIMULATED" in reader_views.sentence(part | {"kind": "simulated"}, row)[1]
