@@ -136,9 +136,9 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) 
         time.sleep(0.05)
 
 
-def opened_set(page: Page, number: int, total: int = 3, word: str = "Set") -> str:
+def opened_set(page: Page, number: int, total: int = 3) -> str:
     """Wait until set ``number`` is shown; returns its mode."""
-    expect(page.get_by_test_id("place")).to_have_text(f"{word} {number} / {total}", timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("place")).to_have_text(f"Set {number} / {total}", timeout=PATIENCE_MS)
     return str(page.locator(".radpref-root").get_attribute("data-mode"))
 
 

@@ -48,7 +48,7 @@ export function help(state) {
 export function pause(sets, work, done, total) {
   const minutes = Math.round(work / 60000);
   const time = minutes < 1 ? 'less than a minute' : minutes === 1 ? 'one minute' : `${minutes} minutes`;
-  const dialog = shell('Time for a break?', h('p', { class: 'large' }, `${sets === 1 ? '1 set' : `${sets} sets`} in ${time} of scoring; ${done} of ${total} are done.`),
+  const dialog = shell('Time for a break?', h('p', { class: 'large' }, `${sets === 1 ? '1 set' : `${sets} sets`} in ${time} of scoring. Done: ${done} of ${total}.`),
     h('p', {}, 'A few minutes away keep the scores steady. Everything is saved. Enter goes on.'),
     h('p', { class: 'buttons' }, h('button', { value: 'ok', class: 'main', autofocus: true }, 'Go on')));
   dialog.classList.add('between');

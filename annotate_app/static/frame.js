@@ -76,6 +76,7 @@ export class Frame extends Views {
     this.buttons.outline.hidden = this.slider.hidden = !(this.set && this.set.state.mask);
     this.slider.value = String(Math.round(this.opacity * 100));
     if (view) this.readout.textContent = `${Math.round(view.zoom * 100)} %  W ${Math.round(view.width * 100)}  L ${Math.round(view.centre * 100)}`;
+    this.root.toggleAttribute('data-reading', Boolean(this.reading));
     this.submitButton.textContent = this.reading ? 'Next' : 'Submit';
     if (this.set) this.submitButton.setAttribute('aria-disabled', String(!this.reading && missing(this.set.state).length > 0));
   }
@@ -131,15 +132,15 @@ export class Frame extends Views {
 
   // The same for those who listen.
   announce() {
-    const { text, mask, mode } = this.set.state;
-    const parts = [this.place.textContent, MODE_WORDS[mode], text, mask && `Mask of ${mask.structures.join(', ')}`];
+    const { text, mask, mode, training } = this.set.state;
+    const parts = [training && 'Training', this.place.textContent, MODE_WORDS[mode], text, mask && `Mask of ${mask.structures.join(', ')}`];
     this.spoken.textContent = `${parts.filter(Boolean).join('. ')}.`;
   }
 
   paintPlace() {
     const { set } = this;
     if (!set) this.badge.hidden = true;
-    this.place.textContent = set ? `${set.state.training ? 'Training' : 'Set'} ${set.state.number} / ${this.total}` : '';
+    this.place.textContent = set ? `Set ${set.state.number} / ${this.total}` : '';
     this.place.title = `${this.nDone} of ${this.total} done`;
     this.bar.firstChild.style.width = `${this.total ? (100 * this.nDone) / this.total : 0}%`;
   }

@@ -157,7 +157,7 @@ export class Reader extends Rating {
     await this.attached;
     painted((at) => {
       if (!this.pace.first) this.pace.shown(at);
-      if (this.entered) measure('next-set', this.entered, at);
+      if (this.entered && this.set) measure('next-set', this.entered, at);
       else if (!this.warm) measure('cold', 0, at);
       this.entered = 0;
       this.warm = true;

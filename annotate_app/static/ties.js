@@ -50,6 +50,7 @@ export class Ties {
         button('back', 'Back', 'Esc', () => this.cancel()),
         button('skip', 'No answer', 'Enter', () => this.skip()))));
     for (const letter of LETTERS) this.page.cells[letter].element.classList.toggle('aside', !this.left.includes(letter));
+    for (const letter of [this.left[1], this.left[0]]) this.page.focus(letter, criterion); // C compares these two
   }
 
   choose(letter) {

@@ -8,9 +8,16 @@
 logs in as that rater and types those scores, with pauses, one key at a time, as anybody would. It can be stopped and
 run again: the page itself knows which set comes next.
 
-``scores.json`` maps the number that the page shows ("Set 3 / 40") to scores by position:
+``scores.json`` maps the number that the page shows ("Set 3 / 40"; with a T before it in the training) to scores by
+position:
 
     {"3": {"A": {"text": 4}, "B": {"text": 2}, "C": {"text": 0}, "D": {"text": 5}}}
+
+    python docs/examples/score_in_browser.py --url http://127.0.0.1:7860 --user rehearsal --timings timings.json
+
+scores everything there is at the pace of a fast reader (some 12 s for a set with text and mask) and writes what the
+page itself measured: login to first set, key to mark, event to answer, Enter to the next set on the screen; with
+errors on the console, failed requests and requests to other addresses, of which there should be none.
 
 Without ``--scores`` every score is drawn from ``--seed`` (1 to 4, whatever the image shows). That exercises the page
 and nothing else.
@@ -26,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -37,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Page, Request, Route, sync_playwright
 
 Scores = dict[str, dict[str, int]]
 IMAGE_KEYS = {"A": "q", "B": "w", "C": "a", "D": "s"}
@@ -58,13 +66,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--url", default="http://127.0.0.1:7860", help="address of the reading room")
     parser.add_argument("--user", required=True, help="name of the rater")
     parser.add_argument("--password", default=os.environ.get("RADPREF_PASSWORD"), help="default: RADPREF_PASSWORD")
-    parser.add_argument("--n", type=int, default=10, help="sets to look at or to score")
+    parser.add_argument("--n", type=int, default=100_000, help="sets to look at or to score; default: all")
     parser.add_argument("--scores", type=Path, help="JSON of scores by set number and position")
     parser.add_argument(
         "--look", action="store_true", help="only save pictures and an empty scores.json; score nothing"
     )
     parser.add_argument("--screenshot-dir", type=Path, help="folder for a picture of each set's page")
-    parser.add_argument("--pace-seconds", type=float, default=2.0, help="mean pause before a score")
+    parser.add_argument(
+        "--pace-seconds",
+        type=float,
+        default=1.1,
+        help="mean pause before a score, thrice that before the first of a set; 1.1: 12 s for text and mask",
+    )
+    parser.add_argument("--timings", type=Path, help="JSON file for what the page measured")
     parser.add_argument("--seed", type=int, default=0, help="seed of the pauses, and of the scores without --scores")
     parser.add_argument("--chromium", help="browser to start; default: chromium or google-chrome of this machine")
     parser.add_argument("--show", action="store_true", help="show the browser's window")
@@ -100,7 +114,7 @@ def read_scores(path: Path) -> dict[str, Scores]:
     return dict(found)
 
 
-def chosen_scores(number: int, mode: str, scores: dict[str, Scores] | None, rng: random.Random) -> Scores:
+def chosen_scores(number: str, mode: str, scores: dict[str, Scores] | None, rng: random.Random) -> Scores:
     """The scores to type for one set: those of the file, or drawn (1 to 4) where there is no file.
 
     Raises:
@@ -108,7 +122,7 @@ def chosen_scores(number: int, mode: str, scores: dict[str, Scores] | None, rng:
     """
     if scores is None:
         return {letter: {name: rng.randint(1, 4) for name in CRITERIA[mode]} for letter in IMAGE_KEYS}
-    own = scores.get(str(number), {})
+    own = scores.get(number, {})
     missing = [
         f"{letter}/{name}" for letter in IMAGE_KEYS for name in CRITERIA[mode] if name not in own.get(letter, {})
     ]
@@ -138,33 +152,52 @@ def log_in(page: Page, url: str, user: str, password: str) -> None:
     wait_for_page(page)
 
 
-def wait_for_page(page: Page) -> None:
-    """Wait until a set, or the end, is shown."""
-    page.wait_for_function(
-        "() => document.querySelector('[data-testid=end]') || /^Set /.test("
-        "(document.querySelector('[data-testid=place]') || {}).textContent || '')",
-        timeout=TIMEOUT_MS,
-    )
+STATE = """() => {
+    const root = document.querySelector('.radpref-root[data-mode]');
+    if (!root) return null;
+    const named = name => root.querySelector(`[data-testid=${name}]`);
+    const seen = name => Boolean(named(name)) && !named(name).hidden;
+    const page = ['pending', 'begin', 'gate', 'waiting', 'closed', 'broken', 'end'].find(seen);
+    const number = ((named('place') || {}).textContent || '').split(' ')[1] || '';
+    if (!page && !number) return null;
+    return {
+        page: document.querySelector('dialog[open]') ? 'dialog' : page || (seen('tie') ? 'tie' : null)
+            || (root.hasAttribute('data-reading') ? 'feedback' : 'set'),
+        mode: root.dataset.mode, number: (seen('training') ? 'T' : '') + number,
+    };
+}"""
+"""What the page shows: a set, its feedback, a question, or one of the pages without images."""
+STOPS = ("end", "gate", "waiting", "closed", "broken")
+
+
+def wait_for_page(page: Page) -> dict[str, str]:
+    """Wait until the page shows something; returns it."""
+    found = page.wait_for_function(f"() => {{ const s = ({STATE})(); return s && s.page !== 'pending' && s; }}")
+    return dict(found.json_value())
 
 
 def at_the_end(page: Page) -> bool:
-    """True where every set is done."""
-    return page.locator("[data-testid=end]").count() > 0
+    """True where nothing is left to score here."""
+    return wait_for_page(page)["page"] in STOPS
 
 
-def shown_set(page: Page) -> tuple[int, str, str]:
+def shown_set(page: Page) -> tuple[str, str, str]:
     """(number, mode, condition in words) of the set on the page."""
-    number = int(page.locator("[data-testid=place]").inner_text().split()[1])
-    mode = str(page.locator("[data-mode]").first.get_attribute("data-mode"))
-    return number, mode, " ".join(page.locator("[data-testid=condition]").inner_text().split())
+    state = wait_for_page(page)
+    return state["number"], state["mode"], " ".join(page.locator("[data-testid=condition]").inner_text().split())
 
 
-def save_picture(page: Page, folder: Path | None, number: int) -> None:
-    """Save the page as ``set-<number>.png``, if a folder is given."""
+def picture_name(number: str) -> str:
+    """File name of a set's picture: set-003.png, or training-003.png."""
+    return f"{'training' if number.startswith('T') else 'set'}-{int(number.lstrip('T')):03d}.png"
+
+
+def save_picture(page: Page, folder: Path | None, number: str) -> None:
+    """Save the page as a picture, if a folder is given."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         page.wait_for_timeout(300)  # the canvases are drawn after the set's text
-        page.screenshot(path=str(folder / f"set-{number:03d}.png"))
+        page.screenshot(path=str(folder / picture_name(number)))
 
 
 def pause(seconds: float, rng: random.Random) -> None:
@@ -190,15 +223,24 @@ def type_scores(page: Page, scores: Scores, pace: float, rng: random.Random) -> 
                 raise Problem(f"the page did not take {value} for {letter}/{criterion}; look at it with --show")
 
 
-def submit(page: Page, number: int) -> None:
-    """Press Enter and wait for the next set, or the end."""
+def submit(page: Page, pace: float, rng: random.Random) -> None:
+    """Press Enter until the next set, or a page that ends the scoring: feedback is read, breaks are cut short."""
+    before = wait_for_page(page)
+    done = before["number"]
     page.keyboard.press("Enter")
-    page.wait_for_function(
-        "(number) => document.querySelector('[data-testid=end]') || !document.querySelector("
-        "'[data-testid=place]').textContent.startsWith(`Set ${number} `)",
-        arg=number,
-        timeout=TIMEOUT_MS,
-    )
+    while True:
+        page.wait_for_function(
+            f"([before, done]) => {{ const s = ({STATE})(); return s && s.page !== 'pending'"
+            " && (s.page !== 'set' || s.number !== done)"
+            " && ['page', 'mode', 'number'].some(key => s[key] !== before[key]); }",
+            arg=[before, done],
+            timeout=TIMEOUT_MS,
+        )
+        before = wait_for_page(page)
+        if before["page"] == "set" or before["page"] in STOPS:
+            return
+        pause(FIRST_LOOK * pace, rng)
+        page.keyboard.press("Enter")
 
 
 # ---- the two ways to use it
@@ -216,14 +258,15 @@ def look(page: Page, options: argparse.Namespace) -> int:
     blanks: dict[str, Any] = {}
     while token and len(blanks) < options.n:
         state = page.request.get(f"{base}/api/sets/{token}").json()
-        page.route("**/api/next", partial(_answer, {**first, "set": state}))  # instead of the first open set
+        instead = {**first, "set": state, "n_done": first["n_done"] + len(blanks)}  # of the first open set
+        page.route("**/api/next", partial(_answer, instead))
         page.reload()
         wait_for_page(page)
         number, mode, condition = shown_set(page)
         save_picture(page, options.screenshot_dir, number)
         page.unroute("**/api/next")
-        blanks[str(number)] = {letter: dict.fromkeys(CRITERIA[mode]) for letter in IMAGE_KEYS}
-        say({"set": number, "mode": mode, "condition": condition, "picture": f"set-{number:03d}.png"})
+        blanks[number] = {letter: dict.fromkeys(CRITERIA[mode]) for letter in IMAGE_KEYS}
+        say({"set": number, "mode": mode, "condition": condition, "picture": picture_name(number)})
         token = state["next"]
     target = options.screenshot_dir / "scores.json"
     if target.exists():
@@ -243,7 +286,7 @@ def score(page: Page, options: argparse.Namespace) -> int:
         chosen = chosen_scores(number, mode, scores, rng)
         started = time.monotonic()
         type_scores(page, chosen, options.pace_seconds, rng)
-        submit(page, number)
+        submit(page, options.pace_seconds, rng)
         n_done += 1
         seconds = round(time.monotonic() - started, 1)
         say({"set": number, "mode": mode, "condition": condition, "scores": chosen, "seconds": seconds})
@@ -251,6 +294,52 @@ def score(page: Page, options: argparse.Namespace) -> int:
         "() => document.querySelector('[data-testid=save-state]').textContent === 'Saved'", timeout=TIMEOUT_MS
     )
     return n_done
+
+
+class Watch:
+    """What went wrong in the browser while scoring."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.console: list[str] = []
+        self.failed = self.external = self.requests = 0
+        self.url = url
+        page.on("console", lambda message: self.console.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.console.append(str(error)))
+        page.on("requestfailed", self._fail)
+        page.on("request", self._count)
+
+    def _fail(self, _: Request) -> None:
+        self.failed += 1
+
+    def _count(self, request: Request) -> None:
+        self.requests += 1
+        self.external += not request.url.startswith((self.url, "data:", "blob:"))
+
+
+def spread(values: list[float]) -> dict[str, float | int]:
+    """Number, median, 95th percentile (nearest rank) and maximum, milliseconds."""
+    ordered = sorted(values)
+    if not ordered:
+        return {"n": 0}
+    ranks = {"p50": 0.5, "p95": 0.95, "max": 1.0}
+    found = {name: round(ordered[math.ceil(share * len(ordered)) - 1], 1) for name, share in ranks.items()}
+    return {"n": len(ordered), **found}
+
+
+def timings(page: Page, watch: Watch) -> dict[str, Any]:
+    """The page's own measures; see annotate_app/static/timing.js."""
+    found = page.evaluate("performance.getEntriesByType('measure').map(one => [one.name, one.duration])")
+    names = {"cold": "login_to_first_set_ms", "next-set": "enter_to_next_set_ms", "echo": "key_to_mark_ms"}
+    names["ack"] = "event_to_answer_ms"
+    measured = {words: spread([ms for known, ms in found if known == name]) for name, words in names.items()}
+    return {
+        **measured,
+        "browser": page.evaluate("navigator.userAgent"),
+        "requests": watch.requests,
+        "failed_requests": watch.failed,
+        "external_requests": watch.external,
+        "console_errors": watch.console,
+    }
 
 
 def say(line: dict[str, Any]) -> None:
@@ -273,9 +362,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             executable_path=find_browser(options.chromium), headless=not options.show, args=flags
         )
         try:
-            page = browser.new_page(viewport={"width": 1440, "height": 1000})
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page.set_default_timeout(TIMEOUT_MS)
+            watch = Watch(page, options.url)
             log_in(page, options.url, options.user, options.password)
+            started = time.monotonic()
             n_done = (look if options.look else score)(page, options)
+            if options.timings:
+                run = {"sets": n_done, "seconds": round(time.monotonic() - started, 1), "pace_s": options.pace_seconds}
+                text = json.dumps({**run, **timings(page, watch)}, indent=1)
+                options.timings.write_text(text + "\n", encoding="utf-8")
         except (Problem, PlaywrightError) as problem:
             sys.stderr.write(f"score_in_browser: {str(problem).splitlines()[0]}\n")
             return 2
