@@ -129,6 +129,9 @@ class Guard:
         if refusal is not None:
             await _answer(sender, *refusal)
             return
+        if path in ("/read", "/admin"):  # relative, so that it stays under the path a proxy serves us at
+            await _answer(sender, 307, "the page has a slash at its end", {"location": f"{path[1:]}/"})
+            return
         if path.startswith(("/read", "/admin")):
             scope["query_string"] = b""  # Gradio's deep links, views and themes by address are not used
         await self.app(scope, _limited(receive), sender)
