@@ -150,7 +150,8 @@ def rater_list(study: StudyPath = Path(), as_json: Annotated[bool, typer.Option(
         typer.echo(json.dumps({"raters": found["raters"], "admins": found["admins"]}))
         return
     for rater in found["raters"]:
-        state = "" if rater["active"] else "  retired"
+        waiting = rater["kind"] == "human" and not rater["has_password"]
+        state = "  no password yet" if waiting else "" if rater["active"] else "  retired"
         done = f"{rater['n_done']} of {rater['n_sets']} sets done, {rater['n_skipped']} skipped"
         typer.echo(f"{rater['username']:<24} rater  {rater['kind']:<10} {done}{state}")
     for name in found["admins"]:

@@ -14,8 +14,6 @@ frozen   scores are closed; now arms may be revealed, and each time that is writ
 from __future__ import annotations
 
 import getpass
-import importlib
-import importlib.util
 import json
 import sqlite3
 from typing import TYPE_CHECKING, Any, Literal
@@ -122,24 +120,32 @@ def open_work(db: StudyDatabase) -> list[dict[str, Any]]:
 
 
 def lock(study: Study, actor: str, *, keep_scores: bool = False) -> dict[str, Any]:
-    """Fix sets and [annotate]; returns {stage, keep_scores, n_left_out}: pilot scores that leave the analysis.
+    """Fix sets and [annotate]; returns {stage, keep_scores, n_left_out, checks}.
 
-    A draft is locked without a pilot. Training sets and attention checks are made first, where there are none yet.
+    ``n_left_out``: pilot scores that leave the analysis. ``checks``: training sets and attention checks, which are made
+    first where there are none yet, and why there are fewer than asked for. A draft is locked without a pilot.
 
     Raises:
         Conflict: the study is locked or frozen, has no sets, or sampling them is not finished.
     """
+    from data.checks import ensure_checks
+
     if (present := stage(study.db)) in ("locked", "frozen"):
         raise Conflict(f"the study is {present} already; see `radpref study show`")
     _refuse_unfinished_sets(study.db)
-    _make_checks(study)
+    checks = ensure_checks(study)  # afterwards no set can be added
     n_scores, _ = pilot_scores(study.db)
     with study.db.write() as connection:
         _refuse_unfinished_sets(study.db)
         if stage(study.db) == "draft":
             _step(connection, actor, "pilot", {"skipped": True})
         _step(connection, actor, "locked", {"keep_scores": int(keep_scores), **seal(connection, study.config.annotate)})
-    return {"stage": "locked", "keep_scores": keep_scores, "n_left_out": 0 if keep_scores else n_scores}
+    return {
+        "stage": "locked",
+        "keep_scores": keep_scores,
+        "n_left_out": 0 if keep_scores else n_scores,
+        "checks": {name: checks[name] for name in ("training", "attention", "note")},
+    }
 
 
 def _step(connection: sqlite3.Connection, actor: str, name: str, detail: dict[str, Any]) -> None:
@@ -155,12 +161,6 @@ def _refuse_unfinished_sets(db: StudyDatabase) -> None:
         raise Conflict(f"run {running} has not sampled all its sets; finish it with `radpref generate sets`, then lock")
     if db.value("SELECT 1 FROM image_sets WHERE purpose IN ('rating', 'comparison') LIMIT 1") is None:
         raise Conflict("there are no sets to score; sample some with `radpref generate sets`, then lock")
-
-
-def _make_checks(study: Study) -> None:
-    """Training sets and attention checks must be there before the lock: afterwards no set can be added."""
-    if importlib.util.find_spec("data.checks") is not None:
-        importlib.import_module("data.checks").ensure_checks(study)
 
 
 def freeze(study: Study, actor: str) -> dict[str, Any]:

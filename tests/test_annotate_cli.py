@@ -68,9 +68,11 @@ def test_invite_and_reset_by_link(study: Study) -> None:
     assert check_password(study.db, "carla", "seven quiet lighthouses") is None
     accept(study.db, found["link"].partition("#")[2], "eight quiet lighthouses")
     assert check_password(study.db, "carla", "eight quiet lighthouses") == 1
+    run("rater", "invite", "emil", *place)
+    assert re.search(r"emil +rater +human .*no password yet", run("rater", "list", *place))
     result = runner.invoke(app, ["rater", "invite", "dora", "--base-url", "room.example", *place])
     assert isinstance(result.exception, InvalidInput)
-    assert study.db.value("SELECT count(*) FROM raters") == 1, "nobody is added for a bad address"
+    assert study.db.value("SELECT count(*) FROM raters") == 2, "nobody is added for a bad address"
 
 
 def test_retire_reinstate_admit(study: Study) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +68,8 @@ def test_the_whole_life(rated: Study) -> None:
     db = rated.db
     assert lifecycle.stage(db) == "pilot"
     assert lifecycle.pilot_scores(db) == (4, 1)
-    assert lifecycle.lock(rated, "office") == {"stage": "locked", "keep_scores": False, "n_left_out": 4}
+    locked = lifecycle.lock(rated, "office")
+    assert (locked["stage"], locked["keep_scores"], locked["n_left_out"]) == ("locked", False, 4)
     assert db.value("SELECT count(*) FROM counted_presentations WHERE phase = 'pilot' AND purpose = 'rating'") == 0
     add_person_scores(rated, 1, "main")
     assert lifecycle.open_work(db) == [{"username": "ann", "n_sets": 1, "n_open": 1, "n_begun": 1}]
@@ -122,15 +121,21 @@ def test_what_a_lock_refuses(study: Study) -> None:
             step(study, "office")
 
 
-def test_checks_are_made_before_the_lock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_are_made_before_the_lock(tiny_study: Study) -> None:
+    with tiny_study.db.write() as connection:
+        records = connection.execute("SELECT record_id FROM records WHERE split = 'val' LIMIT 20").fetchall()
+    for number, (record,) in enumerate(records):
+        add_rated_set(tiny_study, number, rater="ann", source=str(record))
+    found = lifecycle.lock(tiny_study, "office")["checks"]
+    assert found["training"] == tiny_study.config.annotate.training_sets
+    assert found["attention"] == 1
+    assert found["note"] is None
+    assert verify(tiny_study)["problems"] == []
+
+
+def test_a_lock_says_which_checks_could_not_be_made(study: Study) -> None:
     add_rated_set(study)
-    seen: list[str] = []
-    checks = types.ModuleType("data.checks")
-    checks.__spec__ = lifecycle.importlib.util.spec_from_loader("data.checks", None)
-    checks.ensure_checks = lambda study: seen.append(lifecycle.stage(study.db))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "data.checks", checks)
-    lifecycle.lock(study, "office")
-    assert seen == ["draft"]
+    assert "0 of 3 training sets could be made" in lifecycle.lock(study, "office")["checks"]["note"]
 
 
 # --- seals -------------------------------------------------------------------------------------------------------
