@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from annotate_app import training
 from annotate_app.training import Gate
@@ -24,39 +24,31 @@ from data.scores import required_scores
 from data.study import Study
 
 Stage = Literal["training", "gate", "rating", "waiting", "done", "closed"]
-# One pass over the rater's events: states, when each set was finished, and how many of its scores stand.
-_PLACES = """
-WITH own AS MATERIALIZED (SELECT * FROM presentations WHERE rater_id = :rater),
-marks AS (
-  SELECT own.presentation_id,
-         max(e.event_id) FILTER (WHERE e.kind = 'submit') AS submitted,
-         max(e.event_id) FILTER (WHERE e.kind = 'skip') AS skipped,
-         max(e.event_id) FILTER (WHERE e.kind = 'unskip') AS unskipped,
-         min(e.event_id) FILTER (WHERE e.kind <> 'unskip') AS first_finish
-  FROM own JOIN score_events e USING (presentation_id)
-  WHERE e.kind IN ('submit', 'skip', 'unskip') GROUP BY own.presentation_id),
-given AS (
-  SELECT presentation_id, sum(value IS NOT NULL) AS n FROM
-    (SELECT own.presentation_id, e.value, max(e.event_id) FROM own JOIN score_events e USING (presentation_id)
-     WHERE e.kind = 'score' GROUP BY own.presentation_id, e.slot, e.criterion)
-  GROUP BY presentation_id)
-SELECT own.presentation_id, own.token, own.position, own.set_id, own.repeat_of, own.phase, s.purpose, c.mode,
-       coalesce(marks.submitted, 0) AS submitted, coalesce(marks.skipped, 0) AS skipped,
-       coalesce(marks.unskipped, 0) AS unskipped, marks.first_finish, coalesce(given.n, 0) AS n_scores,
-       f.created_at AS finished_at
-FROM own JOIN image_sets s USING (set_id) JOIN conditions c USING (condition_id)
-LEFT JOIN marks USING (presentation_id) LEFT JOIN given USING (presentation_id)
-LEFT JOIN score_events f ON f.event_id = max(coalesce(marks.submitted, 0), coalesce(marks.skipped, 0))
-ORDER BY own.position
+# Each is one walk along an index, so that a long study stays as quick as a short one.
+_OWN = """
+SELECT p.presentation_id, p.token, p.position, p.set_id, s.purpose, p.repeat_of, p.phase
+FROM presentations p JOIN image_sets s USING (set_id) WHERE p.rater_id = ? ORDER BY p.position
+"""
+_ENDS = """
+SELECT p.presentation_id, e.kind, e.event_id FROM presentations p JOIN score_events e USING (presentation_id)
+WHERE p.rater_id = ? AND e.kind IN ('skip', 'submit', 'unskip') ORDER BY p.position, e.event_id
+"""
+# A submit is refused while scores are missing, so only a set that was scored after its submit can lack one.
+_LATE = """
+SELECT p.presentation_id, c.mode, (SELECT count(*) FROM current_scores v
+                                   WHERE v.presentation_id = p.presentation_id) AS n
+FROM presentations p JOIN image_sets USING (set_id) JOIN conditions c USING (condition_id)
+WHERE p.rater_id = ? AND (SELECT max(event_id) FROM score_events e WHERE e.presentation_id = p.presentation_id
+                          AND e.kind = 'score') >
+  (SELECT max(event_id) FROM score_events e WHERE e.presentation_id = p.presentation_id AND e.kind = 'submit')
 """
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """One presentation in a rater's order. ``done``: skipped, or submitted with every score given.
 
     ``first_finish``: number of the event that finished it first; it orders what the rater has behind them, and stays
-    when the set is opened again.
+    when the set is opened again. ``finish``: the event that finished it last.
     """
 
     presentation_id: int
@@ -68,7 +60,7 @@ class Place:
     phase: str
     done: bool
     first_finish: int | None
-    finished_at: str | None
+    finish: int | None
 
 
 @dataclass(frozen=True)
@@ -113,15 +105,22 @@ def open_study(study: Study, rater_id: int) -> None:
 
 def places(study: Study, rater_id: int) -> list[Place]:
     """All presentations of the rater, of every phase and purpose, in order."""
-    return [_place(row) for row in study.db.rows(_PLACES, {"rater": rater_id})]
-
-
-def _place(row: dict[str, Any]) -> Place:
-    last = max(row["submitted"], row["skipped"], row["unskipped"])
-    complete = row["n_scores"] >= len(required_scores(row["mode"]))
-    done = last > 0 and (last == row["skipped"] or (last == row["submitted"] and complete))
-    names = ("presentation_id", "token", "position", "set_id", "purpose", "repeat_of", "phase", "first_finish")
-    return Place(**{name: row[name] for name in names}, done=done, finished_at=row["finished_at"])
+    execute = study.db.connection.execute
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    state: dict[int, str] = {}
+    for presentation_id, kind, event_id in execute(_ENDS, (rater_id,)):
+        state[presentation_id] = kind
+        if kind != "unskip":
+            first.setdefault(presentation_id, event_id)
+            last[presentation_id] = event_id
+    done = {presentation_id for presentation_id, kind in state.items() if kind != "unskip"}
+    for presentation_id, mode, n_scores in execute(_LATE, (rater_id,)):
+        if state[presentation_id] == "submit" and n_scores < len(required_scores(mode)):
+            done.discard(presentation_id)
+    return [
+        Place._make((*row, row[0] in done, first.get(row[0]), last.get(row[0]))) for row in execute(_OWN, (rater_id,))
+    ]
 
 
 def attempts_of(everything: list[Place]) -> list[list[Place]]:
@@ -170,23 +169,27 @@ def look(study: Study, rater_id: int) -> Desk:
     following = next_open(study, rest)
     if following is not None:
         return Desk(room, "rating", rest, gate, next=following)
-    opening = [when for place in rest if not place.done and (when := opens(study, place, rest)) is not None]
+    opening = openings(study, rest)
     if opening:
-        return Desk(room, "waiting", rest, gate, opens_at=min(opening).isoformat(timespec="seconds"))
+        when = min(opening.values()).isoformat(timespec="seconds")
+        return Desk(room, "waiting", rest, gate, opens_at=when)
     return Desk(room, "done", rest, gate)
 
 
-def opens(study: Study, place: Place, group: list[Place]) -> datetime | None:
-    """When a repeat may be shown: ``repeat_gap_hours`` after its first showing was finished.
+def openings(study: Study, group: list[Place]) -> dict[int, datetime]:
+    """presentation_id -> when an unfinished repeat may be shown: ``repeat_gap_hours`` after its first showing ended.
 
-    None: the first showing is not done, so the repeat is not to be had yet. Of other sets: the beginning of time.
+    Repeats whose first showing is not done are left out: they are not to be had yet.
     """
-    if place.repeat_of is None or place.purpose == "training":
-        return datetime.min.replace(tzinfo=UTC)
-    first = next((one for one in group if one.presentation_id == place.repeat_of), None)
-    if first is None or not first.done or first.finished_at is None:
-        return None
-    return datetime.fromisoformat(first.finished_at) + timedelta(hours=study.config.annotate.repeat_gap_hours)
+    first = {place.presentation_id: place for place in group if place.done}
+    found = {}
+    for place in group:
+        if place.repeat_of in first and not place.done and place.purpose != "training":
+            sql = "SELECT created_at FROM score_events WHERE event_id = ?"
+            finished = study.db.connection.execute(sql, (first[place.repeat_of].finish,)).fetchone()[0]
+            gap = timedelta(hours=study.config.annotate.repeat_gap_hours)
+            found[place.presentation_id] = datetime.fromisoformat(finished) + gap
+    return found
 
 
 def next_open(study: Study, group: list[Place], after: int = -1) -> Place | None:
@@ -195,15 +198,19 @@ def next_open(study: Study, group: list[Place], after: int = -1) -> Place | None
     Repeats that come too soon are passed over.
     """
     now = datetime.now(UTC)
-
-    def may_come(place: Place) -> bool:
-        if place.done or place.position == after:
-            return False
-        when = opens(study, place, group)
-        return when is not None and when <= now
-
-    behind = next((place for place in group if place.position > after and may_come(place)), None)
-    return behind or next((place for place in group if place.position < after and may_come(place)), None)
+    ready: dict[int, datetime] | None = None
+    later: Place | None = None
+    for place in group:
+        if place.done or place.position == after or (later is not None and place.position < after):
+            continue
+        if place.repeat_of is not None and place.purpose != "training":
+            ready = openings(study, group) if ready is None else ready
+            if ready.get(place.presentation_id, now) >= now:
+                continue
+        if place.position > after:
+            return place
+        later = place
+    return later
 
 
 def in_order_of_finishing(group: list[Place]) -> list[Place]:

@@ -300,34 +300,37 @@ def test_an_unfinished_run_is_not_offered(enter: Open) -> None:
     assert next_of(client)["total"] == 6
 
 
-def place(number: int, repeat_of: int | None = None, hours_ago: float | None = None) -> assignment.Place:
-    finished = None if hours_ago is None else (datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat()
-    return assignment.Place(
-        number, f"token-{number}", number, "set", "rating", repeat_of, "main", finished is not None, None, finished
-    )
+def place(number: int, repeat_of: int | None = None, finish: int | None = None) -> assignment.Place:
+    done = finish is not None
+    return assignment.Place(number, f"token-{number}", number, "set", "rating", repeat_of, "main", done, finish, finish)
 
 
-@pytest.mark.parametrize(
-    ("first", "expected"),
-    [
-        (place(1), "token-1"),  # the first showing is open: it comes, not its repeat
-        (place(1, hours_ago=3.9), None),
-        (place(1, hours_ago=4.1), "token-2"),
-    ],
-)
+@pytest.mark.parametrize(("hours", "expected"), [(None, "token-1"), (3.9, None), (4.1, "token-2")])
 def test_a_repeat_comes_four_hours_after_its_first_showing(
-    enter: Open, first: assignment.Place, expected: str | None
+    enter: Open, hours: float | None, expected: str | None
 ) -> None:
-    study, _ = enter(REPEATS + "4.0\n", n=1)
-    found = assignment.next_open(study, [first, place(2, repeat_of=1)])
+    """Before that it is passed over; and while the first showing is open, that one comes."""
+    study, client = enter(REPEATS + "4.0\n", n=1)
+    next_of(client)
+    if hours is not None:
+        at = (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
+        with study.db.write() as connection:
+            connection.execute(
+                "INSERT INTO score_events(uuid, presentation_id, rater_id, kind, created_at)"
+                " VALUES ('x', 1, 1, 'submit', ?)",
+                (at,),
+            )
+    order = [place(1, finish=None if hours is None else 1), place(2, repeat_of=1)]
+    found = assignment.next_open(study, order)
     assert (found.token if found else None) == expected
 
 
 def test_a_set_behind_comes_before_one_that_was_passed_over(enter: Open) -> None:
     study, _ = enter(REPEATS + "4.0\n", n=1)
-    order = [place(1, hours_ago=9), place(2, repeat_of=1), place(3), place(4)]
-    after = [assignment.next_open(study, order, number) for number in (-1, 2, 3, 4)]
-    assert [found.token if found else None for found in after] == ["token-2", "token-3", "token-4", "token-2"]
+    order = [place(1, finish=1), place(2), place(3), place(4)]
+    after = [assignment.next_open(study, order, number) for number in (-1, 1, 2, 3, 4)]
+    assert [found.token if found else None for found in after] == [f"token-{number}" for number in (2, 2, 3, 4, 2)]
+    assert assignment.next_open(study, order[:2], 2) is None, "not the set itself"
 
 
 def test_real_images_come_in_the_form_of_sampled_ones(tmp_path: Path) -> None:
