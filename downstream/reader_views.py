@@ -337,7 +337,7 @@ def example_sets(rows: Sequence[tuple[str, Sequence[tuple[str, npt.NDArray[np.ui
     def plot(figure: Figure) -> None:
         parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
         for part, (text, images) in zip(parts, rows, strict=True):
-            part.suptitle(text if len(text) < 90 else text[:88] + "…", fontsize=9, x=0.02, ha="left")
+            part.suptitle(text if len(text) < 90 else text[:88] + "…", fontsize=9, x=0.008, ha="left")
             for k, (ax, (arm, image)) in enumerate(zip(part.subplots(1, len(images)), images, strict=True)):
                 ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
                 ax.set_title(
