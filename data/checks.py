@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 Purpose = Literal["training", "attention"]
 PURPOSES: tuple[Purpose, ...] = ("training", "attention")
-N_LOOKED_AT = 400
-"""Radiographs considered beside one condition, in random order; with masks, `N_OVERLAPS` of those that fit."""
+N_LOOKED_AT = {"T2I": 400, "M2I": 60, "TM2I": 200}
+"""Radiographs considered beside one condition, in random order."""
 N_OVERLAPS = 24
+"""With masks: among so many that fit, those with the least overlap are taken."""
+MAX_TRIES = 40
+"""Conditions of one mode that find no images, one after another, before that mode is given up."""
 log = logging.getLogger(__name__)
 
 
@@ -181,7 +184,8 @@ class _Desk:
         """The next set of ``mode``, or of another mode where that one's records are used up."""
         weights = dict(_mix(self.study))
         for kind in (mode, *(other for other in MODES if other != mode and weights[other])):
-            while self.queues[kind]:
+            tries = 0
+            while self.queues[kind] and tries < MAX_TRIES:
                 source = self.queues[kind].pop(0)
                 if source["record_id"] in self.taken:
                     continue
@@ -190,6 +194,8 @@ class _Desk:
                     self.taken.add(source["record_id"])
                     self.shown.update(record["record_id"] for record, _ in shown)
                     return CheckSet(purpose, _condition(source, kind), shown)
+                tries += 1
+            self.queues[kind].clear()
         return None
 
     def _images(self, source: Record, mode: Mode) -> list[tuple[Record, dict[str, Expectation]]] | None:
@@ -198,7 +204,7 @@ class _Desk:
         if own is None:
             return None
         judged = []
-        for other in self._others(source):
+        for other in self._others(source, N_LOOKED_AT[mode]):
             found = self._judged(source, other, mode)
             if found is not None:
                 judged.append((other, *found))
@@ -221,9 +227,9 @@ class _Desk:
             return None
         return [chosen[i] for i in self.rng.permutation(N_SLOTS)]
 
-    def _others(self, source: Record) -> list[Record]:
-        """Other records in random order, those first that were shown least."""
-        drawn = [self.records[i] for i in self.rng.permutation(len(self.records))[:N_LOOKED_AT]]
+    def _others(self, source: Record, n: int) -> list[Record]:
+        """Up to ``n`` other records in random order, those first that were shown least."""
+        drawn = [self.records[i] for i in self.rng.permutation(len(self.records))[:n]]
         drawn = [record for record in drawn if record["patient_id"] != source["patient_id"]]
         return sorted(drawn, key=lambda record: self.shown[record["record_id"]])
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import data.checks as checks_module
 from data.checks import _fitted, ensure_checks
 from data.expectations import Expectation, dice, expect_mask, expect_text, range_of_dice
 from data.importing import import_records
@@ -243,6 +244,24 @@ def test_captions_that_ask_for_no_label_give_mask_sets_only(tmp_path: Path) -> N
     assert result["made"] == 0, "equal masks of other patients prove nothing"
     assert result["note"] is not None
     study.db.close()
+
+
+def test_records_that_prove_nothing_are_given_up_soon(real: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that say what is there, never what is absent: a large data set must not keep the server from starting."""
+    with real.db.write() as connection:
+        connection.execute("DELETE FROM labels WHERE value = 0")
+        connection.execute("DELETE FROM record_masks")
+    monkeypatch.setattr("data.checks.MAX_TRIES", 5)
+    judged: list[str] = []
+    real_judge = checks_module.expect_text
+
+    def counted(source: Any, shown_record: Any) -> Any:
+        judged.append(source["record_id"])
+        return real_judge(source, shown_record)
+
+    monkeypatch.setattr(checks_module, "expect_text", counted)
+    assert ensure_checks(real)["made"] == 0
+    assert len(set(judged)) == 5
 
 
 def test_a_broken_file_is_said_and_stops_nobody(real: Study) -> None:
