@@ -13,6 +13,7 @@ const MEASURES = [
   ['icc_2_k', 'ICC(2,k): mean of all raters', 'Good: 0.75 or more: how far the mean of all these raters can be relied on.', [0.5, 0.75]],
 ];
 const range = (one, format = fixed) => `${format(one.value)} (${format(one.low)} to ${format(one.high)})`;
+const pValue = (p) => (p === null ? 'p –' : p < 0.001 ? 'p < 0.001' : `p = ${fixed(p, 3)}`);
 const sets = (n) => `${n} ${n === 1 ? 'set' : 'sets'}`;
 
 export function duration(seconds) {
@@ -107,7 +108,7 @@ export function position(part, kind) {
   const all = part.raters.flatMap((rater) => (rater.position.places || []).flatMap((one) => [one.low, one.high]));
   const list = part.raters.map(({ username, position: one }) => ({
     label: username, reason: one.too_small, text: one.too_small ? '' : one.places.map((place) => `${place.place} ${range(place)}`).join(', '),
-    notes: one.too_small ? [] : [`p ${one.p === null ? '–' : one.p < 0.001 ? '< 0.001' : `= ${fixed(one.p, 3)}`}`, sets(one.n_sets)],
+    notes: one.too_small ? [] : [pValue(one.p), sets(one.n_sets)],
     draw: (box) => dotsInPanel(box, one.places, ['A', 'B', 'C', 'D'], kind),
   }));
   const lines = part.raters.filter((rater) => !rater.position.too_small).map(({ username, position: one }) => [username, ...one.places.map((place) => range(place)), one.p === null ? '–' : fixed(one.p, 4), one.basis, String(one.n_sets)]);
@@ -157,14 +158,15 @@ export function drift(part) {
     { y: panelScale(all, [-0.5, 0.5], true), axisX: 'sets in the order of finishing', axisY: "residual score points: score minus the others' mean (or the rater's own)", table: numbers(['Rater', 'slope per 100 sets (95 % CI)', 'measured against', 'sets'], lines) })];
 }
 
+// What is flagged: name, unit, format, how the limit is crossed, what n counts.
 const FLAGS = {
-  leniency: ['More lenient or severe than the others', 'score points', fixed, '±'],
-  position_p: ['Position effect', 'p', (value) => (value < 0.001 ? '< 0.001' : fixed(value, 3)), 'under '],
-  repeats_kappa: ['Does not agree with own earlier scores', 'quadratic kappa', fixed, 'under '],
-  attention: ['Attention checks missed', 'share as expected', percent, 'under '],
-  drift: ['Scores drift', 'points per 100 sets', fixed, '±'],
-  too_fast: ['Too fast', 'share of sets', percent, 'from '],
-  straight_line: ['Four equal scores', 'share of sets', percent, 'over '],
+  leniency: ['More lenient or severe than the others', ' score points', fixed, 'beyond ±', 'sets'],
+  position_p: ['Position effect', '', pValue, 'p under ', 'sets'],
+  repeats_kappa: ['Does not agree with own earlier scores', ' quadratic kappa', fixed, 'under ', 'sets'],
+  attention: ['Attention checks missed', ' as expected', percent, 'under ', 'answers'],
+  drift: ['Scores drift', ' points per 100 sets', fixed, 'beyond ±', 'sets'],
+  too_fast: ['Too fast', ' of the sets', percent, 'from ', 'sets'],
+  straight_line: ['Four equal scores', ' of the sets', percent, 'interval over ', 'sets'],
 };
 
 export function flags(part, report, kind) {
@@ -179,8 +181,9 @@ export function flags(part, report, kind) {
     part.raters.map(({ username, straight_line: one }) => ({ label: username, ...one, chance: one.others, reason: one.too_small, right: one.too_small ? '' : `${one.k} of ${sets(one.n)}` })),
     { least: [0, 0.3], axis: 'share of sets', kind, format: percent }));
   const lines = part.flags.map((flag) => {
-    const [name, unit, format, word] = FLAGS[flag.measure] || [flag.measure, '', fixed, ''];
-    return [flag.username, name, `${format(flag.value)} ${unit}`, `${word}${format(flag.threshold)}`, String(flag.n)];
+    const [name, unit, format, word, counted] = FLAGS[flag.measure] || [flag.measure, '', fixed, '', ''];
+    const limit = flag.measure === 'position_p' ? fixed(flag.threshold) : format(flag.threshold);
+    return [flag.username, name, `${format(flag.value)}${unit}`, `${word}${limit}`, `${flag.n} ${counted}`];
   });
   list.unshift(h('div', { class: 'wide flagged' },
     h('p', {}, 'A flag is a reason to look and to talk, not to exclude: nobody and nothing is left out because of one.'),

@@ -25,7 +25,7 @@ function stages(study) {
     h('ol', { class: 'stages', 'aria-label': 'Stage of the study' }, ...steps),
     h('p', {}, at >= 0 ? STAGES[at][2] : '', study.arms_visible === undefined ? null : h('span', {}, study.arms_visible ? ' Arms may be shown in reports.' : ' Arms are hidden.')),
     may.length ? h('p', { 'data-testid': 'may' }, h('strong', {}, 'Next: '), may.join('  ·  ')) : null,
-    study.stage === 'locked' && study.n_open ? h('p', {}, `${study.n_open} sets are still to be scored.`) : null,
+    study.stage === 'locked' && study.n_open ? h('p', {}, `Still open, all people together: ${study.n_open} sets.`) : null,
     study.stage === 'pilot' && study.pilot ? h('p', {}, `Pilot so far: ${study.pilot.n_scores} scores of ${study.pilot.n_raters} people.`) : null,
     study.unblinded ? h('p', { class: 'warning' }, `Unblinded early: ${when(study.unblinded.at)} by ${study.unblinded.actor} (${study.unblinded.reason || 'no reason kept'}).`) : null,
     (study.changed || []).length ? h('p', { class: 'warning' }, `study.toml was changed after the lock: ${study.changed.join('; ')}. Put it back.`) : null,
