@@ -98,12 +98,15 @@ def _show_table(found: Mapping[str, Any]) -> None:
 
 
 def _show_stage(stage: Mapping[str, Any]) -> None:
-    since = f", since {stage['history'][-1]['at'][:16]} ({stage['history'][-1]['actor']})" if stage["history"] else ""
+    last = stage["history"][-1] if stage["history"] else None
+    since = f", since {last['at'][:16].replace('T', ' ')} UTC ({last['actor']})" if last else ""
     print(f"stage: {stage['stage']}{since}; you may:")
     for line in stage["may"]:
         print(f"  - {line}")
     if stage["n_open"]:
         print(f"  {stage['n_open']} sets are still to be scored by people")
+    if stage["not_begun"]:
+        print(f"  not begun: {', '.join(stage['not_begun'])}")
     if stage["unblinded"]:
         early = stage["unblinded"]
         print(f"  unblinded before the freeze by {early['actor']}: {early['reason']}")
@@ -134,7 +137,7 @@ def lock(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fix the sets and the [annotate] section. Pilot scores leave the analysis; people score everything anew."""
+    """Fix the sets and the annotate section. Pilot scores leave the analysis; people score everything anew."""
     from data import lifecycle
     from data.study import Study
 
@@ -155,13 +158,21 @@ def freeze(study: StudyOption = Path(), yes: YesOption = False, as_json: JsonOpt
     opened = Study(study)
     if lifecycle.stage(opened.db) == "locked":
         question = "Scoring closes for ever."
-        if left := lifecycle.open_work(opened.db):
-            names = ", ".join(f"{row['username']} {row['n_open']} of {row['n_sets']}" for row in left)
-            begun = sum(int(row["n_begun"]) for row in left)
-            n_open = sum(int(row["n_open"]) for row in left)
-            question = f"{n_open} sets are not scored ({names}), {begun} of them begun. {question}"
+        question = " ".join([*_left_open(lifecycle.open_work(opened.db)), question])
         _confirm(question, yes, as_json)
     emit(lifecycle.freeze(opened, lifecycle.operator()), as_json)
+
+
+def _left_open(left: list[dict[str, Any]]) -> list[str]:
+    """Sentences about what people have not scored."""
+    found = []
+    if behind := [row for row in left if row["n_open"]]:
+        names = ", ".join(f"{row['username']} {row['n_open']} of {row['n_sets']}" for row in behind)
+        n_open, n_begun = (sum(int(row[key]) for row in behind) for key in ("n_open", "n_begun"))
+        found.append(f"{n_open} sets are not scored ({names}), {n_begun} of them begun.")
+    if absent := [str(row["username"]) for row in left if not row["n_sets"]]:
+        found.append(f"Not begun at all: {', '.join(absent)}.")
+    return found
 
 
 @study_app.command()

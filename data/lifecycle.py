@@ -97,13 +97,16 @@ FROM current_scores v JOIN presentations p USING (presentation_id) JOIN image_se
 WHERE v.rater_kind = 'human' AND p.phase = 'pilot' AND s.purpose <> 'training'
 """
 _OPEN = """
-SELECT r.username, count(*) AS n_sets, sum(p.state = 'open') AS n_open,
-       sum(p.state = 'open' AND EXISTS (SELECT 1 FROM current_scores v
-                                        WHERE v.presentation_id = p.presentation_id)) AS n_begun
-FROM presentation_states p JOIN image_sets s USING (set_id) JOIN raters r USING (rater_id)
-WHERE r.kind = 'human' AND r.role = 'rater' AND r.active = 1 AND s.purpose <> 'training'
-  AND (p.phase = 'main' OR NOT EXISTS (SELECT 1 FROM stages WHERE stage = 'locked'
-                                       AND coalesce(detail ->> '$.keep_scores', 0) = 0))
+SELECT r.username, count(p.presentation_id) AS n_sets, coalesce(sum(p.state = 'open'), 0) AS n_open,
+       coalesce(sum(p.state = 'open' AND EXISTS (SELECT 1 FROM current_scores v
+                                                 WHERE v.presentation_id = p.presentation_id)), 0) AS n_begun
+FROM raters r LEFT JOIN (
+  SELECT s.* FROM presentation_states s JOIN image_sets i USING (set_id)
+  WHERE i.purpose <> 'training'
+    AND (s.phase = 'main' OR NOT EXISTS (SELECT 1 FROM stages WHERE stage = 'locked'
+                                         AND coalesce(detail ->> '$.keep_scores', 0) = 0))
+) p USING (rater_id)
+WHERE r.kind = 'human' AND r.role = 'rater' AND r.active = 1
 GROUP BY r.rater_id ORDER BY r.rater_id
 """
 
@@ -115,8 +118,12 @@ def pilot_scores(db: StudyDatabase) -> tuple[int, int]:
 
 
 def open_work(db: StudyDatabase) -> list[dict[str, Any]]:
-    """What active people have still to score: [{username, n_sets, n_open, n_begun}], people who are done left out."""
-    return [row for row in db.rows(_OPEN) if row["n_open"]]
+    """What active people have still to score: [{username, n_sets, n_open, n_begun}], people who are done left out.
+
+    Sets are given out when a person opens the reading room: ``n_sets`` 0 is somebody who has not done so, since the
+    lock if there was one.
+    """
+    return [row for row in db.rows(_OPEN) if row["n_open"] or not row["n_sets"]]
 
 
 def lock(study: Study, actor: str, *, keep_scores: bool = False) -> dict[str, Any]:
@@ -209,12 +216,12 @@ def status(study: Study) -> dict[str, Any]:
     """Stage, how it came about, and what may be done next; holds no arm and nothing that tells one.
 
     {stage, history: [{stage, at, actor, kept_scores}], arms_visible, unblinded: null | {at, actor, reason},
-    may: [text], n_open, pilot: {n_scores, n_raters}, changed: [key of [annotate] changed after the lock]}
+    may: [text], n_open, not_begun: [name], pilot: {n_scores, n_raters}, changed: [key of [annotate] since the lock]}
     """
     present = stage(study.db)
     history = study.db.rows("SELECT stage, at, actor, detail FROM stages ORDER BY stage_id")
     n_scores, n_raters = pilot_scores(study.db)
-    early = early_unblinding(study.db)
+    early, left = early_unblinding(study.db), open_work(study.db)
     return {
         "stage": present,
         "history": [
@@ -225,7 +232,8 @@ def status(study: Study) -> dict[str, Any]:
         "arms_visible": arms_visible(study.db),
         "unblinded": early and {"at": early["at"], "actor": early["actor"], **json.loads(early["detail"])},
         "may": list(_MAY[present]),
-        "n_open": sum(int(row["n_open"]) for row in open_work(study.db)),
+        "n_open": sum(int(row["n_open"]) for row in left),
+        "not_begun": [str(row["username"]) for row in left if not row["n_sets"]],
         "pilot": {"n_scores": n_scores, "n_raters": n_raters},
         "changed": changed_keys(study),
     }

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InvalidInput
+from data.lifecycle import stage
 from data.precision import ASSUMED, Precision, expected_precision
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def plan(
         "seconds_source": source,
         "icc": icc,
         "assumed": ASSUMED,
+        "stage": stage(study.db),
         "rows": [
             {
                 **asdict(row),
@@ -223,6 +225,8 @@ def plan_lines(found: dict[str, Any]) -> list[str]:
     ]
     if any(row["overlap"] < found["raters"] for row in found["rows"]):
         lines.append(PARTIAL)
+    if found["stage"] in ("locked", "frozen"):
+        lines.append(f"The study is {found['stage']}: what study.toml says is fixed, this is for another one.")
     if len(found["rows"]) == 1:
         return [*lines, "For study.toml:", *(f"  {line}" for line in found["rows"][0]["study_toml"])]
     return [*lines, "Choose a line and repeat with --overlap to see what to write into study.toml."]

@@ -288,7 +288,14 @@ def test_lock_with_kept_scores_asks_nothing(rated: Study, at: tuple[str, str]) -
 def test_freeze_says_who_is_not_done(rated: Study, at: tuple[str, str]) -> None:
     run("lock", "--yes", *at)
     add_person_scores(rated, 1, "main")
+    with rated.db.write() as connection:
+        sql = (
+            "INSERT INTO raters(username, kind, role, order_seed, active, created_at) VALUES (?, 'human', ?, 1, ?, '1')"
+        )
+        connection.executemany(sql, [("bob", "rater", 1), ("gone", "rater", 0), ("office", "admin", 1)])
     refused = run("freeze", *at)
+    assert "Not begun at all: bob. Scoring closes" in str(refused.exception)
+    assert lifecycle.status(rated)["not_begun"] == ["bob"]
     assert "1 sets are not scored (ann 1 of 1), 1 of them begun" in str(refused.exception)
     assert run("freeze", "--yes", *at).exit_code == 0
     assert lifecycle.stage(rated.db) == "frozen"

@@ -211,6 +211,18 @@ def test_the_table_and_the_lines_to_write(study: Study) -> None:
     assert all(len(line) < 160 for line in plan_lines(found)[2:-4])
 
 
+def test_after_the_lock_the_lines_are_for_another_study(study: Study) -> None:
+    from data.lifecycle import lock
+    from tests.support_data import add_rated_set
+
+    add_rated_set(study)
+    lock(study, "office")
+    assert (
+        "The study is locked: what study.toml says is fixed"
+        in run("--study", str(study.root), "--raters", "2", "--hours", "1").stdout
+    )
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
