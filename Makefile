@@ -7,7 +7,7 @@ ARGS ?=
 PACKAGES := data generation alignment annotate_app downstream
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check lint fmt bench browser clean
+.PHONY: setup demo test check lint fmt bench browser nginx clean
 
 setup: $(STAMP)
 
@@ -23,7 +23,10 @@ demo: setup
 browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || command -v chromium-browser >/dev/null || sh scripts/install_chromium.sh
 
-test: setup browser
+nginx:
+	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || sh scripts/install_nginx.sh
+
+test: setup browser nginx
 	$(BIN)/python -m pytest $(ARGS)
 
 check: setup browser
@@ -41,6 +44,7 @@ fmt: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.embedded --size full --json
+	$(BIN)/python -m benchmarks.serve --size full --json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

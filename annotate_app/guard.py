@@ -20,6 +20,7 @@ from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotate_app.accounts import Identity, Sessions
+from annotate_app.proxy import route_path
 
 Who = Literal["public", "any", "rater", "admin"]
 COOKIE, SECURE_COOKIE = "radpref_session", "__Host-radpref_session"
@@ -123,7 +124,7 @@ class Guard:
         if scope["type"] != "http":  # no websocket is used here
             await send({"type": "websocket.close", "code": 1008})
             return
-        path, headers = str(scope["path"]), Headers(scope=scope)
+        path, headers = route_path(scope), Headers(scope=scope)
         sender = _with_headers(send, path)
         refusal = await self._refusal(scope, path, headers)
         if refusal is not None:
@@ -134,6 +135,7 @@ class Guard:
             return
         if path.startswith(("/read", "/admin")):
             scope["query_string"] = b""  # Gradio's deep links, views and themes by address are not used
+            scope["headers"] = [field for field in scope["headers"] if field[0] not in _NOT_FOR_GRADIO]
         await self.app(scope, _limited(receive), sender)
 
     async def _refusal(self, scope: Scope, path: str, headers: Headers) -> tuple[int, str, dict[str, str]] | None:
@@ -197,6 +199,7 @@ def _fixed_headers(policy: str, cache: str | None) -> tuple[tuple[bytes, bytes],
     return tuple((name.lower().encode(), value.encode()) for name, value in fields.items())
 
 
+_NOT_FOR_GRADIO = (b"x-forwarded-host", b"x-gradio-server")  # Gradio would take its own address from these
 _DROPPED = (b"access-control-allow-origin", b"access-control-allow-credentials", b"server")
 _REPLACED = frozenset([*_DROPPED, b"content-security-policy", *(name.lower().encode() for name in _HEADERS)])
 _REPLACED_WITH_CACHE = _REPLACED | {b"cache-control"}

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from annotate_app.proxy import route_path
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
@@ -59,8 +61,8 @@ class Head:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass; change the answer where it is one of the pages."""
-        head = self.heads.get(str(scope.get("path", "")).rstrip("/"))
-        if scope["type"] != "http" or head is None:
+        head = self.heads.get(route_path(scope).rstrip("/")) if scope["type"] == "http" else None
+        if head is None:
             await self.app(scope, receive, send)
             return
         start: Message = {}

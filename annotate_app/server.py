@@ -26,6 +26,7 @@ from annotate_app.accounts import Backoff, Identity, Sessions, check_password, t
 from annotate_app.guard import Guard
 from annotate_app.hot import HotRoutes, parse_json
 from annotate_app.page import mount_pages
+from annotate_app.proxy import ForwardedPrefix
 from data.checks import ensure_checks
 from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
 from data.lifecycle import status as study_status
@@ -65,12 +66,13 @@ def create_app(study: Study) -> FastAPI:
 def serve(study: Study, host: str = "127.0.0.1", port: int = 7860, *, behind_proxy: bool = False) -> None:
     """Serve until interrupted: one worker, because logins' back-off is kept in memory.
 
-    ``behind_proxy`` trusts X-Forwarded-* of a reverse proxy on this machine (TLS, client addresses).
+    ``behind_proxy`` trusts X-Forwarded-* of a reverse proxy on this machine (TLS, client addresses, path).
     """
     import uvicorn
 
+    app = create_app(study)
     uvicorn.run(
-        create_app(study),
+        ForwardedPrefix(app) if behind_proxy else app,
         host=host,
         port=port,
         workers=1,
