@@ -6,7 +6,7 @@ hash, no login, no invitation. Columns that name an arm are there only where the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,7 +86,7 @@ _EVENTS = f"""
 SELECT e.event_id, e.uuid, r.username AS rater, r.kind AS rater_kind, r.kind = 'simulated' AS simulated,
        s.set_id, s.purpose, c.mode, s.condition_id, c.text AS condition_text,
        p.presentation_id, p.position, p.repeat_of, p.phase,
-       EXISTS (SELECT 1 FROM counted_presentations n WHERE n.presentation_id = p.presentation_id) AS counted,
+       p.presentation_id IN (SELECT presentation_id FROM counted_presentations) AS counted,
        e.kind, e.slot, {_LETTER.format("e")} AS letter, i.image_sha AS image_sha256, e.criterion, e.value, e.comment,
        CASE WHEN e.kind = 'submit' THEN (e.client ->> '$.active_ms') / 1000.0 END AS active_s,
        e.client, e.created_at, i.arm, i.seed
@@ -158,10 +158,11 @@ _RATERS = """
 SELECT r.username AS rater, r.kind AS rater_kind, r.kind = 'simulated' AS simulated, r.role, r.active, r.created_at,
        a.at AS admitted_at, a.share AS admitted_share,
        (SELECT count(*) FROM score_events e WHERE e.rater_id = r.rater_id) AS n_events,
-       (SELECT count(*) FROM current_scores v JOIN counted_presentations p USING (presentation_id)
-        WHERE v.rater_id = r.rater_id AND p.purpose IN ('rating', 'comparison') AND p.state <> 'skipped')
-       AS n_counted_scores
-FROM raters r LEFT JOIN admissions a USING (rater_id) ORDER BY r.rater_id
+       coalesce(n.n, 0) AS n_counted_scores
+FROM raters r LEFT JOIN admissions a USING (rater_id)
+LEFT JOIN (SELECT v.rater_id, count(*) AS n FROM current_scores v JOIN counted_presentations p USING (presentation_id)
+           WHERE p.purpose IN ('rating', 'comparison') AND p.state <> 'skipped' GROUP BY v.rater_id) n
+ON n.rater_id = r.rater_id ORDER BY r.rater_id
 """
 
 AGREEMENT = (
@@ -179,6 +180,7 @@ AGREEMENT = (
     Column("n_scores", "int", "scores", "scores"),
     Column("not_computable", "text", "why there is no value"),
 )
+_READ: dict[Kind, Callable[[Any], Any]] = {"bool": bool, "int": int, "float": float, "text": str}
 QUERIES: tuple[tuple[str, str, tuple[Column, ...], str], ...] = (
     ("events", "Everything raters did, in order; append-only", EVENTS, _EVENTS),
     ("scores", "Counted scores of rating and comparison sets: one row per rater, image and criterion", SCORES, _SCORES),
@@ -189,22 +191,21 @@ QUERIES: tuple[tuple[str, str, tuple[Column, ...], str], ...] = (
 
 def database_tables(db: StudyDatabase, *, arms: bool) -> list[Table]:
     """Events, scores, pairs and raters, all of one moment; ``arms``: with the columns that name arms and seeds."""
-    found = []
-    db.connection.execute("BEGIN")
+    raw = []
+    db.connection.execute("BEGIN")  # people who score wait meanwhile: only fetch here
     try:
-        for name, description, columns, sql in QUERIES:
-            kept = tuple(column for column in columns if arms or not column.blinded)
-            rows = [tuple(_plain(row[column.name], column.kind) for column in kept) for row in db.rows(sql)]
-            found.append(Table(name, description, kept, tuple(rows)))
+        for *_, sql in QUERIES:
+            cursor = db.connection.execute(sql)
+            raw.append(([str(one[0]) for one in cursor.description], cursor.fetchall()))
     finally:
         db.connection.execute("ROLLBACK")
+    found = []
+    for (name, description, columns, _), (header, rows) in zip(QUERIES, raw, strict=True):
+        kept = tuple(column for column in columns if arms or not column.blinded)
+        picked = [(header.index(column.name), _READ[column.kind]) for column in kept]
+        plain = (tuple(None if row[k] is None else read(row[k]) for k, read in picked) for row in rows)
+        found.append(Table(name, description, kept, tuple(plain)))
     return found
-
-
-def _plain(value: Any, kind: Kind) -> Any:
-    if value is None:
-        return None
-    return {"bool": bool, "int": int, "float": float, "text": str}[kind](value)
 
 
 def agreement_table(study: Study, n_boot: int = 1000) -> Table:
