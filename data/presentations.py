@@ -4,9 +4,9 @@ Input: the study's finished sets and a rater. Output: rows of ``presentations``.
 goes to the end. All is drawn from seeds (the study's, the rater's, the place where the block begins), only the tokens
 are random.
 
-Simulated raters get every rating and comparison set. People get, in one shuffled order, rating and comparison sets, attention checks
-and hidden repeats, and before all that the training sets. After a lock that does not keep the pilot's scores they get
-everything but the training anew (phase ``main``).
+Simulated raters get every rating and comparison set. People get, in one shuffled order, rating and comparison sets,
+attention checks and hidden repeats, and before all that the training sets. After a lock that does not keep the pilot's
+scores they get everything but the training anew (phase ``main``).
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def ensure_presentations(db: StudyDatabase, rater_id: int, seed: int, settings: 
     """Give a rater presentations of the sets there are by now; returns how many were added.
 
     Args:
-        settings: study.toml's ``annotate`` section. Without it, and for simulated raters, plain rating sets only.
+        settings: study.toml's ``annotate`` section. Without it, plain rating sets only; simulated raters get
+            comparison sets besides, whatever it says.
 
     Raises:
         NotFound: no such rater.
@@ -190,13 +191,16 @@ def _covered(
         room = settings.sets_per_rater - n_old
     elif not settings.raters_per_set:
         return candidates
+    if settings.raters_per_set:
+        room = min(room, _share(connection, purpose, settings.raters_per_set) - n_old)
+    if room < 1:
+        return []
     readers = {str(row[0]): int(row[1]) for row in connection.execute(_READERS, (rater.rater_id,))}
     free = _drawn(rng, candidates, len(candidates))
     if settings.raters_per_set:
-        room = min(room, _share(connection, purpose, settings.raters_per_set) - n_old)
         free = [name for name in free if readers.get(name, 0) < settings.raters_per_set]
     free.sort(key=lambda name: readers.get(name, 0))  # stable: the draw decides among equals
-    return free[: max(0, room)]
+    return free[:room]
 
 
 def _share(connection: sqlite3.Connection, purpose: str, raters_per_set: int) -> int:
