@@ -6,6 +6,7 @@ the audit log. Nothing here touches an order or a score, of the rater concerned 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -169,8 +170,11 @@ def end_access(connection: sqlite3.Connection, rater_id: int) -> None:
 def logins_changed(db: StudyDatabase) -> None:
     """Tell a server that keeps logins in memory, in this process or another, to read them anew."""
     mark, at = db.path.parent / LOGINS_MARK, time.time_ns()
-    mark.touch()
-    os.utime(mark, ns=(at, at))  # the kernel's own clock stands still for some milliseconds
+    # Where the mark cannot be written, what a server keeps in memory still ends after a few seconds.
+    with contextlib.suppress(OSError):
+        mark.unlink(missing_ok=True)  # it may be another account's of this machine
+        mark.touch()
+        os.utime(mark, ns=(at, at))  # the kernel's own clock stands still for some milliseconds
 
 
 def retire(db: StudyDatabase, username: str, actor: str | None = None) -> Rater:

@@ -18,7 +18,7 @@ from annotate_app.guard import COOKIE
 from annotate_app.server import create_app
 from data.audit import broken_link
 from data.errors import Conflict, InvalidInput, NotFound
-from data.raters import admit, get_rater, logins_changed, reinstate, retire
+from data.raters import LOGINS_MARK, admit, get_rater, logins_changed, reinstate, retire
 from data.scores import score_table
 from data.study import Study
 from tests.support_annotate import PASSWORD, add_people, make_study
@@ -269,6 +269,13 @@ def test_a_login_kept_in_memory_ends_at_once_also_from_another_process(study: St
     logins_changed(other.db)
     assert sessions.find(again) is None, "... unless the mark says otherwise"
     other.db.close()
+
+
+def test_a_mark_that_cannot_be_written_stops_nobody(study: Study) -> None:
+    (study.root / LOGINS_MARK).unlink(missing_ok=True)
+    (study.root / LOGINS_MARK).mkdir()
+    assert retire(study.db, "ann").active is False
+    assert Sessions(study.db, life_hours=1, idle_minutes=10).find("x") is None
 
 
 def test_an_invitation_of_a_retired_rater_is_void(study: Study) -> None:
