@@ -171,8 +171,8 @@ def look(study: Study, rater_id: int) -> Desk:
         return Desk(room, "rating", rest, gate, next=following)
     opening = openings(study, rest)
     if opening:
-        when = min(opening.values()).isoformat(timespec="seconds")
-        return Desk(room, "waiting", rest, gate, opens_at=when)
+        when = min(opening.values()).replace(microsecond=0) + timedelta(seconds=1)  # not a moment too early
+        return Desk(room, "waiting", rest, gate, opens_at=when.isoformat())
     return Desk(room, "done", rest, gate)
 
 

@@ -189,7 +189,8 @@ def test_repeats_wait_their_hours(enter: Open) -> None:
         "SELECT min(e.created_at) FROM score_events e JOIN presentations p ON p.repeat_of = e.presentation_id"
         " WHERE e.kind = 'submit'"
     )
-    assert found["opens_at"][11:13] == f"{(int(finished[11:13]) + 4) % 24:02d}"
+    wait = datetime.fromisoformat(found["opens_at"]) - datetime.fromisoformat(finished)
+    assert timedelta(hours=4) < wait <= timedelta(hours=4, seconds=1)
     assert found["last"] == seen[-1]
 
 
