@@ -1,7 +1,8 @@
 """Tables that the quality figures are computed from, read from a study in a few queries.
 
 Input: a study's database. Output: :class:`QualityTables` of presentations, scores, expected answers and raters. After
-a lock, presentations of the pilot are left out everywhere (unless the lock kept them), as in the analysis.
+a lock, presentations of the pilot are left out everywhere (unless the lock kept them), as in the analysis; training is
+in no analysis and stays.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SELECT p.presentation_id, p.rater_id, r.username, r.kind AS rater_kind, p.set_id
        p.repeat_of, p.state
 FROM presentation_states p JOIN raters r USING (rater_id) JOIN image_sets i USING (set_id)
 JOIN conditions c USING (condition_id)
-WHERE r.role = 'rater' AND {COUNTED} ORDER BY p.rater_id, p.position
+WHERE r.role = 'rater' AND (i.purpose = 'training' OR {COUNTED}) ORDER BY p.rater_id, p.position
 """
 _SUBMITTED = """
 SELECT presentation_id, min(event_id) AS finish, min(created_at) AS finished_at, max(created_at) AS last_at,

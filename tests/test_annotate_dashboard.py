@@ -20,7 +20,7 @@ from data.lifecycle import freeze, lock
 from data.raters import add_rater
 from data.scores import ScoreEvent, record_event
 from data.study import Study
-from tests.support_annotate import PASSWORD, add_people, add_sets, make_study, password_hash
+from tests.support_annotate import PASSWORD, PLAIN, add_people, add_sets, make_study, password_hash
 from tests.support_browser import PATIENCE_MS, Room, open_browser
 from tests.support_quality import Habit, add_expectations, fill_study
 
@@ -399,4 +399,24 @@ def test_a_study_in_which_nobody_has_scored(browser: Browser, tmp_path: Path) ->
     assert not re.search(r"NaN|undefined|null", text)
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_role("heading", name="Reading room")).to_be_visible(timeout=PATIENCE_MS)
+    room.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_office_lets_a_rater_past_the_gate(browser: Browser, tmp_path: Path) -> None:
+    study = make_study(tmp_path / "gated", ("T2I",) * 6, toml=PLAIN + "gate = 0.9\n")
+    ids = add_people(study)
+    add_expectations(study, ["set-0-0", "set-0-1"], "training")
+    fill_study(study, [Habit("ann", careless=1.0)], ids)
+    room = Room(study, browser)
+    page = opened_dashboard(room)
+    row = page.get_by_test_id("raters").get_by_role("row").filter(has_text="ann")
+    expect(row).to_contain_text("in training", timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("plot-training")).to_contain_text("0 of 8 answers, 2 sets")
+    row.get_by_role("button", name="Let in").click()
+    page.get_by_role("dialog").get_by_role("button", name="Let in", exact=True).click()
+    expect(row).not_to_contain_text("in training", timeout=PATIENCE_MS)
+    expect(row.get_by_role("button", name="Let in")).to_have_count(0)
+    assert study.db.value("SELECT actor FROM admissions WHERE rater_id = ?", (ids["ann"],)) == "office"
     room.close()

@@ -369,15 +369,18 @@ def test_scores_taken_back_and_flags_taken_back(study):
     assert line(study_quality(study, n_boot=5), "ann")["progress"]["n_done"] == before["n_done"] - 1
 
 
-def test_after_the_lock_the_pilot_is_gone(study):
+def test_after_the_lock_the_pilot_is_gone_but_not_the_training(study):
     ids = add_people(study)
+    add_expectations(study, ["set-0-2"], "training")
     fill_study(study, [Habit("ann"), Habit("sim-1", kind="simulated")], ids)
-    assert line(study_quality(study, n_boot=5), "ann")["progress"]["n_sets"] == 24
+    assert line(study_quality(study, n_boot=5), "ann")["progress"]["n_sets"] == 23
     with study.db.write() as connection:
         connection.execute("INSERT INTO stages(at, actor, stage) VALUES ('2026-04-01', 'office', 'locked')")
     report = study_quality(study, n_boot=5)
     assert line(report, "ann")["progress"]["n_sets"] == 0
-    assert line(report, "sim-1", "simulated")["progress"]["n_sets"] == 24
+    assert line(report, "ann")["progress"]["training"]["n_sets"] == 1
+    assert "too_small" in line(report, "ann")["leniency"]
+    assert line(report, "sim-1", "simulated")["progress"]["n_sets"] == 23
 
 
 def test_a_locked_study_that_kept_its_pilot(study):
