@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from annotate_app import dashboard
 from annotate_app.guard import RULES
-from annotate_app.server import create_app
+from annotate_app.server import STATIC, create_app
 from data.audit import audit
 from data.lifecycle import freeze, lock
 from data.raters import add_rater
@@ -26,6 +26,9 @@ from tests.support_quality import Habit, add_expectations, fill_study
 
 Login = Callable[[str | None], TestClient]
 WICKED = "<img src=x onerror=alert(1)> ${alert(2)} {{7*7}}"
+MARKUP = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|https?://(?!www\.w3\.org/2000/svg)"
+)
 HABITS = [Habit("ann", leniency=0.6), Habit("bob", drift=-1.5, fast=0.4), Habit("sim-1", kind="simulated")]
 
 
@@ -176,6 +179,13 @@ def test_a_name_can_hold_no_markup(login: Login) -> None:
         answer = office.post("/api/admin/raters", json={"action": "invite", "name": name})
         assert answer.status_code == 422, name
         assert "<" not in answer.json()["error"] or answer.headers["content-type"].startswith("application/json")
+
+
+def test_the_scripts_make_no_markup_from_texts() -> None:
+    scripts = sorted(STATIC.glob("admin*.js")) + sorted(STATIC.glob("plots*.js"))
+    assert len(scripts) == 4
+    for path in scripts:
+        assert not MARKUP.search(path.read_text(encoding="utf-8")), path.name
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
