@@ -55,7 +55,7 @@ def before_scoring(study: Study) -> list[Step]:
     return [*steps, ("Sample sets of four", lambda: generation.sets.run_sets(study))]
 
 
-def after_scoring(study: Study) -> list[Step]:
+def after_scoring(study: Study, *, simulated: bool = False) -> list[Step]:
     """The steps from scores to the report."""
     import alignment.arms
     import alignment.evaluate
@@ -69,10 +69,27 @@ def after_scoring(study: Study) -> list[Step]:
         ("Align with Diffusion-DPO", lambda: alignment.arms.run_align(study)),
         ("Fine-tune on high scores (control arm)", lambda: alignment.arms.run_finetune(study)),
         ("Evaluate on held-out conditions", lambda: alignment.evaluate.run_evaluate(study)),
+        *comparison_steps(study, simulated=simulated),
         ("Sample augmentation pools", lambda: generation.pool.run_pool(study)),
         ("Train the downstream models", lambda: downstream.grid.run_grid(study, n_workers=N_WORKERS)),
         ("Write the report", lambda: {"report": str(downstream.report.run_report(study))}),
     ]
+
+
+def comparison_steps(study: Study, *, simulated: bool) -> list[Step]:
+    """Blinded comparison sets (``sets.comparison``); simulated raters score them at once, people in their time."""
+    n = study.config.sets.comparison
+    if n == 0:
+        return []
+    import alignment.raters
+    import generation.sets
+
+    sample: Step = (
+        "Sample comparison sets",
+        lambda: generation.sets.run_sets(study, n=n, arms=("baseline", "aligned")),
+    )
+    score: Step = ("Simulated raters compare", lambda: alignment.raters.run_simulate(study))
+    return [sample, score] if simulated else [sample]
 
 
 def open_presentations(study: Study) -> tuple[int, int]:
@@ -116,7 +133,7 @@ def _say(line: str) -> None:
 def run_round(study: Study, *, simulated: bool = False) -> dict[str, Any]:
     """One full round. Without ``simulated`` it stops where people must score: state "waiting for raters"."""
     first = before_scoring(study)
-    total = len(first) + 8
+    total = len(first) + 1 + len(after_scoring(study, simulated=simulated))
     outcome = run_steps(first, total=total)
     if simulated:
         import alignment.raters
@@ -136,7 +153,10 @@ def run_round(study: Study, *, simulated: bool = False) -> dict[str, Any]:
             )
             _say(f"{what}: `radpref annotate rater add NAME`, `radpref annotate serve`, then run this command again")
             return {"state": "waiting for raters", "raters": n_raters, "sets_left": left, "steps": outcome}
-    outcome |= run_steps(after_scoring(study), first=len(first) + 2, total=total)
+    outcome |= run_steps(after_scoring(study, simulated=simulated), first=len(first) + 2, total=total)
+    if not simulated and study.config.sets.comparison:
+        _say("The comparison sets stand in the reading room. When they are scored: `radpref study freeze`, then")
+        _say("`radpref downstream report`.")
     return {"state": "done", "steps": outcome}
 
 

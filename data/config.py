@@ -128,6 +128,8 @@ class SetsConfig(_Section):
     n: int = Field(default=200, ge=1)
     mix: tuple[int, int, int] = (75, 15, 10)
     """Percentages of T2I, M2I and TM2I (study: 75/15/10)."""
+    comparison: int = Field(default=0, ge=0)
+    """Blinded sets of two baseline and two aligned images, sampled after the alignment; never trained on."""
     seed: int = 0
 
     @model_validator(mode="after")

@@ -29,6 +29,7 @@ batch_size = 16
 [sets]
 n = 6
 mix = [34, 33, 33]
+comparison = 3
 
 [align]
 n_steps = 2
@@ -90,6 +91,10 @@ def test_a_round_runs_whole_and_again_changes_nothing(study):
     kinds = {row["kind"] for row in study.db.rows("SELECT kind FROM runs WHERE status = 'done'")}
     assert {"import", "sets", "pairs", "align", "evaluate", "pool", "grid"} <= kinds
     assert study.db.value("SELECT count(*) FROM cells") == 2 * 3 * 3  # tasks x (real, baseline, aligned) x seeds
+
+    compared = "FROM score_events JOIN presentations USING (presentation_id) JOIN image_sets USING (set_id)"
+    assert study.db.value(f"SELECT count(*) {compared} WHERE purpose = 'comparison' AND kind = 'submit'") == 3 * 4
+    assert "What the readers saw" in page
 
     before = counts(study)
     rounds.run_round(study, simulated=True)

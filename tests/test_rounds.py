@@ -130,6 +130,23 @@ def test_a_study_with_its_own_generator_trains_it_and_its_networks_first(tmp_pat
     opened.db.close()
 
 
+@pytest.mark.parametrize("simulated", [True, False])
+def test_comparison_sets_come_after_the_alignment_and_only_simulated_raters_are_called(
+    tmp_path, steps, simulated, monkeypatch, capsys
+):
+    opened = Study.create(tmp_path / "compared", "[sets]\ncomparison = 4\n")
+    monkeypatch.setattr(rounds, "open_presentations", lambda _: (1, 0))
+    rounds.run_round(opened, simulated=simulated)
+    first, later = steps.index("run_evaluate") + 1, ["run_sets", "run_simulate"] if simulated else ["run_sets"]
+    assert steps[first:] == [*later, "run_pool", "run_grid", "run_report"]
+    said = capsys.readouterr().err
+    assert ("radpref study freeze" in said) is not simulated
+    lines = [line for line in said.splitlines() if line.startswith("[")]
+    numbers = [line[1:].split("]")[0].split("/") for line in lines]
+    assert int(numbers[-1][0]) == int(numbers[-1][1])
+    opened.db.close()
+
+
 def test_an_error_in_a_step_ends_the_round_there(study, steps, monkeypatch):
     def broken(study):
         raise InvalidInput("no scores yet")
