@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from playwright.sync_api import Dialog, Page, Route, expect
 
+from annotate_app import accounts
 from tests.support_annotate import PASSWORD
 from tests.support_browser import (
     DIGITS,
@@ -84,14 +83,14 @@ def test_two_windows_end_in_a_banner(room: Room) -> None:
     assert room.study.db.value("SELECT value FROM current_scores") == 5
 
 
-def test_an_expired_login_loses_nothing(room: Room) -> None:
+def test_an_expired_login_loses_nothing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "CACHE_S", 0.0)  # the server remembers a login for no time
     room.expected += ["401"]
     page = room.login()
     mode = opened_set(page, 1)
     saved(page)
     with room.study.db.write() as connection:
         connection.execute("DELETE FROM sessions")
-    time.sleep(5.2)  # longer than logins are remembered by the server
     press(page, DIGITS[mode][:2])
     log_in_again(page, "ann")
     saved(page)

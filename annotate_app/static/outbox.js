@@ -25,6 +25,7 @@ export class Outbox {
     this.stopped = false;
     this.failures = 0;
     this.counter = 0;
+    this.trouble = '';
     this.waiting = [];
     window.addEventListener('online', () => this.drain());
   }
@@ -70,6 +71,7 @@ export class Outbox {
       // storage is full or closed: the event stays in memory
     }
     this.items.push(item);
+    if (this.trouble) this.on.status(`${this.trouble} (${this.size})`, 'offline');
     this.drain();
   }
 
@@ -97,7 +99,7 @@ export class Outbox {
           signal: AbortSignal.timeout(TIMEOUT_MS),
         });
       } catch {
-        this.later(`Offline (${this.items.length})`);
+        this.later('Offline');
         return;
       }
       if (response.ok) measure('ack', sent);
@@ -113,8 +115,12 @@ export class Outbox {
   // True: go on with the next event.
   async settle(item, response) {
     const answer = await response.json().catch(() => ({}));
-    if (response.ok) {
+    const answered = response.status < 500 && ![401, 403, 429].includes(response.status);
+    if (answered) {
       this.failures = 0;
+      this.trouble = '';
+    }
+    if (response.ok) {
       this.drop(item);
       this.on.acknowledged(item.token, answer);
       return true;
@@ -125,8 +131,7 @@ export class Outbox {
       return false;
     }
     if (response.status >= 500 || response.status === 429 || response.status === 403) {
-      const words = { 507: 'Server disk full', 503: 'Server busy', 429: 'Server busy' }[response.status];
-      this.later(words ? `${words} (${this.items.length} waiting)` : `Offline (${this.items.length})`);
+      this.later({ 507: 'Server disk full', 503: 'Server busy', 429: 'Server busy' }[response.status] || 'Offline');
       return false;
     }
     if (response.status === 409 && answer.reason === 'stale' && !item.old) {
@@ -149,8 +154,10 @@ export class Outbox {
     }
   }
 
-  later(text) {
-    this.on.status(text, 'offline');
+  // Try again by and by; what is the matter stands beside the number of entries that wait.
+  later(trouble) {
+    this.trouble = trouble;
+    this.on.status(`${trouble} (${this.size})`, 'offline');
     const wait = RETRY_MS[Math.min(this.failures, RETRY_MS.length - 1)];
     this.failures += 1;
     this.timer = setTimeout(() => this.drain(), wait);
