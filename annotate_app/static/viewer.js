@@ -150,21 +150,24 @@ export class Panel {
     if (this.outlineOpacity > 0) this.paintOutlines(scale, left, top, ratio);
   }
 
+  // All dark borders first, then the lines: so light lines stand out from bright organs, and none hides another.
   paintOutlines(scale, left, top, ratio) {
     const { context } = this;
-    (this.outlines || []).forEach(({ path, width, height }, index) => {
-      const style = STRUCTURE_STYLES[index % STRUCTURE_STYLES.length];
-      const x = (scale * this.pixels.width) / width;
-      const y = (scale * this.pixels.height) / height;
-      context.setTransform(x, 0, 0, y, left, top);
-      context.globalAlpha = this.outlineOpacity;
-      context.lineCap = 'butt';
-      const thick = Math.max(1, this.canvas.height / (ratio * 420)) * ratio;
-      context.lineWidth = (1.6 * thick) / x;
-      context.setLineDash(style.dash.map((part) => (part * thick) / x));
-      context.strokeStyle = style.colour;
-      context.stroke(path);
-    });
+    const thick = Math.max(1, this.canvas.height / (ratio * 420)) * ratio;
+    context.globalAlpha = this.outlineOpacity;
+    context.lineCap = 'butt';
+    for (const border of [true, false]) {
+      (this.outlines || []).forEach(({ path, width, height }, index) => {
+        const style = STRUCTURE_STYLES[index % STRUCTURE_STYLES.length];
+        const x = (scale * this.pixels.width) / width;
+        const y = (scale * this.pixels.height) / height;
+        context.setTransform(x, 0, 0, y, left, top);
+        context.lineWidth = ((border ? 3 : 1.6) * thick) / x;
+        context.setLineDash(style.dash.map((part) => (part * thick) / x));
+        context.strokeStyle = border ? 'rgb(0 0 0 / 55%)' : style.colour;
+        context.stroke(path);
+      });
+    }
     context.globalAlpha = 1;
     context.setLineDash([]);
   }
