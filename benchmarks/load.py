@@ -3,7 +3,8 @@
 Input: a job as JSON on stdin (port, pid, cookies, seconds, pace, kind). Output: one JSON line: latencies, what was
 sent, what was acknowledged, errors, the server's CPU seconds meanwhile. Kinds: ``room`` scores whole sets as the page
 does it (next, images, prefetch, events, submit); ``scores`` sends score events only, its sets are opened before the
-clock starts; ``gradio`` changes radios of the plain Gradio app in :mod:`benchmarks.peers.gradio_queue`.
+clock starts; ``soak`` goes through the sets again when all are done; ``gradio`` changes radios of the plain Gradio app
+in :mod:`benchmarks.peers.gradio_queue`.
 """
 
 from __future__ import annotations
@@ -250,6 +251,23 @@ class Rater:
             self.tally.n_sets += 1
             state = json.loads(await self.get("/api/next"))["set"]
 
+    async def again_and_again(self, end: float) -> None:
+        """Whole sets; when all are done, from the last one back to the first, changing scores."""
+        await self.whole_sets(end)
+        token = json.loads(await self.get("/api/next"))["last"]
+        while token and not self.over(end):
+            state = json.loads(await self.get(f"/api/sets/{token}"))
+            await self.images(state)
+            for letter in "ABCD":
+                for criterion in state["criteria"]:
+                    await self.think()
+                    if self.over(end):
+                        return
+                    event = {"kind": "score", "letter": letter, "criterion": criterion}
+                    await self.post(state, {**event, "value": self.random.randint(0, 5)})
+                    self.tally.n_scores += 1
+            token = state["previous"] or json.loads(await self.get("/api/next"))["last"]
+
     async def gradio(self, end: float) -> None:
         """Change a radio every now and then: join the queue, read the stream until the event is through."""
         session, radios = uuid.uuid4().hex[:11], self.job["radios"]
@@ -283,7 +301,12 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
     tally.other_ms.clear()
     started, cpu_s = time.monotonic(), server_cpu_s(job)
     end = started + job["seconds"]
-    work = {"scores": Rater.scores_only, "room": Rater.whole_sets, "gradio": Rater.gradio}[job["kind"]]
+    work = {
+        "scores": Rater.scores_only,
+        "room": Rater.whole_sets,
+        "soak": Rater.again_and_again,
+        "gradio": Rater.gradio,
+    }[job["kind"]]
 
     async def one(rater: Rater) -> None:
         await asyncio.sleep(rater.random.uniform(0, job["pace_s"][1]))  # people do not start together
