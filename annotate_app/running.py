@@ -83,8 +83,20 @@ def agreement_lines(report: dict[str, Any]) -> list[str]:
             if "not_computable" in found:
                 lines.append(f"  {criterion}: not computable ({found['not_computable']})")
                 continue
-            lines += [f"  {criterion:<8} {name:<28} {_measure(value)}" for name, value in found["measures"].items()]
+            for name, value in found["measures"].items():
+                text = f"  {criterion:<8} {name:<28} {_measure(value)}"
+                lines.append(text + (_icc_note(criterion, found) if name.startswith("icc") else ""))
     return lines
+
+
+def _icc_note(criterion: str, found: dict[str, Any]) -> str:
+    """From which images an ICC is, or why there is none."""
+    if found["icc_not_computable"]:
+        return f" ({found['icc_not_computable']})"
+    things = "images x criteria" if criterion == "overall" else "images"
+    if found["icc_basis"] == "complete":
+        return f"  ({found['icc_n_items']} {things} that every rater scored)"
+    return f"  ({found['icc_n_items']} {things} with two scores or more, {found['icc_k']:.2g} each; incomplete design)"
 
 
 def _measure(found: dict[str, float | None]) -> str:

@@ -2,7 +2,7 @@
 
 Input: a matrix raters x items, (R, N) float, NaN where a rater gave no score; the table of
 `data.scores.score_table`; a table of repeated scores. Output: JSON-ready reports. The coefficients are in
-data/coefficients.py.
+data/coefficients.py and data/intraclass.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from data.coefficients import (
     Measure,
     alpha_measure,
     as_matrix,
-    icc,
-    icc_measure,
     kappa_measure,
     kendall_tau,
     ordinal_alpha,
@@ -30,6 +28,7 @@ from data.coefficients import (
     tau_measure,
     weighted_kappa,
 )
+from data.intraclass import Design, icc, icc_design, icc_measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +136,9 @@ def agreement_report(
     {"kinds": [...], "n_boot", "seed", "by_kind": {kind: {"raters", "n_raters", "n_sets", "n_scores",
     "criteria": {"text" | "mask" | "overall": {...}}, "modes": {mode: {criterion: {...}}},
     "findings": {finding: {...}}, "intra_rater": {username: {...}}}}}. What has too few raters or sets holds only
-    {"not_computable": reason, ...}.
+    {"not_computable": reason, ...}. Beside measures stand "icc_basis": "complete" (images every rater scored) or
+    "incomplete" (all images with two scores or more, where few or none are complete), "icc_n_items": how many those
+    are, "icc_k": readers of each (harmonic mean), and "icc_not_computable": why there is no ICC, or None.
 
     Args:
         findings: condition_id -> the findings it asks for; each is broken out on the text criterion.
@@ -191,7 +192,19 @@ def _criterion(part: pd.DataFrame, n_boot: int, seed: int, min_sets: int = 1) ->
     complete = int((~np.isnan(matrix)).all(axis=0).sum())
     n_items = {"n_items": matrix.shape[1], "n_items_shared": int(shared.sum()), "n_items_complete": complete}
     measures = agreement(matrix, items, [set_id for set_id, _ in items], n_boot=n_boot, seed=seed)
-    return {**sizes, **n_items, "n_sets_shared": n_shared, "measures": measures}
+    names = part.drop_duplicates("rater_id").set_index("rater_id")["username"]
+    basis = _icc_basis(icc_design(matrix, [str(names[rater]) for rater in wide.index]), measures["icc_2_1"]["value"])
+    return {**sizes, **n_items, **basis, "n_sets_shared": n_shared, "measures": measures}
+
+
+def _icc_basis(design: Design, value: float | None) -> dict[str, Any]:
+    reason = design.reason or ("the scores do not vary" if value is None else None)
+    return {
+        "icc_basis": design.basis,
+        "icc_n_items": design.n_items,
+        "icc_k": _plain(design.k),
+        "icc_not_computable": reason,
+    }
 
 
 def _findings(part: pd.DataFrame, findings: Mapping[str, Collection[str]], n_boot: int, seed: int) -> dict[str, Any]:

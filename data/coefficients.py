@@ -1,7 +1,8 @@
-"""Agreement coefficients: ICC, ordinal alpha, weighted kappa, pairwise preferences and Kendall's tau within sets.
+"""Agreement coefficients: ordinal alpha, weighted kappa, pairwise preferences and Kendall's tau within sets.
 
 Input: a matrix raters x items, (R, N) float, NaN where a rater gave no score. Output: coefficients. Every coefficient
 is a function of sums over clusters of items (sets), so a bootstrap over whole sets only weights the sums of the sets.
+The intraclass correlation is in data/intraclass.py.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def as_matrix(matrix: npt.ArrayLike) -> Float:
     return values
 
 
-def _cluster(per_item: Float, clusters: Index | None) -> Float:
+def cluster_sums(per_item: Float, clusters: Index | None) -> Float:
     """Sum rows of (N, P) by cluster number; without clusters each row is its own."""
     return per_item if clusters is None else _sum_rows(per_item, clusters, int(clusters.max(initial=-1)) + 1)
 
@@ -56,50 +57,10 @@ def _sum_rows(rows: Float, owner: Index, n: int) -> Float:
     return sums
 
 
-def _ratio(numerator: Float, denominator: Float) -> Float:
-    """numerator / denominator, NaN where the denominator is (nearly) zero."""
+def ratio(numerator: Float, denominator: Float, otherwise: float = np.nan) -> Float:
+    """numerator / denominator, ``otherwise`` where the denominator is (nearly) zero."""
     safe = np.abs(denominator) > 1e-12
-    return np.where(safe, numerator / np.where(safe, denominator, 1.0), np.nan)
-
-
-# --- intraclass correlation --------------------------------------------------------------------------------------
-
-
-def icc_measure(matrix: Float, clusters: Index | None = None) -> Measure:
-    """Two-way random effects, absolute agreement, over items that every rater scored (complete cases)."""
-    n_raters = len(matrix)
-    complete = ~np.isnan(matrix).any(axis=0)
-    x = np.where(complete, matrix, 0.0).T  # (N, R)
-    totals = x.sum(axis=1)
-    columns = [complete.astype(float), totals, totals**2, (x**2).sum(axis=1)]
-    return Measure(_cluster(np.column_stack([*columns, x]), clusters), lambda sums: _icc(sums, n_raters))
-
-
-def _icc(sums: Float, k: int) -> dict[str, Float]:
-    """ICC(2,1) and ICC(2,k), Shrout & Fleiss 1979, from the two-way analysis of variance (n items, k raters)."""
-    n, grand, totals2, squares = sums[:, 0], sums[:, 1], sums[:, 2], sums[:, 3]
-    correction = _ratio(grand**2, n * k)
-    between_items = totals2 / k - correction
-    between_raters = _ratio((sums[:, 4:] ** 2).sum(axis=1), n) - correction
-    residual = squares - correction - between_items - between_raters
-    msr, msc = _ratio(between_items, n - 1), between_raters / max(k - 1, 1)
-    mse = _ratio(residual, (n - 1) * max(k - 1, 1))
-    single = _ratio(msr - mse, msr + (k - 1) * mse + _ratio(k * (msc - mse), n))
-    average = _ratio(msr - mse, msr + _ratio(msc - mse, n))
-    computable = (n >= 2) & (k >= 2)
-    return {"icc_2_1": np.where(computable, single, np.nan), "icc_2_k": np.where(computable, average, np.nan)}
-
-
-def icc(matrix: npt.ArrayLike) -> dict[str, float]:
-    """ICC(2,1) of one rater and ICC(2,k) of the mean of all, on complete cases: {icc_2_1, icc_2_k, n_items, n_raters}.
-
-    Source: Shrout & Fleiss 1979; McGraw & Wong 1996, two-way random, absolute agreement. NaN where not computable.
-    """
-    values = as_matrix(matrix)
-    measure = icc_measure(values)
-    found = measure.evaluate(measure.sums.sum(axis=0, keepdims=True))
-    n_items = int((~np.isnan(values).any(axis=0)).sum())
-    return {**{name: float(value[0]) for name, value in found.items()}, "n_items": n_items, "n_raters": len(values)}
+    return np.where(safe, numerator / np.where(safe, denominator, 1.0), otherwise)
 
 
 # --- Krippendorff's alpha ----------------------------------------------------------------------------------------
@@ -120,7 +81,7 @@ def alpha_measure(matrix: Float, clusters: Index | None = None) -> Measure:
     pairs = counts[:, :, None] * counts[:, None, :] - np.einsum("nv,vw->nvw", counts, np.eye(len(levels)))
     per_item = pairs / np.where(usable, given - 1, 1.0)[:, None, None] * usable[:, None, None]
     flat = per_item.reshape(len(per_item), -1) if len(per_item) else np.zeros((matrix.shape[1], 1))
-    return Measure(_cluster(flat, clusters), lambda sums: {"alpha_ordinal": _alpha(sums)})
+    return Measure(cluster_sums(flat, clusters), lambda sums: {"alpha_ordinal": _alpha(sums)})
 
 
 def _alpha(sums: Float) -> Float:
@@ -135,7 +96,7 @@ def _alpha(sums: Float) -> Float:
     delta2 = (between - (marginal[:, low] + marginal[:, high]) / 2) ** 2
     observed = (o * delta2).sum(axis=(1, 2))
     expected = (marginal[:, :, None] * marginal[:, None, :] * delta2).sum(axis=(1, 2))
-    return 1 - _ratio(observed * (marginal.sum(axis=1) - 1), expected)
+    return 1 - ratio(observed * (marginal.sum(axis=1) - 1), expected)
 
 
 def ordinal_alpha(matrix: npt.ArrayLike) -> float:
@@ -172,9 +133,9 @@ def _kappa(sums: Float, levels: Float) -> Float:
     weights = (levels[:, None] - levels[None, :]) ** 2
     n = tables.sum(axis=(2, 3))
     expected = np.einsum("bpv,bpw,vw->bp", tables.sum(axis=3), tables.sum(axis=2), weights)
-    kappa = 1 - _ratio((tables * weights).sum(axis=(2, 3)) * n, expected)
+    kappa = 1 - ratio((tables * weights).sum(axis=(2, 3)) * n, expected)
     valid = ~np.isnan(kappa)
-    return _ratio(np.where(valid, kappa, 0).sum(axis=1), valid.sum(axis=1).astype(np.float64))
+    return ratio(np.where(valid, kappa, 0).sum(axis=1), valid.sum(axis=1).astype(np.float64))
 
 
 def weighted_kappa(matrix: npt.ArrayLike) -> float:
@@ -241,14 +202,14 @@ def _preferences(sums: Float) -> dict[str, Float]:
     """
     counts = sums.reshape(len(sums), sums.shape[1] // 6, 6)
     n, same, tie_a, tie_b, untied, untied_same = (counts[:, :, c] for c in range(6))
-    p_a, p_b = np.nan_to_num(_ratio(tie_a, n)), np.nan_to_num(_ratio(tie_b, n))
+    p_a, p_b = np.nan_to_num(ratio(tie_a, n)), np.nan_to_num(ratio(tie_b, n))
     by_chance = (n * (p_a * p_b + (1 - p_a) * (1 - p_b) / 2)).sum(axis=1)
     total = n.sum(axis=1)
     return {
-        "preference_agreement": _ratio(same.sum(axis=1), total),
-        "preference_chance": _ratio(by_chance, total),
-        "preference_agreement_untied": _ratio(untied_same.sum(axis=1), untied.sum(axis=1)),
-        "preference_tied_share": _ratio(total - untied.sum(axis=1), total),
+        "preference_agreement": ratio(same.sum(axis=1), total),
+        "preference_chance": ratio(by_chance, total),
+        "preference_agreement_untied": ratio(untied_same.sum(axis=1), untied.sum(axis=1)),
+        "preference_tied_share": ratio(total - untied.sum(axis=1), total),
     }
 
 
@@ -275,7 +236,7 @@ def tau_measure(matrix: Float, groups: Sequence[Any], clusters: Index | None = N
         both = ~np.isnan(a) & ~np.isnan(b)
         a, b = np.where(both, a, 0.0), np.where(both, b, 0.0)
         untied = _sum_groups(pairs, a**2) * _sum_groups(pairs, b**2)
-        tau = _ratio(_sum_groups(pairs, a * b), np.sqrt(untied))
+        tau = ratio(_sum_groups(pairs, a * b), np.sqrt(untied))
         columns += [np.nan_to_num(tau), (~np.isnan(tau)).astype(np.float64)]
     return Measure(_by_cluster(pairs, columns, matrix.shape[1], clusters), _tau)
 
@@ -283,9 +244,9 @@ def tau_measure(matrix: Float, groups: Sequence[Any], clusters: Index | None = N
 def _tau(sums: Float) -> dict[str, Float]:
     """Mean over pairs of raters of their mean tau-b over groups; sums (B, rater pairs * 2)."""
     counts = sums.reshape(len(sums), sums.shape[1] // 2, 2)
-    means = _ratio(counts[:, :, 0], counts[:, :, 1])
+    means = ratio(counts[:, :, 0], counts[:, :, 1])
     valid = ~np.isnan(means)
-    mean = _ratio(np.where(valid, means, 0).sum(axis=1), valid.sum(axis=1).astype(np.float64))
+    mean = ratio(np.where(valid, means, 0).sum(axis=1), valid.sum(axis=1).astype(np.float64))
     return {"kendall_tau": mean}
 
 

@@ -179,6 +179,10 @@ AGREEMENT = (
     Column("n_sets", "int", "sets", "sets"),
     Column("n_scores", "int", "scores", "scores"),
     Column("not_computable", "text", "why there is no value"),
+    Column(
+        "icc_basis", "text", "ICC only. complete: images all raters scored; incomplete: those with 2 scores or more"
+    ),
+    Column("icc_n_items", "int", "ICC only: images it is from", "images"),
 )
 _READ: dict[Kind, Callable[[Any], Any]] = {"bool": bool, "int": int, "float": float, "text": str}
 QUERIES: tuple[tuple[str, str, tuple[Column, ...], str], ...] = (
@@ -229,7 +233,11 @@ def agreement_table(study: Study, n_boot: int = 1000) -> Table:
 def _measures(key: Sequence[Any], found: dict[str, Any]) -> list[tuple[Any, ...]]:
     sizes = tuple(found.get(name) for name in ("n_raters", "n_sets", "n_scores"))
     if "not_computable" in found:
-        return [(*key, None, None, None, None, *sizes, found["not_computable"])]
-    return [
-        (*key, name, one["value"], one["low"], one["high"], *sizes, None) for name, one in found["measures"].items()
-    ]
+        return [(*key, None, None, None, None, *sizes, found["not_computable"], None, None)]
+    rows = []
+    for name, one in found["measures"].items():
+        icc = name.startswith("icc")
+        reason = found.get("icc_not_computable") if icc and one["value"] is None else None
+        basis = (found.get("icc_basis"), found.get("icc_n_items")) if icc else (None, None)
+        rows.append((*key, name, one["value"], one["low"], one["high"], *sizes, reason, *basis))
+    return rows

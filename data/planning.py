@@ -27,8 +27,8 @@ DEFAULT_SOURCE = (
 MIN_MEASURED = 5
 """Submitted sets of people from which seconds per set are measured rather than assumed."""
 PARTIAL = (
-    "ICC is computed from sets that all raters read: with fewer readers per set, `radpref annotate agreement` gives"
-    " alpha, kappa and preferences."
+    "With fewer readers per set than raters, ICC is computed from all images with two scores or more (variance"
+    " components of the incomplete design), and ± is for the sets shared out among all raters."
 )
 _TIMES = """
 SELECT max(e.client ->> '$.active_ms') / 1000.0 AS s FROM score_events e JOIN raters r USING (rater_id)
@@ -183,7 +183,7 @@ def _row(
     load = load_of(-(-fits * overlap // raters), n_compared, settings)
     base, extra = divmod(min(raters * most, n_sets * overlap), n_sets)
     all_sets = {count: n for count, n in ((base + 1, extra), (base, n_sets - extra)) if n}
-    precision = expected_precision(fits, overlap, icc) if fits >= 2 and overlap >= 2 else None
+    precision = expected_precision(fits, overlap, icc, n_raters=raters) if fits >= 2 and overlap >= 2 else None
     return Row(overlap, fits, load, round(load.total * s / 3600, 2), all_sets, precision)
 
 
@@ -211,7 +211,7 @@ def plan_lines(found: dict[str, Any]) -> list[str]:
         around = [f"{load[name]} {name}" for name in ("rating", "comparison", "training", "attention", "repeats")]
         icc, preference = "-", "-"
         if precision:
-            icc = f"{precision['icc_half_width']:.3f}"
+            icc = f"{precision['icc_half_width']:.3f}" if precision["icc_half_width"] is not None else "-"
             preference = f"{precision['preference']:.2f} ± {precision['preference_half_width']:.3f}"
         sets = f"{row['n_sets']}" if row["enough"] else f"only {row['n_sets']}"
         lines.append(

@@ -104,12 +104,25 @@ def agreement_tables(report: dict[str, Any]) -> list[Table]:
             f"{name}: not computable ({criteria[name]['not_computable']})"
             for name in criteria
             if "not_computable" in criteria[name]
-        )
+        ) + tuple(f"{name}: {_icc_note(name, criteria[name])}" for name in names)
         who = "Simulated raters" if kind == "simulated" else "Human raters"
         caption = f"{who}: {part['n_raters']} raters, {part['n_sets']} sets, {part['n_scores']:,} scores"
         header = ("Measure", *(f"{name} (95 % CI)" for name in names))
         found.append(Table(f"agreement-{kind}", caption, header, shown, rows, notes=notes))
     return found
+
+
+def _icc_note(criterion: str, found: Mapping[str, Any]) -> str:
+    """From which images the ICC is, or why there is none."""
+    if found["icc_not_computable"]:
+        return f"ICC not computable ({found['icc_not_computable']})"
+    things = "images x criteria" if criterion == "overall" else "images"
+    if found["icc_basis"] == "complete":
+        return f"ICC from {found['icc_n_items']:,} {things} that every rater scored"
+    return (
+        f"ICC from {found['icc_n_items']:,} {things} with two scores or more, {found['icc_k']:.2g} raters each"
+        " (variance components of the incomplete design)"
+    )
 
 
 def score_counts(scores: pd.DataFrame) -> dict[str, dict[str, list[int]]]:

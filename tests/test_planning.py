@@ -17,7 +17,7 @@ from data.coefficients import preference_agreement
 from data.config import AnnotateConfig
 from data.errors import InvalidInput
 from data.planning import DEFAULT_SECONDS, MIN_MEASURED, capacity, load_of, plan, plan_lines, seconds_per_set
-from data.precision import _preference, bonett_half_width, expected_precision, icc_2_1
+from data.precision import SharedOut, _preference, bonett_half_width, expected_precision
 from data.presentations import ensure_presentations
 from data.raters import add_rater
 from data.study import Study
@@ -175,7 +175,8 @@ def test_icc_and_preferences_are_those_of_the_agreement_report() -> None:
     points = np.clip(np.rint(2.5 + 1.3 * latent), 0, 5)
     sets = [number // 4 for number in range(80)]
     found = agreement(points, sets, sets, n_boot=0)
-    assert icc_2_1(points) == pytest.approx(found["icc_2_1"]["value"], abs=1e-6)
+    whole = SharedOut(np.repeat(np.arange(3)[:, None], 80, axis=1), 3)
+    assert whole.icc_2_1([whole.sums_of(points)])[0] == pytest.approx(found["icc_2_1"]["value"], abs=1e-6)
     assert _preference(latent, 4) == pytest.approx(preference_agreement(points, sets)["preference_agreement"])
 
 
@@ -200,10 +201,10 @@ def test_the_table_and_the_lines_to_write(study: Study) -> None:
     assert "only 102" in text
     assert "60 s per set: assumed" in text
     assert "simulation of the two-way model" in text
-    assert "ICC is computed from sets that all raters read" in text
+    assert "variance components of the incomplete design" in text
     one = run(*place, "--sets", "200", "--overlap", "4").stdout
     assert "For study.toml:\n  [sets]\n  n = 102\n  [annotate]\n  raters_per_set = 4" in one
-    assert "all raters read" not in one
+    assert "incomplete design" not in one
     found = json.loads(run(*place, "--json", "--seconds-per-set", "30", "--icc", "0.3").stdout)
     assert found["sets"] == study.config.sets.n
     assert [row["overlap"] for row in found["rows"]] == [1, 2, 3, 4]

@@ -66,7 +66,7 @@ export function agreement(part, kind, quality) {
     const chance = name === 'preference_agreement' ? found.measures.preference_chance.value : null;
     return { label: text, value: one.value, low: one.low, high: one.high, n: found.n_sets_shared, chance, right: `${one.low === null ? fixed(one.value) : range(one)}, ${sets(found.n_sets_shared)}` };
   };
-  const plots = MEASURES.map(([name, title, good, marks]) => forest({ id: `agreement-${name}`, title, good }, rows.map(line(name)),
+  const plots = MEASURES.map(([name, title, good, marks]) => forest({ id: `agreement-${name}`, title, good: good + basis(name, rows) }, rows.map(line(name)),
     { least: [0, 1], axis: name === 'preference_agreement' ? 'share of image pairs ordered alike' : `${title.split(':')[0].split(', ')[0]} (1 is perfect)`, kind,
       references: [{ value: 0, zero: true }, ...marks.map((value) => ({ value, text: String(value) }))], rightHead: '95 % CI over sets, n', wideRight: 214 }));
   const findings = Object.entries(part.findings || {});
@@ -78,7 +78,14 @@ export function agreement(part, kind, quality) {
   return [...plots, ...overlap(quality)];
 }
 
-const reason = (name, found) => (name.startsWith('icc') && found.n_items_complete < 2 ? 'no image was scored by every rater' : 'not computable');
+const reason = (name, found) => (name.startsWith('icc') && found.icc_not_computable ? found.icc_not_computable : 'not computable');
+// What an ICC is computed from, said once under its title: rows may differ.
+const basis = (name, rows) => {
+  const found = rows.map(([, one]) => one).filter((one) => name.startsWith('icc') && one.measures && !one.icc_not_computable);
+  if (!found.some((one) => one.icc_basis === 'incomplete')) return '';
+  const [least, most] = [Math.min, Math.max].map((pick) => fixed(pick(...found.map((one) => one.icc_k)), 1));
+  return ` Not every rater scored every image: from all images with two scores or more, ${least === most ? least : `${least} to ${most}`} raters each (variance components).`;
+};
 
 export function leniency(part, kind) {
   const rows = part.raters.map(({ username, leniency: one }) => ({ label: username, value: one.value, low: one.low, high: one.high, n: one.n_scores, reason: one.too_small, right: one.too_small ? '' : `${range(one)}, ${sets(one.n_sets)}` }));
