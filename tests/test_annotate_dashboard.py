@@ -252,6 +252,26 @@ def test_every_plot_has_a_title_axes_and_a_text(room: Room) -> None:
 
 @pytest.mark.browser
 @pytest.mark.slow
+def test_an_overlap_design_has_an_icc_and_says_from_what(tmp_path: Path, browser: Browser) -> None:
+    study = make_study(tmp_path, ("T2I",) * 48)
+    ids = add_people(study)
+    ids["carol"] = add_rater(study.db, "carol", None, "human", "rater").rater_id
+    fill_study(study, [Habit(name, done=0.5) for name in ("ann", "bob", "carol")], ids, seed=2)
+    found = dashboard.agreement(study)["by_kind"]["human"]["criteria"]["text"]
+    assert found["icc_basis"] == "incomplete"
+    room = Room(study, browser)
+    try:
+        plot = opened_dashboard(room).get_by_test_id("plot-agreement-icc_2_1")
+        expect(plot.locator("figcaption")).to_contain_text("Not every rater scored every image")
+        label = plot.get_by_role("img").get_attribute("aria-label") or ""
+        assert f"{found['measures']['icc_2_1']['value']:.2f} (" in label
+    finally:
+        room.close()
+        study.db.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
 def test_people_and_simulated_raters_are_never_in_one_plot(room: Room) -> None:
     page = opened_dashboard(room)
     plots = page.locator("figure")
