@@ -5,9 +5,12 @@ model score = mean + item + rater + error, all three random, absolute agreement.
 
 Complete: the two-way analysis of variance over items that every rater scored (Shrout & Fleiss 1979; McGraw & Wong
 1996). Incomplete: variance components by fitting constants (Henderson 1953, Biometrics 9, 226-252, method III; Searle,
-Casella & McCulloch 1992, ch. 5): items adjusted for raters, raters adjusted for items, and what is left, each set equal
-to its expectation. They are unbiased whichever images a rater was given, and on complete data they are those of the
-analysis of variance. Both are functions of sums over sets, so a bootstrap over sets only weights sums.
+Casella & McCulloch 1992, ch. 5), error from what is left of both factors, items from their sum of squares adjusted for
+raters. Raters: the mean square of their least-squares severities less what error adds to it (Andrews et al. 2008, J R
+Stat Soc A 171, 673-697), because method III weights each pair of raters by the images they share, and who happens to
+share many is no matter of agreement. All are unbiased whichever images a rater was given, also for these very raters,
+and on complete data they are those of the analysis of variance. All are functions of sums over sets, so a bootstrap
+over sets only weights sums.
 """
 
 from __future__ import annotations
@@ -178,33 +181,34 @@ class VarianceComponents:
 
 
 def variance_components(sums: CrossedSums) -> VarianceComponents:
-    """Henderson's method III, from sums; NaN where the degrees of freedom do not suffice."""
+    """The estimates of the module's docstring, from sums; NaN where the degrees of freedom do not suffice."""
     n_scores, n_raters = sums.scores.sum(axis=1), (sums.scores > 0).sum(axis=1)
-    explained, rank = _explained(sums.normal, sums.adjusted)
+    explained, severities2, from_error, rank = _rater_effects(sums.normal, sums.adjusted)
     items_too = sums.between + explained - ratio(sums.totals**2, sums.scores, 0.0).sum(axis=1)  # adjusted for raters
-    # Ranks: raters after items, items after raters, what is left. Traces: what a unit variance adds to each.
     free = n_scores - sums.n_items - rank
     error = ratio(np.where(free > 0, sums.within - explained, np.nan), free)
     rank_items = sums.n_items + rank - n_raters
     return VarianceComponents(
         item=ratio(items_too - rank_items * error, n_scores - n_raters),
-        rater=ratio(explained - rank * error, n_scores - sums.n_items),
+        rater=ratio(severities2 - from_error * error, rank),
         error=error,
         k=ratio(sums.n_items, sums.reciprocal),
     )
 
 
-def _explained(normal: Float, adjusted: Float) -> tuple[Float, Float]:
-    """Sum of squares of raters after items, and its degrees of freedom: (B,) each.
+def _rater_effects(normal: Float, adjusted: Float) -> tuple[Float, Float, Float, Float]:
+    """Least-squares severities after items: what they explain, their squares, what error adds to those, rank: (B,).
 
     Raters who share no item with the others in a sample cost a degree of freedom; that is why the rank is measured.
     """
     values, vectors = np.linalg.eigh(normal)
     kept = values > 1e-9 * np.maximum(values[:, -1:], 1e-9)
     along = np.einsum("brj,br->bj", np.broadcast_to(vectors, (len(adjusted), *vectors.shape[1:])), adjusted)
-    found = np.where(kept, along**2 / np.where(kept, values, 1.0), 0.0).sum(axis=1)
-    rank: Float = np.broadcast_to(kept.sum(axis=1).astype(np.float64), found.shape)
-    return found, rank
+    inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
+    explained: Float = (along**2 * inverse).sum(axis=1)
+    squares: Float = ((along * inverse) ** 2).sum(axis=1)
+    from_error, rank = (np.broadcast_to(one.sum(axis=1), explained.shape) for one in (inverse, kept.astype(np.float64)))
+    return explained, squares, from_error, rank
 
 
 def _incomplete_measure(matrix: Float, design: Design, clusters: Index | None) -> Measure:
