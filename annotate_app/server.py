@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import logging
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from data.checks import ensure_checks
 from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
 from data.lifecycle import status as study_status
 from data.scores import StaleWrite
+from data.sqlite import sqlite3
 from data.study import Study
 
 STATIC = Path(__file__).parent / "static"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sqlite3
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from benchmarks.embedded import row
 from benchmarks.room import Server, free_port, log_in, make_room, result_of, run_client
+from data.sqlite import sqlite3
 from data.verify import verify
 
 PACE_S = (0.05, 0.15)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from datetime import UTC, datetime
 from typing import Any
+
+from data.sqlite import sqlite3
 
 _START = "0" * 64
 _COLUMNS = "audit_id, at, actor, action, detail"

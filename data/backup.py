@@ -13,7 +13,6 @@ import csv
 import io
 import json
 import shutil
-import sqlite3
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from data.files import sha256_file, storage_errors, write_atomic
 from data.lifecycle import arms_visible, operator, reveal_arms
 from data.progress import track
 from data.records import now
+from data.sqlite import sqlite3
 from data.study import Study
 
 MANIFEST = "MANIFEST.json"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,7 @@ import numpy as np
 
 from data.errors import InvalidInput, NotFound
 from data.files import sha256_bytes
+from data.sqlite import sqlite3
 
 if TYPE_CHECKING:
     from data.images import Mask

@@ -6,7 +6,6 @@ transaction that reads and then writes fails with "database is locked" under con
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from sqlite_utils import Database
 
 from data.errors import Conflict, NotFound, RadprefError, StorageFull
 from data.migrations import migrate
+from data.sqlite import sqlite3
 
 BUSY_TIMEOUT_MS = 15_000
 WAL_SAFE_FROM = (3, 51, 3)

@@ -6,7 +6,6 @@ Input: arrays (H, W) uint8/uint16 (images) or bool (masks). Output: the hash, a 
 from __future__ import annotations
 
 import io
-import sqlite3
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from data.errors import Conflict, InvalidInput, NotFound
 from data.files import sha256_bytes, write_atomic
+from data.sqlite import sqlite3
 
 Origin = Literal["real", "synthetic"]
 GrayImage = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]

@@ -11,7 +11,6 @@ import io
 import itertools
 import json
 import logging
-import sqlite3
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +23,7 @@ from data.progress import bar
 from data.readers import PlannedRecord, Record, get_reader
 from data.records import Run, latest_run, start_run
 from data.splits import split_manifest
+from data.sqlite import sqlite3
 from data.study import Study
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import sqlite3
 from typing import TYPE_CHECKING, Any, Literal
 
 from data.audit import audit
@@ -23,6 +22,7 @@ from data.db import StudyDatabase
 from data.errors import Conflict
 from data.records import now
 from data.seals import changed_keys, seal
+from data.sqlite import sqlite3
 
 if TYPE_CHECKING:
     from data.study import Study

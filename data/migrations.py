@@ -5,13 +5,13 @@ Input: an open sqlite-utils Database. Output: the newest schema. See docs/schema
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 
 from sqlite_utils import Database
 
 from data.audit import rehash
 from data.errors import Conflict
+from data.sqlite import sqlite3
 
 _INITIAL = """
 CREATE TABLE runs (

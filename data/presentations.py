@@ -12,7 +12,6 @@ scores they get everything but the training anew (phase ``main``).
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +21,7 @@ import numpy as np
 from data.errors import Conflict
 from data.raters import Rater, rater_by_id
 from data.scores import N_SLOTS
+from data.sqlite import sqlite3
 
 if TYPE_CHECKING:
     from data.config import AnnotateConfig

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import sqlite3
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from data.db import StudyDatabase
 from data.errors import Conflict, InvalidInput, NotFound
 from data.lifecycle import operator
 from data.records import now
+from data.sqlite import sqlite3
 
 Kind = Literal["human", "simulated"]
 Role = Literal["rater", "admin"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data.db import StudyDatabase
 from data.errors import Conflict, InvalidInput, NotFound
 from data.records import now
+from data.sqlite import sqlite3
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from data.config import AnnotateConfig
+from data.sqlite import sqlite3
 
 if TYPE_CHECKING:
     from data.study import Study

@@ -6,7 +6,6 @@ Input: a study. Output: {"ok", "problems", "notes", "checked"}; each problem is 
 from __future__ import annotations
 
 import re
-import sqlite3
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from data.migrations import migrate
 from data.progress import bar
 from data.seals import broken_seals
 from data.splits import hash_lines
+from data.sqlite import sqlite3
 from data.study import Study
 
 MAX_LISTED = 20

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from data.errors import NotFound
 from data.files import sha256_bytes, write_atomic
 from data.records import now
+from data.sqlite import sqlite3
 from downstream.training import Outcome
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import atexit
 import functools
 import json
 import shutil
-import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from annotate_app.accounts import hash_password
 from data.raters import add_rater
 from data.records import now
+from data.sqlite import sqlite3
 from data.study import Study
 
 MODES = ("T2I", "M2I", "TM2I")

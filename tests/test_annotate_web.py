@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from annotate_app import service
 from annotate_app.guard import RULES, find_rule
 from annotate_app.server import create_app
 from data.errors import StorageFull
+from data.sqlite import sqlite3
 from data.study import Study
 from tests.support_annotate import PASSWORD, add_people, add_sets, make_study
 

@@ -1,4 +1,3 @@
-import sqlite3
 import threading
 
 import pytest
@@ -7,6 +6,7 @@ from data.audit import audit
 from data.db import StudyDatabase
 from data.errors import Conflict, NotFound, RadprefError, StorageFull
 from data.migrations import MIGRATIONS
+from data.sqlite import sqlite3
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from data.audit import broken_link
 from data.db import StudyDatabase
 from data.errors import Conflict
 from data.migrations import MIGRATIONS, _apply, migrate
+from data.sqlite import sqlite3
 
 OLD_ROWS = """
 INSERT INTO runs VALUES ('r', 'sets', 'done', '1', '2', '{}', '{}', NULL);

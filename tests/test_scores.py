@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
 import threading
 import uuid
 from collections import Counter
@@ -22,6 +21,7 @@ from data.scores import (
     required_scores,
     score_table,
 )
+from data.sqlite import sqlite3
 from data.study import Study
 from tests.support_annotate import add_sets, make_study
 

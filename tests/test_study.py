@@ -10,8 +10,8 @@ def test_create_and_open(tmp_path):
     made = Study.create(tmp_path / "a" / "b", 'name = "x"\n')
     assert made.config.name == "x"
     assert Study(tmp_path / "a" / "b").config == made.config
-    # SQLite keeps its emptied journal beside the file.
-    names = {path.name for path in made.root.iterdir()} - {"study.db-journal"}
+    # SQLite keeps its journal, or its log and index, beside the file while it is open.
+    names = {path.name for path in made.root.iterdir()} - {"study.db-journal", "study.db-wal", "study.db-shm"}
     assert names == {"study.db", "study.toml"}
 
 

@@ -1,7 +1,6 @@
 """Every kind of damage that `study verify` names."""
 
 import json
-import sqlite3
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +9,7 @@ from data.cli import study_app
 from data.images import encode_png
 from data.records import now, start_run
 from data.splits import hash_lines
+from data.sqlite import sqlite3
 from data.verify import MAX_LISTED, verify
 from tests.support_data import add_event, add_pair, add_rated_set, gray
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from annotate_app.writer import Writer
 from data.errors import Conflict, InvalidInput, RadprefError, StorageFull
+from data.sqlite import sqlite3
 from data.study import Study
 
 
