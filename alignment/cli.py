@@ -116,7 +116,7 @@ def evaluate(
 
 def simulate(
     study: Path = STUDY,
-    sets: int = typer.Option(None, help="Each rater scores at most so many sets now; all by default."),
+    sets: int = typer.Option(None, min=1, help="Each rater scores at most so many sets now; all by default."),
     as_json: bool = JSON,
 ) -> None:
     """Let the simulated raters of study.toml score the sets; always marked as simulated."""

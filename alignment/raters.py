@@ -243,9 +243,12 @@ def run_simulate(study: Study, *, n_sets: int | None = None) -> dict[str, Any]:
     Raises:
         NotFound: there is nothing to score.
     """
-    finished = "SELECT 1 FROM image_sets JOIN runs USING (run_id) WHERE purpose = 'rating' AND status = 'done' LIMIT 1"
+    finished = (
+        "SELECT 1 FROM image_sets JOIN runs USING (run_id)"
+        " WHERE purpose IN ('rating', 'comparison') AND status = 'done' LIMIT 1"
+    )
     if not study.db.value(finished):
-        raise NotFound(f"no finished rating sets in {study.root}: sample some with `radpref generate sets`")
+        raise NotFound(f"no finished sets in {study.root}: sample some with `radpref generate sets`")
     raters = load_raters(study)
     config = study.config.simulate.model_dump(mode="json") | {"n_sets": n_sets}
     with start_run(study, "simulate", config, {one.name: net.sha256 for one, net in raters}) as run:

@@ -13,6 +13,7 @@ from pathlib import Path
 from data.errors import InvalidInput, StorageFull
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_PLACE = {errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
 @contextmanager
@@ -31,6 +32,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             message = f"no space left while writing {path}; free space and run the same command again"
             raise StorageFull(message) from error
+        if error.errno in _NO_PLACE:
+            raise InvalidInput(f"cannot write {path}: {error.strerror}; choose another folder") from error
         raise
 
 

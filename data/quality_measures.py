@@ -149,7 +149,8 @@ def drift(rows: pd.DataFrame) -> dict[str, Any]:
         return {"n_sets": n, "basis": basis, "too_small": too_small(n, MIN_SETS, "sets")}
     x = np.arange(1, n + 1, dtype=np.float64)
     fit = stats.linregress(x, residual)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 2)) * float(fit.stderr)
+    stderr = float(fit.stderr) if math.isfinite(fit.stderr) else 0.0  # nan: the residuals are all alike
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 2)) * stderr
     slope = float(fit.slope)
     return {
         "n_sets": n,

@@ -126,6 +126,13 @@ def test_drift_against_scipy():
     assert len(found["rolling"]) == 26
 
 
+def test_a_rater_who_always_gives_the_same_score_drifts_by_nothing():
+    made = rows([(f"s{n:02d}", p, p, 3) for n in range(MIN_SETS) for p in range(4)])
+    found = drift(made)
+    assert (found["value"], found["low"], found["high"]) == (0.0, 0.0, 0.0)
+    json.dumps(found, allow_nan=False)  # the dashboard's route refuses nan
+
+
 def test_answers_in_range_by_hand():
     answers = rows([("s", 0, 0, 5), ("s", 1, 1, 1), ("s", 2, 2, 3), ("s", 3, 3, 0)])
     expected = pd.DataFrame(

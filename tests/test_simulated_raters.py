@@ -143,6 +143,13 @@ def test_nothing_to_score(tmp_path):
         raters.run_simulate(support.make_study(tmp_path))
 
 
+def test_comparison_sets_alone_are_scored(tmp_path):
+    alone = support.make_study(tmp_path)
+    support.add_records(alone, 1)
+    support.add_sets(alone, ("T2I",), purpose="comparison")
+    assert raters.run_simulate(alone)["n_sets"] == {"sim-a": 1, "sim-b": 1}
+
+
 def test_one_network_in_two_roles_is_refused(tmp_path):
     study = support.make_study(tmp_path)
     net = networks.load_network(study, "rater-a", "rater")

@@ -53,6 +53,13 @@ def test_write_atomic_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_folder_below_a_file_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for path in ("file/a.txt", "file/deeper/a.txt"):
+        with pytest.raises(InvalidInput, match="choose another folder"):
+            write_atomic(tmp_path / path, "new")
+
+
 def test_hashes(tmp_path):
     write_atomic(tmp_path / "d" / "a", b"abc")
     assert sha256_file(tmp_path / "d" / "a") == sha256_bytes(b"abc")
