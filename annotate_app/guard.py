@@ -44,7 +44,11 @@ def _rule(methods: str, path: str, who: Who, *, page: bool = False) -> Rule:
 
 _TOKEN = r"[A-Za-z0-9_-]{24}"
 _GRADIO = r"(theme\.css|assets/[A-Za-z0-9_-]+\.[a-z0-9]+|static/js/iframeResizer[A-Za-z.]+\.js)"
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (  # looked through in this order: what is asked most comes first
+    _rule("POST", rf"/api/sets/{_TOKEN}/events", "rater"),
+    _rule("GET", rf"/api/sets/{_TOKEN}/images/[A-D]", "rater"),
+    _rule("GET", rf"/api/sets/{_TOKEN}", "rater"),
+    _rule("GET", rf"/api/sets/{_TOKEN}/mask", "rater"),
     _rule("GET", r"/", "any", page=True),
     _rule("GET", r"/login", "public"),
     _rule("POST", r"/login", "public"),
@@ -56,10 +60,6 @@ RULES: tuple[Rule, ...] = (
     _rule("GET", r"/api/session", "any"),
     _rule("GET", r"/api/next", "rater"),
     _rule("POST", r"/api/training/again", "rater"),
-    _rule("GET", rf"/api/sets/{_TOKEN}", "rater"),
-    _rule("GET", rf"/api/sets/{_TOKEN}/images/[A-D]", "rater"),
-    _rule("GET", rf"/api/sets/{_TOKEN}/mask", "rater"),
-    _rule("POST", rf"/api/sets/{_TOKEN}/events", "rater"),
     _rule("GET", r"/api/admin/overview", "admin"),
     _rule("GET", r"/api/admin/agreement", "admin"),
     _rule("GET", r"/api/admin/quality", "admin"),

@@ -32,6 +32,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+def is_hot(path: str) -> bool:
+    """Whether a path is one of these routes'."""
+    return path.startswith("/api/sets/") or path in ("/api/next", "/api/training/again")
+
+
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
