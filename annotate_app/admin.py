@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import NotFound
-from data.quality_tables import COUNTED
+from data.quality_tables import COUNTED, PLAUSIBLE_TIME
 from data.scores import required_scores
 from data.study import Study
+
+_WORK = f"s.purpose <> 'training' AND {COUNTED}"
+"""SQL: presentation ``p`` of set ``s`` counts as work, as the progress does: repeats and checks are sets here."""
 
 
 def overview(study: Study) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def _rater_line(study: Study, rater: dict[str, Any], n_sets: int) -> dict[str, A
         "SELECT p.state, c.mode, (SELECT count(*) FROM current_scores v"
         " WHERE v.presentation_id = p.presentation_id) AS n"
         " FROM presentation_states p JOIN image_sets s USING (set_id) JOIN conditions c USING (condition_id)"
-        f" WHERE p.rater_id = ? AND s.purpose <> 'training' AND {COUNTED}",
+        f" WHERE p.rater_id = ? AND {_WORK}",
         (rater_id,),
     )
     complete = [row for row in states if row["state"] != "skipped" and row["n"] >= len(required_scores(row["mode"]))]
@@ -63,13 +66,19 @@ def _rater_line(study: Study, rater: dict[str, Any], n_sets: int) -> dict[str, A
 
 
 def _events(study: Study, rater_id: int) -> dict[str, Any]:
+    """Counted scores of rating and comparison sets with their mean; flags and comments of all sets but training."""
     scores = study.db.row(
-        "SELECT count(*) AS n, avg(value) AS mean FROM current_scores WHERE rater_id = ?", (rater_id,)
+        "SELECT count(*) AS n, avg(v.value) AS mean FROM counted_presentations p JOIN current_scores v"
+        " USING (presentation_id) WHERE p.rater_id = ? AND p.purpose IN ('rating', 'comparison')"
+        " AND p.state <> 'skipped'",
+        (rater_id,),
     ) or {"n": 0, "mean": None}
     other = (
         study.db.row(
-            "SELECT sum(kind = 'flag' AND value = 1) AS flags, sum(kind = 'comment') AS comments,"
-            " max(created_at) AS last FROM score_events WHERE rater_id = ?",
+            f"SELECT sum(e.kind = 'flag' AND e.value = 1 AND {_WORK}) AS flags,"
+            f" sum(e.kind = 'comment' AND {_WORK}) AS comments, max(e.created_at) AS last"
+            " FROM score_events e JOIN presentations p USING (presentation_id) JOIN image_sets s USING (set_id)"
+            " WHERE e.rater_id = ?",
             (rater_id,),
         )
         or {}
@@ -84,15 +93,16 @@ def _events(study: Study, rater_id: int) -> dict[str, Any]:
 
 
 def seconds_per_set(study: Study, rater_id: int) -> float | None:
-    """Median active time of the submitted sets, seconds, as the page measured it; None before the first."""
+    """Median active time of the submitted sets but training, seconds, as the page measured it; None without any."""
     import numpy as np
 
     rows = study.db.rows(
-        "SELECT max(client ->> '$.active_ms') AS ms FROM score_events WHERE rater_id = ? AND kind = 'submit'"
-        " GROUP BY presentation_id",
+        "SELECT max(e.client ->> '$.active_ms') AS ms FROM score_events e JOIN presentations p USING (presentation_id)"
+        f" JOIN image_sets s USING (set_id) WHERE e.rater_id = ? AND e.kind = 'submit' AND {_WORK}"
+        f" AND {PLAUSIBLE_TIME} GROUP BY e.presentation_id",
         (rater_id,),
     )
-    times = [float(row["ms"]) / 1000 for row in rows if row["ms"] is not None]
+    times = [float(row["ms"]) / 1000 for row in rows]
     return round(float(np.median(times)), 1) if times else None
 
 

@@ -36,14 +36,17 @@ def letter_of(slots: str, slot: int) -> str:
 
 
 def image_geometry(study: Study, set_id: str) -> dict[str, int]:
-    """Common width, height and bits of the four images of a set: the largest of each."""
+    """Common width, height and bits of the four images of a set: the largest of each.
+
+    A set whose images are lost has those of study.toml: it is shown, its images cannot be read, and it can be skipped.
+    """
     row = study.db.row(
         "SELECT max(width) AS width, max(height) AS height, max(bit_depth) AS bits FROM set_images"
         " JOIN images ON sha256 = image_sha WHERE set_id = ?",
         (set_id,),
     )
     if row is None or row["width"] is None:
-        raise NotFound("the images of this set are missing; skip it and tell the study office")
+        return {"width": study.config.data.image_size, "height": study.config.data.image_size, "bits": 8}
     return {key: int(row[key]) for key in ("width", "height", "bits")}
 
 

@@ -24,6 +24,8 @@ COUNTED = (
     " AND coalesce(detail ->> '$.keep_scores', 0) = 0))"
 )
 """SQL: presentation ``p`` is part of the study as it now stands, repeats included."""
+PLAUSIBLE_TIME = "e.client ->> '$.active_ms' BETWEEN 0 AND 86400000"
+"""SQL: the time that the page reported with event ``e`` can be one: the browser's clock may say anything."""
 _SHOWN = f"""
 SELECT p.presentation_id, p.rater_id, r.username, r.kind AS rater_kind, p.set_id, i.purpose, c.mode, p.slots,
        p.repeat_of, p.state
@@ -31,10 +33,10 @@ FROM presentation_states p JOIN raters r USING (rater_id) JOIN image_sets i USIN
 JOIN conditions c USING (condition_id)
 WHERE r.role = 'rater' AND (i.purpose = 'training' OR {COUNTED}) ORDER BY p.rater_id, p.position
 """
-_SUBMITTED = """
+_SUBMITTED = f"""
 SELECT presentation_id, min(event_id) AS finish, min(created_at) AS finished_at, max(created_at) AS last_at,
-       max(client ->> '$.active_ms') / 1000.0 AS active_s
-FROM score_events WHERE kind = 'submit' GROUP BY presentation_id
+       max(CASE WHEN {PLAUSIBLE_TIME} THEN client ->> '$.active_ms' END) / 1000.0 AS active_s
+FROM score_events e WHERE kind = 'submit' GROUP BY presentation_id
 """
 _FLAGS = """
 SELECT presentation_id, sum(criterion = 'artifact' AND value = 1) AS artifact,

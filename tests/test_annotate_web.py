@@ -13,9 +13,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from annotate_app import service
+from annotate_app.assignment import open_study
 from annotate_app.guard import RULES, find_rule
 from annotate_app.server import create_app
 from data.errors import StorageFull
+from data.raters import get_rater
 from data.sqlite import sqlite3
 from data.study import Study
 from tests.support_annotate import PASSWORD, add_people, add_sets, make_study
@@ -449,6 +451,21 @@ def test_missing_and_broken_image_files_are_404_without_a_name(login: Login, stu
         assert "this image cannot be read" in answer.json()["error"]
 
 
+def test_a_set_that_lost_its_images_stops_nobody(login: Login, study: Study) -> None:
+    client = login("ann")
+    token = current(client)["token"]
+    with study.db.write() as connection:
+        connection.execute(
+            "DELETE FROM set_images WHERE set_id = (SELECT set_id FROM presentations WHERE token = ?)", (token,)
+        )
+    assert current(client)["image"] == {"width": 128, "height": 128, "bits": 8}
+    missing = client.get(f"/api/sets/{token}/images/A")
+    assert (missing.status_code, "cannot be read" in missing.json()["error"]) == (404, True)
+    skipped = post(client, token, kind="skip", letter=None, comment="An image cannot be read")
+    assert skipped.status_code == 200, skipped.text
+    assert current(client)["token"] != token
+
+
 def test_a_study_without_sets(tmp_path: Path) -> None:
     study = Study.create(tmp_path / "empty", "")
     add_people(study)
@@ -472,6 +489,22 @@ def test_dashboard_marks_simulated_raters(login: Login, study: Study) -> None:
     assert data["admins"] == ["office"]
     report = login("office").get("/api/admin/agreement").json()
     assert "not_computable" in report["by_kind"]["human"]["criteria"]["overall"]
+
+
+def test_people_table_counts_what_is_analysed(login: Login, study: Study) -> None:
+    ann = login("ann")
+    open_study(study, get_rater(study.db, "ann").rater_id)
+    with study.db.write() as connection:  # how a check comes into the order is not what this is about
+        connection.execute("UPDATE image_sets SET purpose = 'attention' WHERE set_id = 'set-0-1'")
+    tokens = dict(study.db.connection.execute("SELECT set_id, token FROM presentations").fetchall())
+    for name, value, active_ms in [("set-0-0", 1, -5000), ("set-0-1", 5, 1e15), ("set-0-2", 2, 20_000)]:
+        score_all(ann, ann.get(f"/api/sets/{tokens[name]}").json(), value)
+        body = {"uuid": str(uuid.uuid4()), "seen": 100, "tab": "one", "kind": "submit"}
+        sent = {**body, "client": {"active_ms": active_ms}}
+        assert ann.post(f"/api/sets/{tokens[name]}/events", json=sent).status_code == 200
+    line = login("office").get("/api/admin/overview").json()["raters"][0]
+    assert (line["n_scores"], line["mean_score"]) == (4 + 8, round((4 * 1 + 8 * 2) / 12, 2)), "no attention check"
+    assert line["s_per_set"] == 20.0, "times that cannot be are left out"
 
 
 def test_allow_list_has_no_rule_without_a_reader() -> None:
