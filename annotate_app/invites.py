@@ -6,6 +6,7 @@ request line, so the token is in no log. No web imports.
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -98,9 +99,9 @@ def link(base_url: str, token: str) -> str:
     """The link to hand over; without ``base_url`` it is relative to the reading room's root.
 
     Raises:
-        InvalidInput: the address is not http or https.
+        InvalidInput: the address is not http or https, or holds a blank, '?' or '#'.
     """
-    if base_url and not base_url.startswith(("http://", "https://")):
+    if base_url and not re.fullmatch(r"https?://[^\s#?]+", base_url):
         raise InvalidInput(f"--base-url {base_url}: give the address people open, such as https://reading.example.org")
     return f"{base_url.rstrip('/')}/invite#{token}" if base_url else f"invite#{token}"
 

@@ -171,7 +171,7 @@ def _refuse_unfinished_sets(db: StudyDatabase) -> None:
 
 
 def freeze(study: Study, actor: str) -> dict[str, Any]:
-    """Close scoring for ever; returns {stage, n_open}: sets that stay unscored.
+    """Close scoring for ever; returns {stage, n_open, not_begun}: sets that stay unscored, people who had none yet.
 
     Raises:
         Conflict: the study is not locked.
@@ -183,10 +183,15 @@ def freeze(study: Study, actor: str) -> dict[str, Any]:
         raise Conflict(f"the study is a {present}: fix its sets with `radpref study lock`, score, then freeze")
     if changed := changed_keys(study):
         raise Conflict(changed_text(changed))
-    n_open = sum(int(row["n_open"]) for row in open_work(study.db))
+    left = open_work(study.db)
+    n_open = sum(int(row["n_open"]) for row in left)
     with study.db.write() as connection:
         _step(connection, actor, "frozen", {"n_open": n_open, **seal(connection, study.config.annotate)})
-    return {"stage": "frozen", "n_open": n_open}
+    return {
+        "stage": "frozen",
+        "n_open": n_open,
+        "not_begun": [str(row["username"]) for row in left if not row["n_sets"]],
+    }
 
 
 def changed_text(changed: list[str]) -> str:

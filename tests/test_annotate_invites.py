@@ -88,8 +88,15 @@ def test_the_token_is_stored_hashed_and_in_no_audit_row(study: Study) -> None:
     assert not any(token in str(value) for row in study.db.rows("SELECT * FROM audit_events") for value in row.values())
     assert token.encode() not in study.db.path.read_bytes()
     assert invites.link("https://x.example/room/", token) == f"https://x.example/room/invite#{token}"
-    with pytest.raises(InvalidInput, match="base-url"):
-        invites.link("x.example", token)
+    for address in (
+        "x.example",
+        "https://x.example/a b",
+        "https://x.example/#part",
+        "https://x.example/?q=1",
+        "https://",
+    ):
+        with pytest.raises(InvalidInput, match="base-url"):
+            invites.link(address, token)
 
 
 def test_a_new_invitation_voids_the_older_one(study: Study) -> None:

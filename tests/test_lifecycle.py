@@ -13,6 +13,7 @@ from data import lifecycle
 from data.cli import study_app
 from data.config import AnnotateConfig
 from data.errors import Conflict
+from data.raters import add_rater
 from data.records import now
 from data.seals import annotate_section, changed_keys
 from data.study import Study
@@ -73,10 +74,11 @@ def test_the_whole_life(rated: Study) -> None:
     assert db.value("SELECT count(*) FROM counted_presentations WHERE phase = 'pilot' AND purpose = 'rating'") == 0
     add_person_scores(rated, 1, "main")
     assert lifecycle.open_work(db) == [{"username": "ann", "n_sets": 1, "n_open": 1, "n_begun": 1}]
-    assert lifecycle.freeze(rated, "office") == {"stage": "frozen", "n_open": 1}
+    add_rater(db, "idle", None, "human", "rater")
+    assert lifecycle.freeze(rated, "office") == {"stage": "frozen", "n_open": 1, "not_begun": ["idle"]}
     with pytest.raises(Conflict, match="frozen: scores are closed"):
         add_person_scores(rated, 0, "main", "bob")
-    audited = db.rows("SELECT actor, action, detail FROM audit_events ORDER BY audit_id")
+    audited = db.rows("SELECT actor, action, detail FROM audit_events WHERE actor = 'office' ORDER BY audit_id")
     assert [(row["actor"], row["action"]) for row in audited] == [("office", "locked"), ("office", "frozen")]
     stored = [json.loads(row["detail"]) for row in db.rows("SELECT detail FROM stages ORDER BY stage_id")]
     assert [json.loads(row["detail"]) for row in audited] == stored[1:]
