@@ -175,8 +175,13 @@ def export(study: Study, target: Path) -> dict[str, Any]:
 
     Text cells that a spreadsheet would run as a formula get a leading apostrophe. Until arms may be named, what tells
     them is left out. Returns {target, tables: {name: n}, arms: bool}.
+
+    Raises:
+        InvalidInput: the folder is a backup or an export of the reading room, whose manifest would no longer be true.
     """
     target = Path(target).resolve()
+    if (target / MANIFEST).exists():
+        raise InvalidInput(f"{target} holds a backup or another export ({MANIFEST}); choose a new folder")
     arms = arms_visible(study.db)
     if arms:
         reveal_arms(study.db, operator(), f"export of every table to {target.name}")

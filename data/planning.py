@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import InvalidInput
 from data.lifecycle import stage
 from data.precision import ASSUMED, Precision, expected_precision
+from data.quality_tables import PLAUSIBLE_TIME
 
 if TYPE_CHECKING:
     from data.config import AnnotateConfig
@@ -30,10 +31,11 @@ PARTIAL = (
     "With fewer readers per set than raters, ICC is computed from all images with two scores or more (variance"
     " components of the incomplete design), and ± is for the sets shared out among all raters."
 )
-_TIMES = """
+_TIMES = f"""
 SELECT max(e.client ->> '$.active_ms') / 1000.0 AS s FROM score_events e JOIN raters r USING (rater_id)
 JOIN presentations p USING (presentation_id) JOIN image_sets i USING (set_id)
-WHERE e.kind = 'submit' AND r.kind = 'human' AND i.purpose IN ('rating', 'comparison') GROUP BY e.presentation_id
+WHERE e.kind = 'submit' AND r.kind = 'human' AND i.purpose IN ('rating', 'comparison') AND {PLAUSIBLE_TIME}
+GROUP BY e.presentation_id
 """
 
 

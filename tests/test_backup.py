@@ -109,6 +109,14 @@ def test_refusals(tiny_study, tmp_path):
         restore(tmp_path / "b", tmp_path / "again")
 
 
+def test_export_does_not_write_beside_another_manifest(tiny_study, tmp_path):
+    backup(tiny_study, tmp_path / "b")
+    before = sorted(tmp_path.joinpath("b").rglob("*"))
+    with pytest.raises(InvalidInput, match="choose a new folder"):
+        export(tiny_study, tmp_path / "b")
+    assert sorted(tmp_path.joinpath("b").rglob("*")) == before
+
+
 def test_export_is_csv_of_every_table(tiny_study, tmp_path):
     ids = add_rated_set(tiny_study)
     with tiny_study.db.write() as connection:
