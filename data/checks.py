@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from data.conditions_store import MODES, Mode, StoredCondition, record_conditions, save_conditions
+from data.conditions_store import MODES, Mode, StoredCondition, allot, record_conditions, save_conditions
 from data.errors import InvalidInput, NotFound
 from data.expectations import Expectation, Record, asked_of, expect_mask, expect_text
 from data.images import GrayImage, to_uint8
@@ -130,7 +130,7 @@ def plan_checks(study: Study, missing: dict[Purpose, int], first: int) -> list[C
     desk = _Desk(study, record_conditions(study, "train"), rng, taken)
     found = []
     for purpose in PURPOSES:
-        counts = _allot(missing[purpose], [share * bool(desk.queues[m]) for m, share in _mix(study)])
+        counts = allot(missing[purpose], [share * bool(desk.queues[m]) for m, share in _mix(study)])
         modes = [mode for mode, n in zip(MODES, counts, strict=True) for _ in range(n)]
         for index in rng.permutation(len(modes)):
             made = desk.compose(purpose, modes[index])
@@ -141,19 +141,6 @@ def plan_checks(study: Study, missing: dict[Purpose, int], first: int) -> list[C
 
 def _mix(study: Study) -> list[tuple[Mode, int]]:
     return list(zip(MODES, study.config.sets.mix, strict=True))
-
-
-def _allot(n: int, shares: Sequence[float]) -> list[int]:
-    """n in whole numbers by ``shares`` (largest remainders); nothing where all shares are 0."""
-    total = sum(shares)
-    if not total:
-        return [0 for _ in shares]
-    exact = [n * share / total for share in shares]
-    counts = [int(value) for value in exact]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
-    for index in by_remainder[: n - sum(counts)]:
-        counts[index] += 1
-    return counts
 
 
 @dataclass

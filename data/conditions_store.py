@@ -185,3 +185,16 @@ def record_conditions(study: Study, split: str, where: Mapping[str, str] | None 
                 }
             )
     return found
+
+
+def allot(n: int, shares: Sequence[float]) -> list[int]:
+    """n in whole numbers by ``shares`` (largest remainders); nothing where all shares are 0."""
+    total = sum(shares)
+    if not total:
+        return [0 for _ in shares]
+    exact = [n * share / total for share in shares]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
+    for index in by_remainder[: n - sum(counts)]:
+        counts[index] += 1
+    return counts

@@ -14,6 +14,7 @@ from data.conditions_store import (
     MODES,
     Mode,
     StoredCondition,
+    allot,
     asked_attributes,
     record_conditions,
 )
@@ -37,12 +38,7 @@ def allot_modes(n: int, mix: Sequence[int]) -> list[int]:
     """
     if len(mix) != len(MODES) or sum(mix) != 100 or min(mix) < 0:
         raise InvalidInput(f"mix {'/'.join(map(str, mix))} must be three percentages that sum to 100, e.g. 75/15/10")
-    exact = [n * share / 100 for share in mix]
-    counts = [int(value) for value in exact]
-    by_remainder = sorted(range(len(mix)), key=lambda i: (counts[i] - exact[i], i))
-    for index in by_remainder[: n - sum(counts)]:
-        counts[index] += 1
-    return counts
+    return allot(n, mix)
 
 
 def condition_from_record(record: dict[str, Any], mode: Mode) -> StoredCondition:
