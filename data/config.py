@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data.errors import InvalidInput, NotFound
 
+ReaderName = Literal["phantom", "table"]
+"""The names of `data.readers.READERS`."""
 Loss = Literal["set-wise", "hard-pairs", "score-weighted"]
 TEXT_ANCHORS = (
     "not a chest X-ray or contradicts the text",
@@ -73,7 +75,7 @@ class ColumnsConfig(_Section):
 class DataConfig(_Section):
     """Where the real images come from."""
 
-    reader: Literal["phantom", "table"] = "phantom"
+    reader: ReaderName = "phantom"
     """Name of the data-set reader."""
     path: str | None = None
     """Table file (CSV or parquet) of the ``table`` reader; ``radpref data import`` may override it."""

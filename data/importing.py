@@ -47,10 +47,11 @@ def import_records(study: Study, source: str | None = None, path: Path | str | N
     config = study.config.data
     name = source or config.reader
     table = Path(path) if path is not None else None
-    if name == "table" and table is None and config.path is not None:
-        table = Path(config.path) if Path(config.path).is_absolute() else study.root / config.path
+    if name != "phantom" and table is None and config.path is not None:
+        table = study.root / config.path
     _check_size(study)
-    planned = get_reader(name)(config, table)
+    plan = get_reader(name)(config, table)
+    planned = plan.planned
     existing = {str(row["record_id"]) for row in study.db.rows("SELECT record_id FROM records")}
     pending = [record for record in planned if record.record_id not in existing]
     result: dict[str, Any] = {"reader": name, "n_planned": len(planned), "n_existing": len(planned) - len(pending)}
@@ -58,7 +59,7 @@ def import_records(study: Study, source: str | None = None, path: Path | str | N
         return {**result, "run_id": _finished_run(study), "n_imported": 0, "n_quarantined": 0, "quarantine": None,
                 "splits": split_manifest(study.db)}  # fmt: skip
     run_config = {"reader": name, "path": str(table) if table else None, "data": config.model_dump(mode="json")}
-    inputs = {table.name: sha256_file(table)} if table else {}
+    inputs = {file.name: sha256_file(file) for file in plan.inputs}
     with start_run(study, "import", run_config, inputs) as run:
         quarantined = _import_pending(study, pending)
         result |= {"run_id": run.run_id, "n_imported": len(pending) - len(quarantined)}

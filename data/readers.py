@@ -1,26 +1,21 @@
 """Data-set readers: where records come from. The registry is :data:`READERS`.
 
-Input: the study's data configuration and an optional path. Output: :class:`PlannedRecord` items, cheap to list,
-whose ``load()`` renders or reads one record; so an import can skip what it already has.
+Input: the study's data configuration and an optional path. Output: an :class:`ImportPlan`: what the reader found
+beside what the published set holds, and a :class:`PlannedRecord` per record, made on demand, whose ``load()`` reads or
+renders it; so an import can skip what it already has and hold a set of any size as rows of text only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import Protocol, cast, overload
 
 from data.config import DataConfig
-from data.errors import InvalidInput, NotFound
+from data.errors import NotFound
 from data.images import GrayImage, Mask
-from data.labels import phantom_labels
-from data.splits import SPLITS
-
-STUDY_PATIENTS = 2**32
-"""First patient seed of studies: phantoms that trained the shipped networks lie below it, or from 2**33 upwards."""
-PATIENTS_PER_SPLIT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -44,69 +39,78 @@ class Record:
 
 @dataclass(frozen=True)
 class PlannedRecord:
-    """A record that can be loaded; ``load`` raises `RadprefError` for a record that must be quarantined."""
+    """A record that can be loaded; ``load`` raises `RadprefError` for a record that must be quarantined.
+
+    ``load`` runs in another thread or process: give ``functools.partial`` of a module's function, never a lambda.
+    """
 
     record_id: str
     load: Callable[[], Record]
 
 
-Reader = Callable[[DataConfig, Path | None], list[PlannedRecord]]
+@dataclass(frozen=True)
+class Found:
+    """One line of the layout check: how many of ``what`` are there, beside what the published set holds (or None)."""
+
+    what: str
+    found: int
+    expected: int | None = None
+    note: str = ""
 
 
-def read_phantom(config: DataConfig, path: Path | None = None) -> list[PlannedRecord]:
-    """``n_train``, ``n_val`` and ``n_test`` phantom patients, one view each; every split has its own patient seeds."""
-    if path is not None:
-        raise InvalidInput(f"the phantom reader reads no file, got {path}; leave PATH away or choose reader 'table'")
-    from data.phantom_spec import STRUCTURES
+class Planned(Sequence[PlannedRecord]):
+    """``n`` planned records that exist only while one is looked at: ``make(i)`` builds the i-th from its row."""
 
-    unknown = sorted(set(config.structures) - set(STRUCTURES))
-    if unknown:
-        raise InvalidInput(f"data.structures has {unknown[0]!r}; the phantom draws {', '.join(STRUCTURES)}")
-    planned = []
-    for k, n in enumerate((config.n_train, config.n_val, config.n_test)):
-        if n > PATIENTS_PER_SPLIT:
-            raise InvalidInput(f"data.n_{SPLITS[k]} = {n}: give at most {PATIENTS_PER_SPLIT} patients")
-        planned += [_plan_phantom(config, k, i) for i in range(n)]
-    return planned
+    def __init__(self, n: int, make: Callable[[int], PlannedRecord]) -> None:
+        self._n, self._make = n, make
 
+    def __len__(self) -> int:
+        return self._n
 
-def _plan_phantom(config: DataConfig, split_index: int, i: int) -> PlannedRecord:
-    split = SPLITS[split_index]
-    record_id = f"phantom-{config.seed}-{split}-{i:06d}"
-    return PlannedRecord(record_id, lambda: _load_phantom(config, split_index, i, record_id))
+    @overload
+    def __getitem__(self, index: int) -> PlannedRecord: ...
 
+    @overload
+    def __getitem__(self, index: slice) -> list[PlannedRecord]: ...
 
-def _load_phantom(config: DataConfig, split_index: int, i: int, record_id: str) -> Record:
-    from data.phantom import render
-    from data.phantom_spec import draw_spec
+    def __getitem__(self, index: int | slice) -> PlannedRecord | list[PlannedRecord]:
+        """The record at ``index``, or a list of those of a slice."""
+        if isinstance(index, slice):
+            return [self._make(i) for i in range(*index.indices(self._n))]
+        if not -self._n <= index < self._n:
+            raise IndexError(index)
+        return self._make(index % self._n)
 
-    first = STUDY_PATIENTS + (config.seed % 1000 * len(SPLITS) + split_index) * PATIENTS_PER_SPLIT
-    spec = replace(draw_spec(np.random.default_rng([config.seed, split_index, i])), patient_seed=first + i)
-    shown = render(spec, config.image_size)
-    return Record(
-        record_id=record_id,
-        dataset="phantom",
-        patient_id=f"phantom-{spec.patient_seed}",
-        split=SPLITS[split_index],
-        image=shown.image,
-        masks={name: shown.masks[name] for name in config.structures if shown.masks[name].any()},
-        labels=phantom_labels(shown.labels, spec),
-        caption=shown.caption,
-        report=shown.report,
-    )
+    def __iter__(self) -> Iterator[PlannedRecord]:
+        return map(self._make, range(self._n))
 
 
-def read_table(config: DataConfig, path: Path | None = None) -> list[PlannedRecord]:
-    """The rows of a CSV or parquet file; see :mod:`data.table`."""
-    from data.table import plan_table
+@dataclass(frozen=True)
+class ImportPlan:
+    """What a reader would import.
 
-    source = path or (Path(config.path) if config.path else None)
-    if source is None:
-        raise InvalidInput("the table reader needs a file; give PATH or set data.path in study.toml")
-    return plan_table(config, source)
+    planned: sized and iterable again, best a :class:`Planned`; found: the layout check; inputs: the small files (CSV
+    tables and the like) whose hashes go into the run.
+    """
+
+    planned: Sequence[PlannedRecord]
+    found: tuple[Found, ...] = ()
+    inputs: tuple[Path, ...] = ()
 
 
-READERS: dict[str, Reader] = {"phantom": read_phantom, "table": read_table}
+class Reader(Protocol):
+    """A reader: (configuration, path or None) -> plan. A path it needs and lacks raises `InvalidInput`."""
+
+    def __call__(self, config: DataConfig, path: Path | None) -> ImportPlan:
+        """Check the layout at ``path`` and plan; reads tables, but no image."""
+        ...
+
+
+READERS: dict[str, str] = {
+    "phantom": "data.phantom_reader:read_phantom",
+    "table": "data.table:read_table",
+}
+"""Name -> ``module:function``, imported when it is asked for. `data.config.ReaderName` lists the same names."""
 
 
 def get_reader(name: str) -> Reader:
@@ -117,4 +121,5 @@ def get_reader(name: str) -> Reader:
     """
     if name not in READERS:
         raise NotFound(f"no reader called {name!r}; choose one of {', '.join(READERS)}")
-    return READERS[name]
+    module, function = READERS[name].split(":")
+    return cast(Reader, getattr(importlib.import_module(module), function))

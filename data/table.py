@@ -9,30 +9,32 @@ from __future__ import annotations
 import difflib
 import re
 import string
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from PIL import Image
 
 from data.config import ColumnsConfig, DataConfig
 from data.errors import InvalidInput, NotFound
-from data.images import GrayImage, Mask, is_marked_synthetic, read_image
+from data.framing import frame, read_mask, read_radiograph
+from data.images import GrayImage, Mask
 from data.labels import LabelRule, parse_rule
-from data.readers import PlannedRecord, Record
+from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
 from data.splits import assign_splits, canonical_split
 
 Row = dict[str, str]
 
 
-def plan_table(config: DataConfig, path: Path) -> list[PlannedRecord]:
-    """One planned record per row; a row that cannot be used raises from its ``load()``.
+def read_table(config: DataConfig, path: Path | None = None) -> ImportPlan:
+    """One planned record per row of the file at ``path``; a row that cannot be used raises from its ``load()``.
 
     Raises:
         NotFound: the file is missing.
         InvalidInput: the file cannot be read, a column of the map is missing, or the map itself is wrong.
     """
+    if path is None:
+        raise InvalidInput("the table reader needs a file; give PATH or set data.path in study.toml")
     columns, table = config.columns, read_table_file(path)
     rules = [parse_rule(text) for text in columns.labels]
     _check_map(config, rules, list(table.columns), path)
@@ -42,15 +44,32 @@ def plan_table(config: DataConfig, path: Path) -> list[PlannedRecord]:
         raise InvalidInput(f"{path} has no row to read; check the table and data.columns.where")
     rows: list[Row] = [{str(key): str(cell) for key, cell in row.items()} for row in table.to_dict("records")]
     splits = _splits(rows, config)
-    planned, seen = [], set[str]()
-    for number, row in enumerate(rows, start=2):
-        record_id = _record_id(row, columns, path)
-        problem = _row_problem(row, columns, splits)
+    ids = [_record_id(row, columns, path) for row in rows]
+    plan = _Table(config, path, rules, splits)
+    found = (Found(f"rows of {path.name}", len(rows)), Found("patients", len(splits)))
+    return ImportPlan(Planned(len(rows), partial(_planned, plan, rows, _number_repeats(ids))), found, (path,))
+
+
+@dataclass(frozen=True)
+class _Table:
+    config: DataConfig
+    path: Path
+    rules: list[LabelRule]
+    splits: dict[str, str]
+
+
+def _number_repeats(ids: list[str]) -> list[str]:
+    """Identifiers made unique: a repeated one gets ``#row<number>``, which its record explains when it is loaded."""
+    seen: set[str] = set()
+    for i, record_id in enumerate(ids):
         if record_id in seen:
-            record_id, problem = f"{record_id}#row{number}", f"row {number} repeats {record_id}; keep one of them"
+            ids[i] = f"{record_id}#row{i + 2}"
         seen.add(record_id)
-        planned.append(PlannedRecord(record_id, _loader(config, path, row, rules, splits, record_id, problem)))
-    return planned
+    return ids
+
+
+def _planned(table: _Table, rows: list[Row], ids: list[str], i: int) -> PlannedRecord:
+    return PlannedRecord(ids[i], partial(_load, table, rows[i], ids[i]))
 
 
 def read_table_file(path: Path) -> pd.DataFrame:
@@ -140,37 +159,29 @@ def _row_problem(row: Row, columns: ColumnsConfig, splits: dict[str, str]) -> st
     return None
 
 
-def _loader(
-    config: DataConfig,
-    path: Path,
-    row: Row,
-    rules: list[LabelRule],
-    splits: dict[str, str],
-    record_id: str,
-    problem: str | None,
-) -> Callable[[], Record]:
-    columns = config.columns
-
-    def load() -> Record:
-        if problem is not None:
-            raise InvalidInput(problem)
-        patient = row[columns.patient or ""].strip()
-        caption, report = _texts(row, columns)
-        image, masks = load_images(path.parent, row, config)
-        return Record(
-            record_id=record_id,
-            dataset=path.resolve().parent.name,
-            patient_id=patient,
-            split=splits[patient],
-            image=image,
-            masks=masks,
-            labels={rule.name: rule.read(row, columns.uncertain) for rule in rules},
-            caption=caption,
-            report=report,
-            extra={key: cell for key, cell in row.items() if cell and key not in _used(columns)},
-        )
-
-    return load
+def _load(table: _Table, row: Row, record_id: str) -> Record:
+    columns, folder = table.config.columns, table.path.resolve().parent
+    problem = _row_problem(row, columns, table.splits)
+    own_id = _record_id(row, columns, table.path)
+    if record_id != own_id:
+        problem = f"row {record_id.removeprefix(own_id + '#row')} repeats {own_id}; keep one of them"
+    if problem is not None:
+        raise InvalidInput(problem)
+    patient = row[columns.patient or ""].strip()
+    caption, report = _texts(row, columns)
+    image, masks = load_images(table.path.parent, row, table.config)
+    return Record(
+        record_id=record_id,
+        dataset=folder.name,
+        patient_id=patient,
+        split=table.splits[patient],
+        image=image,
+        masks=masks,
+        labels={rule.name: rule.read(row, columns.uncertain) for rule in table.rules},
+        caption=caption,
+        report=report,
+        extra={key: cell for key, cell in row.items() if cell and key not in _used(columns)},
+    )
 
 
 def _used(columns: ColumnsConfig) -> set[str | None]:
@@ -201,55 +212,15 @@ def clean_caption(text: str) -> str:
 
 
 def load_images(folder: Path, row: Row, config: DataConfig) -> tuple[GrayImage, dict[str, Mask]]:
-    """The image and masks of one row, padded to square and resized to ``image_size``.
+    """The image and masks of one row, on the study's square.
 
     Raises:
         NotFound, InvalidInput: a file is missing, unreadable, synthetic, or a mask has another size than its image.
     """
-    path = folder / row[config.columns.image or ""].strip()
-    if is_marked_synthetic(path):
-        raise InvalidInput(f"{path} carries the synthetic mark of radpref; it is no real radiograph, remove it")
-    image = read_image(path)
-    if min(image.shape) < 16:
-        raise InvalidInput(f"{path} is {image.shape[1]}x{image.shape[0]} pixels; give at least 16x16")
-    if image.min() == image.max():
-        raise InvalidInput(f"{path} has one grey value only; replace or remove it")
-    masks: dict[str, Mask] = {}
-    for structure, column in config.columns.mask.items():
-        if not row[column].strip():
-            continue
-        mask_path = folder / row[column].strip()
-        mask = read_image(mask_path)
-        if mask.shape != image.shape:
-            sizes = f"{mask.shape[1]}x{mask.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
-            raise InvalidInput(f"mask {mask_path} is {sizes}; export both at one size")
-        square = fit_mask(mask > 0, config.image_size)
-        if square.any():
-            masks[structure] = square
-    return fit_image(image, config.image_size), masks
-
-
-def fit_image(image: GrayImage, size: int) -> GrayImage:
-    """An image (H, W) on a black (size, size) square, aspect kept: area mean down, bicubic up; dtype kept."""
-    if image.shape == (size, size):
-        return image
-    top = np.iinfo(image.dtype).max
-    scaled = np.round(_fit(image.astype(np.float32), size)).clip(0, top)
-    return scaled.astype(np.uint8) if image.dtype == np.uint8 else scaled.astype(np.uint16)
-
-
-def fit_mask(mask: Mask, size: int) -> Mask:
-    """A mask (H, W) bool placed exactly as :func:`fit_image` places its image; a pixel is in from half coverage."""
-    return mask if mask.shape == (size, size) else _fit(mask.astype(np.float32), size, smooth=False) >= 0.5
-
-
-def _fit(values: np.ndarray, size: int, *, smooth: bool = True) -> np.ndarray:
-    height, width = values.shape
-    scale = size / max(height, width)
-    h, w = max(1, round(height * scale)), max(1, round(width * scale))
-    method = Image.Resampling.BICUBIC if smooth and scale > 1 else Image.Resampling.BOX
-    resized = np.asarray(Image.fromarray(values).resize((w, h), method))
-    square = np.zeros((size, size), np.float32)
-    top, left = (size - h) // 2, (size - w) // 2
-    square[top : top + h, left : left + w] = resized
-    return square
+    image = read_radiograph(folder / row[config.columns.image or ""].strip())
+    masks = {
+        structure: read_mask(folder / row[column].strip())
+        for structure, column in config.columns.mask.items()
+        if row[column].strip()
+    }
+    return frame(image, masks, config.image_size)

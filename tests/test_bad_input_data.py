@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from data.cli import data_app, study_app
 from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
 from data.importing import import_records
-from data.readers import READERS
+from data.readers import ImportPlan, PlannedRecord, get_reader
 from data.study import Study
 from data.verify import verify
 from tests.support_data import full_disk_after, gray, table_study
@@ -160,22 +160,22 @@ def test_full_disk_while_importing_keeps_finished_batches_and_resumes(tmp_path, 
 def test_interrupted_import_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr("data.importing.BATCH_SIZE", 4)
     study = Study.create(tmp_path / "s", "[data]\nimage_size = 32\nn_train = 10\nn_val = 0\nn_test = 0\n")
-    real = READERS["phantom"]
+    real = get_reader("phantom")
 
     def interrupted(config, path):
-        planned = real(config, path)
+        planned = list(real(config, path).planned)
 
         def stop():
             raise KeyboardInterrupt
 
-        planned[6] = type(planned[6])(planned[6].record_id, stop)
-        return planned
+        planned[6] = PlannedRecord(planned[6].record_id, stop)
+        return ImportPlan(planned)
 
-    monkeypatch.setitem(READERS, "phantom", interrupted)
+    monkeypatch.setattr("data.importing.get_reader", lambda name: interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_records(study)
     assert study.db.value("SELECT count(*) FROM records") == 4
-    monkeypatch.setitem(READERS, "phantom", real)
+    monkeypatch.setattr("data.importing.get_reader", get_reader)
     assert import_records(study)["n_imported"] == 6
     study.db.close()
 

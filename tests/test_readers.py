@@ -1,16 +1,19 @@
 import json
+from functools import partial
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.config import DataConfig
+from data.config import DataConfig, ReaderName
 from data.errors import InvalidInput, NotFound
+from data.framing import fit_image, fit_mask
 from data.importing import import_records
 from data.labels import label_table, parse_rule
 from data.phantom import CHEXPERT_LABELS, FINDINGS
-from data.readers import READERS, get_reader
-from data.table import clean_caption, fit_image, fit_mask
+from data.readers import READERS, Planned, PlannedRecord, get_reader
+from data.table import clean_caption
 from tests.support_data import gray, table_study
 
 # --- phantom
@@ -49,9 +52,9 @@ def test_phantom_labels_and_sides(tiny_study):
 
 def test_phantom_is_deterministic_and_seeds_differ(tiny_study):
     config = tiny_study.config.data
-    first, again = (READERS["phantom"](config, None)[5].load() for _ in range(2))
+    first, again = (get_reader("phantom")(config, None).planned[5].load() for _ in range(2))
     assert (first.image == again.image).all()
-    other = READERS["phantom"](config.model_copy(update={"seed": 4}), None)[5].load()
+    other = get_reader("phantom")(config.model_copy(update={"seed": 4}), None).planned[5].load()
     assert other.patient_id != first.patient_id
     assert other.record_id != first.record_id
 
@@ -59,17 +62,40 @@ def test_phantom_is_deterministic_and_seeds_differ(tiny_study):
 def test_phantom_splits_share_no_patient_seed_across_studies():
     seen = set()
     for seed in (0, 1, 999):
-        planned = READERS["phantom"](DataConfig(n_train=2, n_val=2, n_test=2, image_size=32, seed=seed), None)
-        seen |= {record.load().patient_id for record in planned}
+        plan = get_reader("phantom")(DataConfig(n_train=2, n_val=2, n_test=2, image_size=32, seed=seed), None)
+        seen |= {record.load().patient_id for record in plan.planned}
     assert len(seen) == 18
     assert all(2**32 <= int(name.removeprefix("phantom-")) < 2**33 for name in seen)
 
 
 def test_phantom_refuses_path_and_unknown_structures(tmp_path):
     with pytest.raises(InvalidInput, match="reads no file"):
-        READERS["phantom"](DataConfig(), tmp_path)
+        get_reader("phantom")(DataConfig(), tmp_path)
     with pytest.raises(InvalidInput, match="ribs"):
-        READERS["phantom"](DataConfig(structures=("ribs",)), None)
+        get_reader("phantom")(DataConfig(structures=("ribs",)), None)
+
+
+def test_registry_and_configuration_know_the_same_readers():
+    assert get_args(ReaderName) == tuple(READERS)
+    assert all(callable(get_reader(name)) for name in READERS)
+
+
+def test_planned_records_are_made_on_demand():
+    made = []
+
+    def make(i):
+        made.append(i)
+        return PlannedRecord(str(i), partial(int, i))
+
+    planned = Planned(200_000, make)
+    assert len(planned) == 200_000
+    assert made == []
+    assert [one.record_id for one in planned[3:5]] == ["3", "4"]
+    assert planned[-1].record_id == "199999"
+    assert made == [3, 4, 199_999]
+    assert [next(iter(planned)).record_id for _ in range(2)] == ["0", "0"]
+    with pytest.raises(IndexError):
+        planned[200_000]
 
 
 def test_unknown_reader_lists_choices():
