@@ -23,22 +23,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from data.files import write_atomic
+from generation.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
 from generation.conditions import Condition
 from generation.corpus import EMBEDDED_STRUCTURES, Corpus, build_phantom_corpus, load_corpus
 from generation.loop import Budget
 from generation.model_card import write_model_card
-from generation.models import (
-    EMBEDDED_FOLDER,
-    MANIFEST,
-    GeneratorStack,
-    UnetSettings,
-    build_controlnet,
-    build_text_encoder,
-    build_unet,
-    load_stack,
-    make_scheduler,
-    save_stack,
-)  # fmt: skip
+from generation.models import EMBEDDED_FOLDER, MANIFEST, GeneratorStack, load_stack, save_stack
 from generation.sampling import sample
 from generation.tokenizer import build_tokenizer
 from generation.training import MASK_STAGE, TEXT_STAGE, LatentCorpus, TrainSettings, encode_corpus, train
