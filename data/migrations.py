@@ -452,7 +452,22 @@ def _run_script(connection: sqlite3.Connection, script: str) -> None:
             statement = ""
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_m001_initial, _m002_reader_study)
+_LARGE_IMPORTS = """
+CREATE INDEX records_patient ON records(dataset, patient_id, split);
+CREATE INDEX records_image ON records(image_sha);
+"""
+
+
+def _m003_large_imports(connection: sqlite3.Connection) -> None:
+    """Patient and image of a new record are looked up, not searched: 200,000 records would be 200,000 full scans."""
+    _run_script(connection, _LARGE_IMPORTS)
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _m001_initial,
+    _m002_reader_study,
+    _m003_large_imports,
+)
 
 
 def migrate(database: Database) -> int:

@@ -206,3 +206,15 @@ def test_commands_raise_only_errors_of_the_tree(study, app, arguments):
     result = CliRunner().invoke(app, [argument.format(root=study.root) for argument in arguments])
     assert isinstance(result.exception, RadprefError)
     assert "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT record_id, dataset, patient_id, split FROM records WHERE image_sha = ?",
+        "SELECT split FROM records WHERE dataset = ? AND patient_id = ? AND split <> ?",
+    ],
+)
+def test_what_is_asked_of_every_new_record_is_looked_up_not_searched(study, sql):
+    plan = study.db.rows(f"EXPLAIN QUERY PLAN {sql}", ("x",) * sql.count("?"))
+    assert [row["detail"].split()[0] for row in plan] == ["SEARCH"]
