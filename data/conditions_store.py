@@ -15,6 +15,7 @@ import numpy as np
 
 from data.errors import InvalidInput, NotFound
 from data.files import sha256_bytes
+from data.findings import NORMAL_LABELS, names_finding, names_side, of_label
 from data.sqlite import sqlite3
 
 if TYPE_CHECKING:
@@ -64,24 +65,27 @@ class StoredCondition:
 def asked_attributes(text: str, labels: Mapping[str, float | None]) -> dict[str, int]:
     """Which positive labels of a record its text really asks for: {attribute: 1}.
 
-    A label counts if its words stand in the text; ``<finding>/<side>`` if the finding counts and the side is
-    named; ``normal`` if a phrase for it stands there. Labels the text does not mention are not asked.
+    A label counts if its words stand in the text (plurals and synonyms too: data/findings.py); ``<finding>/<side>`` if
+    the finding counts and the side is named, or both sides are; ``normal`` and ``no_finding`` if a phrase for it stands
+    there. Labels the text does not mention are not asked.
     """
     low = re.sub(r"[^a-z0-9 ]+", " ", text.lower())
     words = set(low.split())
 
     def named(label: str) -> bool:
-        if label == "normal":
+        if label in NORMAL_LABELS:
             return any(phrase in low for phrase in NORMAL_PHRASES)
         parts = label.split("_")
-        return all(part in words for part in parts) or parts[-1] in words
+        if all(part in words for part in parts):
+            return True
+        return names_finding(label, text) if of_label(label) else parts[-1] in words
 
     asked: dict[str, int] = {}
     for label, value in labels.items():
         if value != 1:
             continue
         finding, _, side = label.partition("/")
-        if named(finding) and (not side or side in words):
+        if named(finding) and (not side or names_side(side, text)):
             asked[label] = 1
     return asked
 
