@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from data.readers import Found
 
 study_app = typer.Typer(no_args_is_help=True)
 data_app = typer.Typer(no_args_is_help=True)
@@ -250,16 +253,39 @@ def export(
 
 @data_app.command("import")
 def import_command(
-    dataset: Annotated[str | None, typer.Argument(help="phantom or table; default: data.reader of study.toml.")] = None,
-    path: Annotated[Path | None, typer.Argument(help="table: the CSV or parquet file.")] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(help="A reader (radpref data list names them); default: data.reader of study.toml.")
+    ] = None,
+    path: Annotated[Path | None, typer.Argument(help="The data set: a table, an archive or a folder.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads, or processes for large sets; default: 4 threads, a process per core.")
+    ] = None,
     study: StudyOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Import records with images, labels, masks and texts. Run again to resume; unusable ones are listed."""
+    """Check what is there, then import images, labels, masks, texts. Run again to resume; unusable ones are listed."""
     from data.importing import import_records
     from data.study import Study
 
-    emit(import_records(Study(study), dataset, path), as_json)
+    result = import_records(Study(study), dataset, path, workers=workers, on_found=None if as_json else _show_found)
+    emit(result if as_json else {key: value for key, value in result.items() if key != "found"}, as_json)
+
+
+def _show_found(found: tuple[Found, ...]) -> None:
+    """The layout check: what is there beside what the published set holds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="found", title_justify="left")
+    for name in ("what", "here", "published"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    table.add_column("note", overflow="fold")
+    for line in found:
+        published = "" if line.expected is None else str(line.expected)
+        differs = line.expected is not None and line.found != line.expected
+        gap = f"{line.found - line.expected:+d}" if differs and line.expected is not None else ""
+        table.add_row(line.what, str(line.found), published, "; ".join(part for part in (gap, line.note) if part))
+    Console().print(table)
 
 
 @data_app.command("list")

@@ -97,24 +97,37 @@ class ImageStore:
             Conflict: the same pixels are already known with another origin.
         """
         sha256 = self.write_image(image, origin)
-        height, width = image.shape
+        self.add_image(connection, sha256, image.shape, image.dtype.itemsize * 8, origin)
+        return sha256
+
+    def add_image(
+        self, connection: sqlite3.Connection, sha256: str, shape: tuple[int, ...], bit_depth: int, origin: Origin
+    ) -> None:
+        """The database row of an image (H, W) whose file is written, inside an open write transaction.
+
+        Raises:
+            Conflict: the same pixels are already known with another origin.
+        """
         known = connection.execute("SELECT origin FROM images WHERE sha256 = ?", (sha256,)).fetchone()
         if known is not None and known[0] != origin:
             raise Conflict(f"image {sha256[:12]} is stored as {known[0]} and cannot also be {origin}; remove it there")
         connection.execute(
             "INSERT INTO images VALUES (?, ?, ?, ?, ?) ON CONFLICT(sha256) DO NOTHING",
-            (sha256, origin, width, height, image.dtype.itemsize * 8),
+            (sha256, origin, shape[1], shape[0], bit_depth),
         )
-        return sha256
 
     def put_mask(self, connection: sqlite3.Connection, mask: Mask) -> str:
         """Store a mask (H, W) bool inside an open write transaction; returns its SHA-256."""
         sha256 = self.write_mask(mask)
+        self.add_mask(connection, sha256, mask.shape, int(mask.sum()))
+        return sha256
+
+    def add_mask(self, connection: sqlite3.Connection, sha256: str, shape: tuple[int, ...], n_pixels: int) -> None:
+        """The database row of a mask (H, W) whose file is written, inside an open write transaction."""
         connection.execute(
             "INSERT INTO masks VALUES (?, ?, ?, ?) ON CONFLICT(sha256) DO NOTHING",
-            (sha256, mask.shape[1], mask.shape[0], int(mask.sum())),
+            (sha256, shape[1], shape[0], n_pixels),
         )
-        return sha256
 
     def image(self, sha256: str) -> GrayImage:
         """Read an image back, (H, W) uint8 or uint16."""

@@ -1,4 +1,4 @@
-"""Import records into a study: read, quarantine what cannot be used, store in batches, resume.
+"""Import records into a study: check the layout, read, quarantine what cannot be used, store in batches, resume.
 
 Input: a study and the name of a reader. Output: rows in ``records``, ``labels``, ``record_masks``; image and mask
 files; a run of kind "import" with ``quarantine.csv``. One bad image never stops an import.
@@ -6,22 +6,20 @@ files; a run of kind "import" with ``quarantine.csv``. One bad image never stops
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.errors import Conflict, InvalidInput, NotFound, RadprefError
-from data.files import sha256_file, write_atomic
+from data.errors import Conflict, InvalidInput, NotFound
+from data.files import sha256_file
+from data.import_workers import Load, Outcome, Refused, Source, Stored, open_workers
 from data.progress import bar
-from data.readers import PlannedRecord, Record, get_reader
-from data.records import Run, latest_run, start_run
+from data.quarantine import Quarantine
+from data.readers import Found, ImportPlan, find_reader
+from data.records import latest_run, start_run
 from data.splits import split_manifest
 from data.sqlite import sqlite3
 from data.study import Study
@@ -30,14 +28,21 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 """Records per transaction: what an interruption loses at most."""
-N_THREADS = 4
-"""Files are synced to disk while other records are rendered or read."""
 
 
-def import_records(study: Study, source: str | None = None, path: Path | str | None = None) -> dict[str, Any]:
+def import_records(
+    study: Study,
+    source: str | None = None,
+    path: Path | str | None = None,
+    *,
+    workers: int | None = None,
+    on_found: Callable[[tuple[Found, ...]], None] | None = None,
+) -> dict[str, Any]:
     """Import all records of a reader (``source``, default ``data.reader``) that the study does not hold yet.
 
-    Returns {run_id, reader, n_planned, n_imported, n_existing, n_quarantined, quarantine, splits}.
+    ``workers``: threads or processes (see `open_workers`); ``on_found`` is told what is there before anything is read.
+    Records that were quarantined are tried again every time. Returns {reader, found, n_planned, n_existing, run_id,
+    n_imported, n_quarantined, quarantine, splits}.
 
     Raises:
         InvalidInput: the table cannot be used, or no row of it could be.
@@ -46,31 +51,57 @@ def import_records(study: Study, source: str | None = None, path: Path | str | N
     """
     config = study.config.data
     name = source or config.reader
-    table = Path(path) if path is not None else None
-    if name != "phantom" and table is None and config.path is not None:
-        table = study.root / config.path
+    where = Path(path) if path is not None else None
+    if name != "phantom" and where is None and config.path is not None:
+        where = study.root / config.path
+    if workers is not None and workers < 1:
+        raise InvalidInput(f"workers = {workers}: give at least 1")
     _check_size(study)
-    plan = get_reader(name)(config, table)
-    planned = plan.planned
-    existing = {str(row["record_id"]) for row in study.db.rows("SELECT record_id FROM records")}
-    pending = [record for record in planned if record.record_id not in existing]
-    result: dict[str, Any] = {"reader": name, "n_planned": len(planned), "n_existing": len(planned) - len(pending)}
+    origin = Source(find_reader(name), config, where, study.root)
+    plan = origin.plan()
+    if on_found is not None:
+        on_found(plan.found)
+    pending = _pending(study, plan)
+    n_planned = len(plan.planned)
+    result: dict[str, Any] = {
+        "reader": name,
+        "found": [asdict(line) for line in plan.found],
+        "n_planned": n_planned,
+        "n_existing": n_planned - len(pending),
+    }
     if not pending:
         return {**result, "run_id": _finished_run(study), "n_imported": 0, "n_quarantined": 0, "quarantine": None,
                 "splits": split_manifest(study.db)}  # fmt: skip
-    run_config = {"reader": name, "path": str(table) if table else None, "data": config.model_dump(mode="json")}
-    inputs = {file.name: sha256_file(file) for file in plan.inputs}
-    with start_run(study, "import", run_config, inputs) as run:
-        quarantined = _import_pending(study, pending)
-        result |= {"run_id": run.run_id, "n_imported": len(pending) - len(quarantined)}
-        result["n_quarantined"] = len(quarantined)
-        result["quarantine"] = _write_quarantine(run, quarantined)
+    run_config = {"reader": name, "path": str(where) if where else None, "data": config.model_dump(mode="json")}
+    with start_run(study, "import", run_config, _hashes(plan)) as run:
+        with (
+            Quarantine(run.folder / "quarantine.csv") as quarantine,
+            open_workers(origin, plan, len(pending), workers) as load,
+        ):
+            _import_pending(study, pending, load, quarantine)
+        result |= {"run_id": run.run_id, "n_imported": len(pending) - quarantine.n}
+        result["n_quarantined"] = quarantine.n
+        result["quarantine"] = str(quarantine.path) if quarantine.n else None
         result["splits"] = split_manifest(study.db)
         run.result = dict(result)
-    if quarantined and len(quarantined) == len(planned):
-        first = next(iter(quarantined.values()))
-        raise InvalidInput(f"no record of {table or name} could be used, first reason: {first}")
+    if quarantine.n and quarantine.n == n_planned:
+        raise InvalidInput(f"no record of {where or name} could be used, first reason: {quarantine.first}")
     return result
+
+
+def _pending(study: Study, plan: ImportPlan) -> list[int]:
+    """Positions in the plan of what the study does not hold yet; planned records live for a moment only."""
+    existing = {str(row["record_id"]) for row in study.db.rows("SELECT record_id FROM records")}
+    return [i for i, planned in enumerate(plan.planned) if planned.record_id not in existing]
+
+
+def _hashes(plan: ImportPlan) -> dict[str, str]:
+    """Name -> SHA-256 of the plan's inputs; two of one name carry their folders' names."""
+    names = [path.name for path in plan.inputs]
+    return {
+        path.name if names.count(path.name) == 1 else f"{path.resolve().parent.name}/{path.name}": sha256_file(path)
+        for path in plan.inputs
+    }
 
 
 def _check_size(study: Study) -> None:
@@ -91,90 +122,68 @@ def _finished_run(study: Study) -> str | None:
         return None
 
 
-def _import_pending(study: Study, pending: list[PlannedRecord]) -> dict[str, str]:
-    """Load and store in batches; returns record_id -> reason of what was quarantined."""
-    quarantined: dict[str, str] = {}
-    with bar("import", len(pending)) as advance, ThreadPoolExecutor(N_THREADS) as pool:
-        for batch in _batches(pending):
-            loaded = list(pool.map(partial(_load, study), batch))
-            quarantined |= {
-                planned.record_id: str(found)
-                for planned, found in zip(batch, loaded, strict=True)
-                if isinstance(found, RadprefError)
-            }
-            for record, reason in _store_batch(study, [found for found in loaded if isinstance(found, Record)]):
-                quarantined[record.record_id] = reason
-            advance(len(batch))
-    for record_id, reason in itertools.islice(quarantined.items(), 5):
-        log.warning("quarantined %s: %s", record_id, reason)
-    return quarantined
+def _import_pending(study: Study, pending: Sequence[int], load: Load, quarantine: Quarantine) -> None:
+    """Load and store batch by batch: a batch is in the database, and its refusals in the file, before the next."""
+    with bar("import", len(pending)) as advance:
+        for start in range(0, len(pending), BATCH_SIZE):
+            outcomes = []
+            for outcome in load(pending[start : start + BATCH_SIZE]):
+                outcomes.append(outcome)
+                advance(1)
+            quarantine.add(_store_batch(study, outcomes))
 
 
-def _load(study: Study, planned: PlannedRecord) -> Record | RadprefError:
-    """Load one record and write its files ahead of the transaction; returns the error of an unusable one."""
-    try:
-        record = planned.load()
-    except (InvalidInput, NotFound) as error:
-        return error
-    study.store.write_image(record.image, "real")
-    for mask in record.masks.values():
-        study.store.write_mask(mask)
-    return record
-
-
-def _batches(items: list[PlannedRecord]) -> Iterator[list[PlannedRecord]]:
-    for start in range(0, len(items), BATCH_SIZE):
-        yield items[start : start + BATCH_SIZE]
-
-
-def _store_batch(study: Study, records: Iterable[Record]) -> list[tuple[Record, str]]:
-    """Store records in one transaction; returns those refused, with the reason."""
+def _store_batch(study: Study, outcomes: Iterable[Outcome]) -> list[Refused]:
+    """Store records in one transaction; returns those refused, when loaded or now."""
     refused = []
     with study.db.write() as connection:
-        for record in records:
-            reason = _store_record(study, connection, record)
-            if reason is not None:
-                refused.append((record, reason))
+        for outcome in outcomes:
+            found = outcome if isinstance(outcome, Refused) else _store_record(study, connection, outcome)
+            if found is not None:
+                refused.append(found)
     return refused
 
 
-def _store_record(study: Study, connection: sqlite3.Connection, record: Record) -> str | None:
-    """Store one record inside an open transaction; returns a reason instead where it must not be stored."""
+def _store_record(study: Study, connection: sqlite3.Connection, record: Stored) -> Refused | None:
+    """Store one record inside an open transaction; returns a refusal instead where it must not be stored."""
+    reason = _contradiction(connection, record)
+    if reason is not None:
+        return Refused(record.record_id, reason)
+    image = record.image
+    try:
+        study.store.add_image(connection, image.sha256, image.shape, image.detail, "real")
+    except Conflict as error:
+        return Refused(record.record_id, str(error))
+    connection.execute(
+        "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (record.record_id, record.dataset, record.patient_id, record.split, image.sha256, record.caption,
+         record.report, json.dumps(record.extra, ensure_ascii=False)),
+    )  # fmt: skip
+    labels = [(record.record_id, name, value) for name, value in record.labels.items()]
+    connection.executemany("INSERT INTO labels VALUES (?, ?, ?)", labels)
+    for structure, mask in record.masks.items():
+        study.store.add_mask(connection, mask.sha256, mask.shape, mask.detail)
+        connection.execute("INSERT INTO record_masks VALUES (?, ?, ?)", (record.record_id, structure, mask.sha256))
+    return None
+
+
+def _contradiction(connection: sqlite3.Connection, record: Stored) -> str | None:
+    """Why the record cannot stand beside those stored: its identifier, its patient's split, or its image's twin."""
+    if connection.execute("SELECT 1 FROM records WHERE record_id = ?", (record.record_id,)).fetchone():
+        return f"the source holds {record.record_id} twice; keep one of them"
     other = connection.execute(
         "SELECT split FROM records WHERE dataset = ? AND patient_id = ? AND split <> ?",
         (record.dataset, record.patient_id, record.split),
     ).fetchone()
     if other is not None:
         return f"patient {record.patient_id} is in {record.split} and in {other[0]}; keep a patient in one split"
-    try:
-        image_sha = study.store.put_image(connection, record.image, "real")
-    except Conflict as error:
-        return str(error)
-    twin = connection.execute("SELECT record_id FROM records WHERE image_sha = ?", (image_sha,)).fetchone()
-    if twin is not None:
-        return f"the image is identical to that of {twin[0]}; keep one of them"
-    connection.execute(
-        "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (record.record_id, record.dataset, record.patient_id, record.split, image_sha, record.caption, record.report,
-         json.dumps(record.extra, ensure_ascii=False)),
-    )  # fmt: skip
-    labels = [(record.record_id, name, value) for name, value in record.labels.items()]
-    connection.executemany("INSERT INTO labels VALUES (?, ?, ?)", labels)
-    for structure, mask in record.masks.items():
-        mask_sha = study.store.put_mask(connection, mask)
-        connection.execute("INSERT INTO record_masks VALUES (?, ?, ?)", (record.record_id, structure, mask_sha))
-    return None
-
-
-def _write_quarantine(run: Run, quarantined: dict[str, str]) -> str | None:
-    """Write quarantine.csv into the run folder; returns its path, or None where all records were fine."""
-    path = run.folder / "quarantine.csv"
-    if not quarantined:
-        path.unlink(missing_ok=True)
+    twin = connection.execute(
+        "SELECT record_id, dataset, patient_id, split FROM records WHERE image_sha = ?", (record.image.sha256,)
+    ).fetchone()
+    if twin is None:
         return None
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(["record_id", "reason"])
-    writer.writerows(quarantined.items())
-    write_atomic(path, buffer.getvalue())
-    return str(path)
+    name, dataset, patient, split = twin
+    if (dataset, patient) == (record.dataset, record.patient_id):
+        return f"the image is identical to that of {name}; keep one of them"
+    reason = f"the image maps to two patients: it is identical to that of {name} (patient {patient} in {split})"
+    return f"{reason}, here patient {record.patient_id} in {record.split}; find out whose it is"

@@ -41,7 +41,7 @@ class Record:
 class PlannedRecord:
     """A record that can be loaded; ``load`` raises `RadprefError` for a record that must be quarantined.
 
-    ``load`` runs in another thread or process: give ``functools.partial`` of a module's function, never a lambda.
+    ``load`` runs in another thread, or in another process that made the same plan.
     """
 
     record_id: str
@@ -90,7 +90,8 @@ class ImportPlan:
     """What a reader would import.
 
     planned: sized and iterable again, best a :class:`Planned`; found: the layout check; inputs: the small files (CSV
-    tables and the like) whose hashes go into the run.
+    tables and the like) whose hashes go into the run. The same configuration and files give the same plan in the same
+    order: large imports make it again in every worker process.
     """
 
     planned: Sequence[PlannedRecord]
@@ -113,13 +114,27 @@ READERS: dict[str, str] = {
 """Name -> ``module:function``, imported when it is asked for. `data.config.ReaderName` lists the same names."""
 
 
-def get_reader(name: str) -> Reader:
-    """The reader called ``name``.
+def find_reader(name: str) -> str:
+    """Where the reader called ``name`` stands, ``module:function``.
 
     Raises:
         NotFound: there is none; the choices are listed.
     """
     if name not in READERS:
         raise NotFound(f"no reader called {name!r}; choose one of {', '.join(READERS)}")
-    module, function = READERS[name].split(":")
+    return READERS[name]
+
+
+def get_reader(name: str) -> Reader:
+    """The reader called ``name``.
+
+    Raises:
+        NotFound: there is none; the choices are listed.
+    """
+    return load_reader(find_reader(name))
+
+
+def load_reader(address: str) -> Reader:
+    """The reader at ``module:function``."""
+    module, function = address.split(":")
     return cast(Reader, getattr(importlib.import_module(module), function))

@@ -171,11 +171,11 @@ def test_interrupted_import_resumes(tmp_path, monkeypatch):
         planned[6] = PlannedRecord(planned[6].record_id, stop)
         return ImportPlan(planned)
 
-    monkeypatch.setattr("data.importing.get_reader", lambda name: interrupted)
+    monkeypatch.setattr("data.phantom_reader.read_phantom", interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_records(study)
     assert study.db.value("SELECT count(*) FROM records") == 4
-    monkeypatch.setattr("data.importing.get_reader", get_reader)
+    monkeypatch.setattr("data.phantom_reader.read_phantom", real)
     assert import_records(study)["n_imported"] == 6
     study.db.close()
 
