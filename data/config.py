@@ -103,7 +103,13 @@ class GeneratorConfig(_Section):
     n_steps: int = Field(default=20, ge=1, le=1000)
     guidance_scale: float = Field(default=2.0, ge=1.0, le=30.0)
     batch_size: int = Field(default=32, ge=1)
-    precision: Literal["f32", "bf16"] = "f32"
+    precision: Literal["f32", "bf16", "fp16"] = "f32"
+    """Of the networks while sampling; fp16 needs a GPU."""
+    compile: bool = Field(default=False, exclude=True)
+    """``torch.compile`` the networks for sampling on a GPU: minutes at the start, then faster. No other images: it is
+    not part of what a run is known by."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = Field(default="default", exclude=True)
+    """How; ``reduce-overhead`` and ``max-autotune`` use CUDA graphs."""
     seed: int = 0
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from generation.models import GeneratorStack
 
 Mode = Literal["T2I", "M2I", "TM2I"]
+Masked = Literal["none", "some", "all"]
 NO_TEXT = "N/A"
 MAX_CACHED_TEXTS = 4096
 
@@ -149,17 +150,28 @@ def unconditional_states(stack: GeneratorStack) -> Tensor | None:
     return encode_text(stack, [""])[0] if stack.unconditional == "empty_prompt" else None
 
 
+def masked_rows(batch: ConditionBatch) -> Masked:
+    """How many samples have a mask. Reads the device: a loop over steps asks once, before its first step."""
+    present = batch.mask_present.tolist()
+    return "all" if all(present) else "some" if any(present) else "none"
+
+
 def control_residuals(
-    controlnet: ControlNetModel, noisy_latents: Tensor, timesteps: Tensor, batch: ConditionBatch
+    controlnet: ControlNetModel,
+    noisy_latents: Tensor,
+    timesteps: Tensor,
+    batch: ConditionBatch,
+    masked: Masked | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """ControlNet residuals (down blocks, mid block), multiplied by 0 for samples without a mask.
 
     Only samples with a mask are run; the others' rows are exact zeros, which is the same as the multiplication.
+    `masked` is what `masked_rows` says of the batch, where the caller knows it.
     """
-    rows = torch.nonzero(batch.mask_present).flatten()
-    every = len(rows) == len(batch)
+    every = (masked or masked_rows(batch)) == "all"
     latents, steps, part = noisy_latents, timesteps, batch
     if not every:
+        rows = torch.nonzero(batch.mask_present).flatten()
         latents, steps, part = noisy_latents[rows], timesteps[rows], batch.select(rows)
     down, mid = controlnet(
         latents,
@@ -184,13 +196,17 @@ def predict_noise(
     noisy_latents: Tensor,
     timesteps: Tensor,
     batch: ConditionBatch,
+    masked: Masked | None = None,
 ) -> Tensor:
-    """The UNet's output (B, C, h, w) under the batch's conditions; `timesteps` (B,) or a scalar tensor."""
+    """The UNet's output (B, C, h, w) under the batch's conditions; `timesteps` (B,) or a scalar tensor.
+
+    `masked` is what `masked_rows` says of the batch, where the caller knows it.
+    """
     steps = timesteps.expand(len(batch)) if timesteps.ndim == 0 else timesteps
-    if controlnet is None or not bool(batch.mask_present.any()):
+    if controlnet is None or (masked or masked_rows(batch)) == "none":
         output = unet(noisy_latents, steps, encoder_hidden_states=batch.text_states, return_dict=False)[0]
         return torch.as_tensor(output)
-    down, mid = control_residuals(controlnet, noisy_latents, steps, batch)
+    down, mid = control_residuals(controlnet, noisy_latents, steps, batch, masked)
     output = unet(
         noisy_latents,
         steps,
@@ -209,6 +225,23 @@ def needs_guidance(stack: GeneratorStack, batch: ConditionBatch, guidance_scale:
     return stack.unconditional == "empty_prompt" or bool(batch.text_present.any())
 
 
+def both_branches(stack: GeneratorStack, batch: ConditionBatch) -> ConditionBatch:
+    """The unconditional rows of guidance, then the conditional ones (2 B rows)."""
+    free = batch.without_text(unconditional_states(stack))
+    return ConditionBatch(
+        torch.cat([free.text_states, batch.text_states]),
+        torch.cat([free.hint, batch.hint]),
+        torch.cat([free.text_present, batch.text_present]),
+        torch.cat([free.mask_present, batch.mask_present]),
+    )
+
+
+def guide(output: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance on the output of `both_branches`: uncond + scale * (cond - uncond)."""
+    unconditional, conditional = output.chunk(2)
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
 def guided(
     stack: GeneratorStack,
     noisy_latents: Tensor,
@@ -219,16 +252,9 @@ def guided(
     """Classifier-free guidance: uncond + scale * (cond - uncond); the unconditional branch keeps the mask."""
     if not needs_guidance(stack, batch, guidance_scale):
         return predict_noise(stack.unet, stack.controlnet, noisy_latents, timesteps, batch)
-    free = batch.without_text(unconditional_states(stack))
-    both = ConditionBatch(
-        torch.cat([free.text_states, batch.text_states]),
-        torch.cat([free.hint, batch.hint]),
-        torch.cat([free.text_present, batch.text_present]),
-        torch.cat([free.mask_present, batch.mask_present]),
-    )
+    both = both_branches(stack, batch)
     steps = timesteps.expand(len(batch)) if timesteps.ndim == 0 else timesteps
     output = predict_noise(
         stack.unet, stack.controlnet, torch.cat([noisy_latents, noisy_latents]), torch.cat([steps, steps]), both
     )
-    unconditional, conditional = output.chunk(2)
-    return unconditional + guidance_scale * (conditional - unconditional)
+    return guide(output, guidance_scale)

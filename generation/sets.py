@@ -121,7 +121,7 @@ def _planned(study: Study, config: dict[str, Any]) -> list[StoredCondition] | No
 
 def _sample_missing(study: Study, run: Run, conditions: list[StoredCondition], arms: list[str], seed: int) -> None:
     """Sample chunk by chunk. Chunks are fixed by the plan, not by what is left, so a resumed run gives equal images."""
-    from generation.adapters import load_arm
+    from generation.sampling import load_sampler
 
     known = {int(r["ordinal"]) for r in study.db.rows("SELECT ordinal FROM image_sets WHERE run_id = ?", [run.run_id])}
     stacks: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def _sample_missing(study: Study, run: Run, conditions: list[StoredCondition], a
                     continue
                 for arm in arms:
                     stacks.setdefault(arm, None)
-                    stacks[arm] = stacks[arm] or load_arm(study, arm)
+                    stacks[arm] = stacks[arm] or load_sampler(study, arm)
                 _sample_chunk(study, run, [conditions[i] for i in chunk], chunk, stacks, seed)
                 advance(len(chunk))
 
@@ -203,6 +203,7 @@ def sample_stored(study: Study, stack: Any, conditions: Sequence[StoredCondition
         n_steps=settings.n_steps,
         guidance_scale=settings.guidance_scale,
         batch_size=settings.batch_size,
+        precision=settings.precision,
     )
     return np.asarray(images)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from data.errors import InvalidInput
-from generation.conditions import Condition
+from generation.conditions import Condition, control_residuals, encode_conditions, masked_rows
+from generation.denoising import compile_networks, encoded_hints, make_ready
 from generation.models import GeneratorStack, tiny_stack
-from generation.sampling import initial_noise, make_solver, sample
+from generation.sampling import decode, initial_noise, make_solver, pick_device, sample, sample_latents
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +96,22 @@ def test_sixteen_bits_agree_with_eight(stack: GeneratorStack) -> None:
 
 def test_bfloat16_stays_close(stack: GeneratorStack) -> None:
     exact = sample(stack, MIXED, [1, 2, 3, 4], n_steps=2).astype(int)
-    fast = sample(stack, MIXED, [1, 2, 3, 4], n_steps=2, bf16=True).astype(int)
+    fast = sample(stack, MIXED, [1, 2, 3, 4], n_steps=2, precision="bf16").astype(int)
     assert np.abs(exact - fast).mean() < 4
 
 
-def test_progress_counts_every_image(stack: GeneratorStack) -> None:
-    done: list[int] = []
-    sample(stack, MIXED * 2, range(8), n_steps=1, batch_size=3, progress=done.append)
-    assert sum(done) == 8
+def test_every_batch_is_handed_out_once(stack: GeneratorStack) -> None:
+    done: dict[int, np.ndarray] = {}
+    images = sample(
+        stack,
+        MIXED * 2,
+        range(8),
+        n_steps=1,
+        batch_size=3,
+        on_batch=lambda places, part: done.update(zip(places, part, strict=True)),
+    )
+    assert sorted(done) == list(range(8))
+    assert all(np.array_equal(images[place], image) for place, image in done.items())
 
 
 def test_the_solver_spans_the_whole_schedule(stack: GeneratorStack) -> None:
@@ -122,3 +132,83 @@ def test_bad_requests_are_explained(stack: GeneratorStack) -> None:
         sample(stack, MIXED[:1], [1], batch_size=0)
     with pytest.raises(InvalidInput, match="neither text"):
         sample(stack, [Condition("N/A")], [1])
+
+
+def test_channels_last_weights_draw_the_same_images(stack: GeneratorStack) -> None:
+    ready = make_ready(tiny_stack(0))
+    weight = ready.unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    plain, fast = (sample(one, MIXED, [1, 2, 3, 4], n_steps=2).astype(int) for one in (stack, ready))
+    assert np.abs(plain - fast).max() <= 1
+
+
+def test_cast_weights_sample_without_autocast() -> None:
+    exact = sample(tiny_stack(0), MIXED, [1, 2, 3, 4], n_steps=2).astype(int)
+    cast = tiny_stack(0).to("cpu", torch.bfloat16)
+    assert np.abs(exact - sample(cast, MIXED, [1, 2, 3, 4], n_steps=2, precision="bf16")).mean() < 4
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_encoded_hints_give_the_residuals_of_hints(order: str) -> None:
+    stack = tiny_stack(0)
+    assert stack.controlnet is not None
+    stack.controlnet.register_to_config(controlnet_conditioning_channel_order=order)
+    for zero in (*stack.controlnet.controlnet_down_blocks, stack.controlnet.controlnet_mid_block):
+        torch.nn.init.normal_(zero.weight, std=0.1, generator=torch.Generator().manual_seed(1))
+    batch = encode_conditions(stack, [MIXED[1], MIXED[2]])
+    noisy, steps = initial_noise(stack, [1, 2]), torch.tensor([500, 500])
+    with torch.no_grad():
+        down, mid = control_residuals(stack.controlnet, noisy, steps, batch)
+        with encoded_hints(stack.controlnet, batch.hint) as hint:
+            again_down, again_mid = control_residuals(stack.controlnet, noisy, steps, replace(batch, hint=hint))
+    assert float(mid.abs().max()) > 1e-3
+    for one, other in zip([*down, mid], [*again_down, again_mid], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_loop_asks_for_masks_once_and_not_in_every_step(stack: GeneratorStack) -> None:
+    with patch("generation.denoising.masked_rows", wraps=masked_rows) as asked:
+        sample(stack, MIXED[2:3], [1], n_steps=5)
+    assert asked.call_count == 2  # whether to encode hints, and for the loop
+
+
+def test_a_mixed_batch_is_sampled_as_its_parts(stack: GeneratorStack) -> None:
+    together = sample_latents(stack, encode_conditions(stack, MIXED), [1, 2, 3, 4], n_steps=2)
+    for i, condition in enumerate(MIXED):
+        alone = sample_latents(stack, encode_conditions(stack, [condition]), [i + 1], n_steps=2)
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-3, rtol=1e-3)
+
+
+def test_compiled_stacks_see_one_batch_size_only() -> None:
+    stack = tiny_stack(0)
+    plain = sample(stack, MIXED, [1, 2, 3, 4], n_steps=1, batch_size=3).astype(int)
+    with patch.object(torch.nn.Module, "compile", autospec=True) as compiled:
+        compile_networks(stack, "reduce-overhead")
+    assert [call.args[0] for call in compiled.call_args_list] == [stack.unet, stack.controlnet, stack.vae.decoder]
+    assert {tuple(call.kwargs.items()) for call in compiled.call_args_list} == {
+        (("mode", "reduce-overhead"), ("dynamic", False))
+    }
+    stack.unet._compiled_call_impl = stack.unet._call_impl
+    with patch.object(stack.unet, "forward", wraps=stack.unet.forward) as unet:
+        padded = sample(stack, MIXED, [1, 2, 3, 4], n_steps=1, batch_size=3).astype(int)
+    assert {call.args[0].shape[0] for call in unet.call_args_list} == {3, 6}  # one branch, two branches
+    assert np.abs(plain - padded).max() <= 1
+
+
+def test_large_batches_are_decoded_in_equal_parts(stack: GeneratorStack) -> None:
+    latents = initial_noise(stack, range(6))
+    whole = decode(stack, latents)
+    with patch("generation.sampling.DECODED_PIXELS", 4 * stack.image_size**2):
+        torch.testing.assert_close(decode(stack, latents), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_devices_and_precisions_that_are_not_there_are_named(stack: GeneratorStack) -> None:
+    assert pick_device("cpu") == "cpu"
+    with pytest.raises(InvalidInput, match="no device 'cuda:99'"):
+        pick_device("cuda:99")
+    with pytest.raises(InvalidInput, match="'fp16' needs a GPU"):
+        sample(stack, MIXED[:1], [1], n_steps=1, precision="fp16")
+    with pytest.raises(InvalidInput, match="precision is 'f64'"):
+        sample(stack, MIXED[:1], [1], n_steps=1, precision="f64")
+    with pytest.raises(InvalidInput, match="compile needs a GPU"):
+        make_ready(stack, compile_mode="default")
