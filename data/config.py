@@ -10,11 +10,11 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data.errors import InvalidInput, NotFound
 
-ReaderName = Literal["phantom", "table"]
+ReaderName = Literal["phantom", "table", "chexpert", "candid", "siim", "rsna", "mimic"]
 """The names of `data.readers.READERS`."""
 Loss = Literal["set-wise", "hard-pairs", "score-weighted"]
 TEXT_ANCHORS = (
@@ -78,7 +78,7 @@ class DataConfig(_Section):
     reader: ReaderName = "phantom"
     """Name of the data-set reader."""
     path: str | None = None
-    """Table file (CSV or parquet) of the ``table`` reader; ``radpref data import`` may override it."""
+    """Table file (CSV or parquet), or the folder of a data set; ``radpref data import`` may override it."""
     columns: ColumnsConfig = ColumnsConfig()
     """Column map of the ``table`` reader."""
     image_size: int = Field(default=128, ge=32, le=1024)
@@ -92,7 +92,53 @@ class DataConfig(_Section):
     n_test: int = Field(default=400, ge=0)
     """Phantom patients in the test split: never seen by generator, ratings, pairs or thresholds."""
     seed: int = 0
-    """Seed of the phantom draw and of splits that the table does not give."""
+    """Seed of the phantom draw and of splits that the table or set does not give."""
+    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """Shares of the patients in train, val and test where the set gives no split. CheXpert's test set is its official
+    validation set, so there only the first two count."""
+    labels: tuple[str, ...] = ()
+    """Labels to keep of a data set; default: all it has."""
+    uncertain: str | dict[str, str] = "blank"
+    """What an uncertain label (-1) of a data set becomes: a preset of `data.labels.UNCERTAIN_PRESETS` (``blank``,
+    ``zeros``, ``ones``, ``mgca``), or label -> ``blank``, ``0`` or ``1``; ``others`` is the rest (default blank)."""
+    blank: Literal["unknown", "0"] = "unknown"
+    """What a label that the report does not mention becomes. MGCA reads CheXpert's blanks as 0."""
+    rle: str | dict[str, str] | None = None
+    """Run-length convention of CANDID-PTX's masks, ``relative`` or ``absolute``, or structure -> convention."""
+    rle_first: Literal[0, 1] = 1
+    """Number of the first pixel where run lengths are absolute."""
+
+    @field_validator("uncertain", "rle", mode="before")
+    @classmethod
+    def _numbers_as_text(cls, value: Any) -> Any:
+        return {key: str(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("uncertain")
+    @classmethod
+    def _known_policy(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        return _choice(value, ("blank", "zeros", "ones", "mgca"), ("blank", "0", "1"))
+
+    @field_validator("rle")
+    @classmethod
+    def _known_convention(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        return value if value is None else _choice(value, ("relative", "absolute"), ("relative", "absolute"))
+
+    @field_validator("split_fractions")
+    @classmethod
+    def _shares(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) < 0 or abs(sum(value) - 1) > 1e-9:
+            raise ValueError("give three shares that sum to 1")
+        return value
+
+
+def _choice(value: str | dict[str, str], names: tuple[str, ...], inner: tuple[str, ...]) -> str | dict[str, str]:
+    """``value`` where it is one of ``names``, or a table with values among ``inner``."""
+    if isinstance(value, str) and value not in names:
+        raise ValueError(f"choose one of {', '.join(names)}, or a table of name = choice")
+    for name, choice in value.items() if isinstance(value, dict) else ():
+        if choice not in inner:
+            raise ValueError(f"'{name}' is {choice!r}; choose one of {', '.join(inner)}")
+    return value
 
 
 class GeneratorConfig(_Section):

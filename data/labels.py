@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from data.phantom_spec import PhantomSpec
 
 Uncertain = Literal["blank", "0", "1"]
+UNCERTAIN_PRESETS: dict[str, dict[str, str]] = {
+    "blank": {"others": "blank"},
+    "zeros": {"others": "0"},
+    "ones": {"others": "1"},
+    "mgca": {"atelectasis": "1", "cardiomegaly": "0", "consolidation": "0", "edema": "1", "pleural_effusion": "1"},
+}
+"""What -1 becomes, label by label; ``others``: every label not named (default: unknown). ``mgca`` is the policy of
+Wang et al., Multi-Granularity Cross-modal Alignment, NeurIPS 2022, for the five CheXpert labels they test."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*(/(left|right))?")
 
 
@@ -69,6 +77,13 @@ def _parse_cell(cell: str, column: str, uncertain: Uncertain) -> float | None:
     if number == -1.0:
         return None if uncertain == "blank" else float(uncertain)
     raise InvalidInput(f"label column '{column}' holds {cell!r}; use 1, 0, -1 (uncertain) or blank")
+
+
+def uncertain_value(policy: str | Mapping[str, str], label: str) -> float | None:
+    """What an uncertain (-1) ``label`` becomes under a preset or a table of study.toml: 1.0, 0.0 or None (unknown)."""
+    table = UNCERTAIN_PRESETS[policy] if isinstance(policy, str) else policy
+    choice = table.get(label, table.get("others", "blank"))
+    return None if choice == "blank" else float(choice)
 
 
 def phantom_labels(labels: Mapping[str, int], spec: PhantomSpec) -> dict[str, float | None]:

@@ -110,6 +110,11 @@ class Reader(Protocol):
 READERS: dict[str, str] = {
     "phantom": "data.phantom_reader:read_phantom",
     "table": "data.table:read_table",
+    "chexpert": "data.datasets.chexpert:read_chexpert",
+    "candid": "data.datasets.candid:read_candid",
+    "siim": "data.datasets.siim:read_siim",
+    "rsna": "data.datasets.rsna:read_rsna",
+    "mimic": "data.datasets.mimic:read_mimic",
 }
 """Name -> ``module:function``, imported when it is asked for. `data.config.ReaderName` lists the same names."""
 

@@ -18,6 +18,7 @@ import numpy as np
 from data.errors import InvalidInput
 from data.progress import bar
 from data.records import start_run
+from data.splits import split_manifest
 from downstream.cells import Cell, CellSpec, find_cell, load_predictions, save_cell
 from downstream.comparisons import PLAIN_ARMS, compare_family, planned_family
 from downstream.power import power_table, study_example
@@ -181,9 +182,11 @@ def run_grid(study: Study, *, tasks: Sequence[str] | None = None, n_workers: int
     config = {"downstream": settings.model_dump(mode="json"), "tasks": [task.name for task in wanted]}
     inputs = {f"{job.spec.task}/val": job.spec.validation_data for job in jobs}
     inputs |= {f"{job.spec.task}/test": job.spec.test_data for job in jobs}
+    splits = split_manifest(study.db)
+    inputs["splits"] = str(splits["sha256"])
     with start_run(study, "grid", config, inputs) as run:
         cells = _train_cells(study, run, jobs, n_workers)
-        run.result = grid_result(study, cells, family)
+        run.result = {**grid_result(study, cells, family), "splits": splits}
         result = {"run_id": run.run_id, **run.result}
     return result
 

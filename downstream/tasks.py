@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from data.errors import Conflict, InvalidInput, NotFound
 from data.pools import pool_run
+from data.splits import real_fraction
 from downstream.loaders import Bytes, image_array, mask_array
 
 if TYPE_CHECKING:
@@ -164,43 +165,9 @@ def _assemble(
     return TaskData(images, labels, masks, tuple(row[1] for row in rows), shas)
 
 
-def real_order(data: TaskData, rng: np.random.Generator) -> tuple[list[str], int]:
-    """Patients in the seeded order from which fractions are prefixes, and the size of the stratified minimum.
-
-    The first patient in the drawn order with a positive, and the first with a negative, of every label stand in front:
-    each fraction, however small, holds both classes, and the fractions stay nested.
-    """
-    patients = sorted(set(data.patients))
-    order = [patients[i] for i in rng.permutation(len(patients))]
-    rows: dict[str, list[int]] = {}
-    for i, patient in enumerate(data.patients):
-        rows.setdefault(patient, []).append(i)
-    front: list[str] = []
-    for column in range(data.labels.shape[1]):
-        for value in (1.0, 0.0):
-            first = next((p for p in order if (data.labels[rows[p], column] == value).any()), None)
-            if first is not None and first not in front:
-                front.append(first)
-    front.sort(key=order.index)
-    return front + [patient for patient in order if patient not in set(front)], len(front)
-
-
 def real_subset(data: TaskData, fraction: float, rng: np.random.Generator) -> Indices:
-    """Rows of the real subset: whole patients up to ``fraction`` of the records, 1 % inside 10 % inside 100 %.
-
-    The same generator state gives nested subsets for any fractions; another seed redraws them. Never smaller than the
-    stratified minimum of `real_order` (at least two patients).
-    """
-    if not 0 < fraction <= 1:
-        raise InvalidInput(f"fraction = {fraction}: give a fraction of the real training set above 0 and up to 1")
-    order, n_minimum = real_order(data, rng)
-    counts = dict.fromkeys(order, 0)
-    for patient in data.patients:
-        counts[patient] += 1
-    total = np.cumsum([counts[patient] for patient in order])
-    n_patients = max(int((total <= math.ceil(fraction * len(data))).sum()), n_minimum, min(2, len(order)))
-    chosen = set(order[:n_patients])
-    return np.array([i for i, patient in enumerate(data.patients) if patient in chosen], np.int64)
+    """Rows of the real subset, by `data.splits.real_fraction`: whole patients, 1 % inside 10 % inside 100 %."""
+    return real_fraction(data.patients, data.labels, fraction, rng)
 
 
 def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from data.errors import InvalidInput, NotFound
 from data.records import latest_run
+from data.splits import split_manifest
 from data.study import Study
 from downstream import grid
 from downstream.cells import find_cell, load_predictions, predictions_path
@@ -89,6 +90,10 @@ def test_grid_trains_compares_and_resumes(finished, monkeypatch):
     assert all(len(found) == 1 for found in counts.values())
     json.dumps(result, allow_nan=False)
     assert latest_run(study, "grid").result["cells"] == result["cells"]
+    manifest = split_manifest(study.db)
+    assert result["splits"] == manifest
+    stored = json.loads((study.root / "runs" / result["run_id"] / "config.json").read_text())
+    assert stored["provenance"]["inputs"]["splits"] == manifest["sha256"]
 
     again = grid.run_grid(study)
     assert not trained

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data.errors import Conflict, InvalidInput, NotFound
+from data.splits import real_order
 from downstream.loaders import augment, batch_indices, image_array, mask_array, normalise
-from downstream.tasks import TaskData, load_pool, load_split, real_order, real_subset, synthetic_subset
+from downstream.tasks import TaskData, load_pool, load_split, real_subset, synthetic_subset
 from tests.support_downstream import add_pool, study_with_pools, with_downstream
 
 
@@ -42,7 +43,7 @@ def test_another_seed_redraws_and_the_same_seed_does_not():
     one, again, other = (real_subset(data, 0.1, np.random.default_rng(s)) for s in (1, 1, 2))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
-    order, n_minimum = real_order(data, np.random.default_rng(1))
+    order, n_minimum = real_order(data.patients, data.labels, np.random.default_rng(1))
     assert 2 <= n_minimum <= 4
     assert sorted(order) == sorted(set(data.patients))
 

@@ -1,0 +1,206 @@
+"""CANDID-PTX (Feng et al. 2021) as unpacked: a CSV of reports and pneumothorax masks, CSVs of tubes and rib fractures.
+
+Input: the folder with ``Pneumothorax_reports.csv``, the CSVs whose names hold ``tube`` and ``rib``, and images named
+by their SOPInstanceUID, with or without a suffix, anywhere below it. Output: one record per image with up to three
+masks, three labels and the report. The patient is what stands before the first ``_`` of ``filename``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.config import DataConfig
+from data.datasets.findings import finding_caption, kept_labels
+from data.datasets.layout import folders_of, image_index, need_file, read_columns, set_folder, stem_of, with_gzip
+from data.datasets.outlines import check_convention, convention_of, decode_masks, frame_scaled, is_empty
+from data.errors import InvalidInput, NotFound
+from data.framing import read_radiograph
+from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
+from data.rle import Convention
+from data.splits import hashed_split
+
+DATASET = "candid"
+STRUCTURES = ("pneumothorax", "rib_fractures", "chest_tubes")
+TABLE_WORDS = {"rib_fractures": "rib", "chest_tubes": "tube"}
+"""Structure -> word in the name of its CSV: ``acute_rib_fracture.csv`` or ``Rib_fracture_mask_rle.csv``, and
+``chest_tube.csv``."""
+PUBLISHED_IMAGES = 19_237
+N_SAMPLED = 50
+"""Masks of each structure on which the run-length convention is tried."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    config: DataConfig
+    root: Path
+    files: dict[str, str]
+    table: pd.DataFrame
+    ids: tuple[str, ...]
+    starts: tuple[int, ...]  # rows of image i: starts[i] up to starts[i + 1]
+    others: Mapping[
+        str, Mapping[str, tuple[str, ...]]
+    ]  # structure -> image -> texts; a structure without file is absent
+    conventions: Mapping[str, Convention]
+
+
+@dataclass(frozen=True)
+class _Image:
+    image: str
+    place: Path
+    filenames: tuple[str, ...]
+    report: str | None
+    texts: Mapping[str, tuple[str, ...]]  # structure -> texts, () where the image is not listed; absent: no file
+
+
+def read_candid(config: DataConfig, path: Path | None) -> ImportPlan:
+    """Plan one record per image of the reports table, its rows united.
+
+    Raises:
+        InvalidInput, NotFound: no folder, a table or a column is missing, none of the images is there, or ``data.rle``
+            is not set or contradicts the masks.
+    """
+    root = set_folder(path, "candid")
+    kept_labels(config, STRUCTURES)
+    file = need_file(
+        root, with_gzip("Pneumothorax_reports.csv"), "it comes with the images, under the data use agreement"
+    )
+    table = read_columns(file, ["SOPInstanceUID", "EncodedPixels", "filename"], ["Report"])
+    table = table.sort_values("SOPInstanceUID", kind="stable", ignore_index=True)
+    tables = {structure: _table_of(root, word) for structure, word in TABLE_WORDS.items()}
+    others = {structure: _texts_of(place) for structure, place in tables.items() if place is not None}
+    conventions = _conventions(config, table, others)
+    ids, starts = np.unique(table["SOPInstanceUID"].to_numpy(str), return_index=True)
+    bounds = (*map(int, starts), len(table))
+    files = image_index(root)
+    source = _Source(config, root, files, table, tuple(map(str, ids)), bounds, others, conventions)
+    images = [_image(source, i) for i in range(len(ids))]
+    n_files = sum(image.place.is_file() for image in images)
+    if not n_files:
+        raise NotFound(f"none of the {len(ids)} images of {file.name} is below {root}; unpack the image folder there")
+    found = _counts(source, images, n_files, tables)
+    inputs = (file, *(place for place in tables.values() if place is not None))
+    return ImportPlan(Planned(len(ids), partial(_planned, source)), found, inputs)
+
+
+def _table_of(root: Path, word: str) -> Path | None:
+    """The CSV in or directly below ``root`` whose name holds ``word`` and which has the columns of a mask table."""
+    for folder in folders_of(root):
+        for place in sorted(folder.glob("*.csv*")):
+            if word in place.name.lower():
+                header = {str(name).strip() for name in pd.read_csv(place, nrows=0, encoding="utf-8-sig").columns}
+                if {"anon_SOPUID", "mask_rle"} <= header:
+                    return place
+    return None
+
+
+def _texts_of(place: Path) -> dict[str, tuple[str, ...]]:
+    table = read_columns(place, ["anon_SOPUID", "mask_rle"])
+    return {str(image): tuple(rows) for image, rows in table.groupby("anon_SOPUID")["mask_rle"]}
+
+
+def _conventions(
+    config: DataConfig, table: pd.DataFrame, others: Mapping[str, Mapping[str, tuple[str, ...]]]
+) -> dict[str, Convention]:
+    """Structure -> convention, for the structures of study.toml that have masks; checked on a sample of them."""
+    found: dict[str, Convention] = {}
+    for structure in STRUCTURES:
+        if structure not in config.structures:
+            continue
+        texts = (
+            [str(text) for text in table["EncodedPixels"]]
+            if structure == "pneumothorax"
+            else [text for rows in others.get(structure, {}).values() for text in rows]
+        )
+        drawn = [text for text in texts if text and not is_empty(text)]
+        drawn = [drawn[i] for i in sorted({int(i) for i in np.linspace(0, max(len(drawn) - 1, 0), N_SAMPLED)}) if drawn]
+        chosen = convention_of(config, structure, None)
+        if drawn:
+            check_convention(drawn, chosen, config, structure)
+        found[structure] = chosen or "relative"  # without a mask nothing is decoded
+    return found
+
+
+def _image(source: _Source, i: int) -> _Image:
+    image = source.ids[i]
+    rows = source.table.iloc[source.starts[i] : source.starts[i + 1]]
+    names = tuple(dict.fromkeys(map(str, rows["filename"])))
+    stems = [image, *(stem for name in names if (stem := stem_of(name)))]
+    place = next((source.files[stem] for stem in stems if stem in source.files), image)
+    report = next((str(text) for text in rows["Report"] if text), None)
+    texts = {"pneumothorax": tuple(map(str, rows["EncodedPixels"]))}
+    texts |= {structure: listed.get(image, ()) for structure, listed in source.others.items()}
+    return _Image(image, source.root / place, names, report, texts)
+
+
+def _counts(
+    source: _Source, images: list[_Image], n_files: int, tables: Mapping[str, Path | None]
+) -> tuple[Found, ...]:
+    patients = [{_patient(name) for name in image.filenames} for image in images]
+    shared = sum(len(names) > 1 for names in patients)
+    lines = [
+        Found(
+            "images", len(images), PUBLISHED_IMAGES, f"{len(source.table)} rows; several rows of an image are united"
+        ),
+        Found(
+            "patients", len(set[str]().union(*patients) - {""}), None, f"{shared} images name two and are quarantined"
+        ),
+        Found("reports", sum(image.report is not None for image in images), len(images)),
+        Found("image files", n_files, len(images), "a missing one is quarantined"),
+    ]
+    for structure in STRUCTURES:
+        positive = sum(_label(image, structure) == 1 for image in images)
+        notes = []
+        if structure in tables and tables[structure] is None:
+            notes.append(f"no CSV with '{TABLE_WORDS[structure]}' in its name: the label is unknown")
+        if structure not in source.config.structures:
+            notes.append("masks are left out: name it in data.structures")
+        lines.append(Found(f"images with {structure}", positive, None, "; ".join(notes)))
+    return tuple(lines)
+
+
+def _patient(filename: str) -> str:
+    return filename.partition("_")[0]
+
+
+def _label(image: _Image, structure: str) -> float | None:
+    """1 where a mask is given, 0 where "-1" is or a table lists other images only, None where nothing is known."""
+    texts = image.texts.get(structure)
+    if texts is None:
+        return None
+    if any(text and not is_empty(text) for text in texts):
+        return 1.0
+    return 0.0 if not texts or any(map(is_empty, texts)) else None
+
+
+def _planned(source: _Source, i: int) -> PlannedRecord:
+    image = _image(source, i)
+    return PlannedRecord(f"{DATASET}/{image.image}", partial(_load, source.config, dict(source.conventions), image))
+
+
+def _load(config: DataConfig, conventions: dict[str, Convention], row: _Image) -> Record:
+    patients = sorted({_patient(name) for name in row.filenames})
+    if len(patients) > 1:
+        raise InvalidInput(f"image {row.image} belongs to patients {' and '.join(patients)}; keep the rows of one")
+    if not patients[0]:
+        raise InvalidInput(f"image {row.image} has no filename, so no patient; fill it in")
+    labels = {name: _label(row, name) for name in kept_labels(config, STRUCTURES)}
+    texts = {name: row.texts.get(name, ()) for name in conventions}
+    masks = decode_masks(texts, conventions, config.rle_first)
+    image, framed = frame_scaled(read_radiograph(row.place), masks, config.image_size)
+    return Record(
+        record_id=f"{DATASET}/{row.image}",
+        dataset=DATASET,
+        patient_id=patients[0],
+        split=hashed_split(DATASET, patients[0], config.seed, config.split_fractions),
+        image=image,
+        masks=framed,
+        labels=labels,
+        caption=None if row.report else finding_caption(labels),
+        report=row.report,
+    )

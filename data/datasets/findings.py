@@ -1,0 +1,119 @@
+"""Findings of CheXpert-style tables: 14 columns of 1, 0, -1 (uncertain) or blank, as compact codes and as labels.
+
+Input: a table's columns and the policies of study.toml. Output: codes (N, L) int8, labels of a record, a caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from data.config import DataConfig
+from data.errors import InvalidInput
+from data.labels import uncertain_value
+from data.phantom_text import MAX_WORDS, NOUN, SHORT
+from data.readers import Found
+
+FINDINGS: dict[str, str] = {
+    "No Finding": "normal",
+    "Enlarged Cardiomediastinum": "enlarged_cardiomediastinum",
+    "Cardiomegaly": "cardiomegaly",
+    "Lung Opacity": "lung_opacity",
+    "Lung Lesion": "lung_lesion",
+    "Edema": "edema",
+    "Consolidation": "consolidation",
+    "Pneumonia": "pneumonia",
+    "Atelectasis": "atelectasis",
+    "Pneumothorax": "pneumothorax",
+    "Pleural Effusion": "pleural_effusion",
+    "Pleural Other": "pleural_other",
+    "Fracture": "fracture",
+    "Support Devices": "support_devices",
+}
+"""Column -> label. "No Finding" is ``normal``, the label that prompts and tasks ask for."""
+
+CAPTION_ORDER = (
+    "pneumothorax", "pneumonia", "pleural_effusion", "consolidation", "edema", "atelectasis", "cardiomegaly",
+    "lung_lesion", "rib_fractures", "fracture", "pleural_other", "lung_opacity", "enlarged_cardiomediastinum",
+    "chest_tubes", "support_devices",
+)  # fmt: skip
+"""Which finding a caption names first: diseases before the labels that sum them up, devices last."""
+
+BLANK, BAD = -2, -3
+Codes = npt.NDArray[np.int8]
+
+
+def kept_labels(config: DataConfig, names: Iterable[str]) -> list[str]:
+    """The labels of a set that ``data.labels`` keeps, in the set's order.
+
+    Raises:
+        InvalidInput: study.toml names a label the set has not.
+    """
+    offered = list(names)
+    unknown = sorted(set(config.labels) - set(offered))
+    if unknown:
+        raise InvalidInput(f"data.labels has {unknown[0]!r}; this set has {', '.join(offered)}")
+    return [name for name in offered if not config.labels or name in config.labels]
+
+
+def finding_columns(config: DataConfig) -> dict[str, str]:
+    """Column -> label of the findings that are kept."""
+    kept = kept_labels(config, FINDINGS.values())
+    return {column: label for column, label in FINDINGS.items() if label in kept}
+
+
+def finding_codes(table: pd.DataFrame, columns: Sequence[str]) -> Codes:
+    """Codes (N, L): 1, 0, -1, `BLANK`, or `BAD` where the cell holds anything else."""
+    codes = np.full((len(table), len(columns)), BLANK, np.int8)
+    for k, column in enumerate(columns):
+        filled = table[column] != ""
+        numbers = pd.to_numeric(table[column].where(filled), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        good = np.isin(numbers, (1.0, 0.0, -1.0))
+        codes[good, k] = numbers[good].astype(np.int8)
+        codes[filled.to_numpy(bool) & ~good, k] = BAD
+    return codes
+
+
+def finding_labels(codes: Sequence[int], names: Sequence[str], config: DataConfig) -> dict[str, float | None]:
+    """Labels of one record: 1.0, 0.0 or None, under ``data.uncertain`` and ``data.blank``."""
+    blank = None if config.blank == "unknown" else float(config.blank)
+    labels: dict[str, float | None] = {}
+    for name, code in zip(names, codes, strict=True):
+        if code == -1:
+            labels[name] = uncertain_value(config.uncertain, name)
+        else:
+            labels[name] = blank if code == BLANK else float(code)
+    return labels
+
+
+def policies_found(codes: Codes, names: Sequence[str], config: DataConfig) -> list[Found]:
+    """Per label how many cells are uncertain or blank, and what study.toml makes of them."""
+    found = []
+    for k, name in enumerate(names):
+        value = uncertain_value(config.uncertain, name)
+        became = "unknown" if value is None else f"{value:.0f}"
+        blank = int((codes[:, k] == BLANK).sum())
+        note = f"become {became} (data.uncertain); {blank} blank become {config.blank} (data.blank)"
+        found.append(Found(f"{name}: uncertain", int((codes[:, k] == -1).sum()), None, note))
+    return found
+
+
+def finding_caption(labels: Mapping[str, float | None]) -> str | None:
+    """A caption for labels without a report: "Pneumonia", "Pleural effusion with edema", "Normal"; five words at most.
+
+    The first positive finding in `CAPTION_ORDER`, "with" the next one where it fits, as the phantom's captions. None
+    where no label is positive: the absence of one disease is no normal radiograph.
+    """
+    positive = [name for name in CAPTION_ORDER if labels.get(name) == 1]
+    if labels.get("normal") == 1 and set(positive) <= {"support_devices"}:
+        return "Normal"
+    if not positive:
+        return None
+    main = NOUN.get(positive[0], positive[0].replace("_", " "))
+    for second in positive[1:2]:
+        pair = f"{main} with {SHORT.get(second, second.replace('_', ' '))}"
+        main = pair if len(pair.split()) <= MAX_WORDS else main
+    return main[0].upper() + main[1:]

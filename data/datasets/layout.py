@@ -1,0 +1,152 @@
+"""Files of a published set as it was unpacked: its folder, its tables, its images.
+
+Input: the PATH a user gave. Output: paths, and tables with only the columns that are needed. A file that is missing is
+named in one line that says where to put it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.errors import InvalidInput, NotFound
+
+IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
+N_PROBES = 20
+
+
+def set_folder(path: Path | None, name: str) -> Path:
+    """The folder of the set called ``name``.
+
+    Raises:
+        InvalidInput: none was given, or it is a file.
+        NotFound: there is none.
+    """
+    if path is None:
+        raise InvalidInput(f"the {name} reader needs the folder of the set; give PATH or set data.path in study.toml")
+    if not path.exists():
+        raise NotFound(f"no folder at {path}; give the folder in which {name} was unpacked")
+    if not path.is_dir():
+        raise InvalidInput(f"{path} is a file; give the folder in which {name} was unpacked")
+    return path
+
+
+def folders_of(root: Path) -> list[Path]:
+    """The folder itself and those directly in it, sorted: archives unpack with or without a folder of their own."""
+    return [root, *sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir())]
+
+
+def find_file(root: Path, names: Iterable[str]) -> Path | None:
+    """The first of ``names`` in the folder or directly below it; None where there is none."""
+    wanted, folders = list(names), folders_of(root)
+    return next((folder / name for name in wanted for folder in folders if (folder / name).is_file()), None)
+
+
+def need_file(root: Path, names: Sequence[str], where: str) -> Path:
+    """As :func:`find_file`.
+
+    Raises:
+        NotFound: none is there; ``where`` says where it comes from.
+    """
+    found = find_file(root, names)
+    if found is None:
+        raise NotFound(f"{root} has no {' or '.join(names)}; put it there ({where})")
+    return found
+
+
+def with_gzip(name: str) -> list[str]:
+    """A table's name as it may stand: plain or gzipped."""
+    return [name, f"{name}.gz"]
+
+
+def read_columns(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """The named columns of a CSV (or csv.gz), every cell as stripped text ("" where blank); header names are stripped.
+
+    Optional columns that the file lacks are blank.
+
+    Raises:
+        InvalidInput: the file cannot be read, or lacks a column (the nearest one is named).
+    """
+    try:
+        header = [str(name) for name in pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns]
+        raw = {name.strip(): name for name in header}
+        missing = next((name for name in columns if name not in raw), None)
+        if missing is not None:
+            near = difflib.get_close_matches(missing, list(raw), n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(raw)}"
+            raise InvalidInput(f"{path} has no column '{missing}'; {hint}")
+        wanted = [name for name in (*columns, *optional) if name in raw]
+        table = pd.read_csv(
+            path, usecols=[raw[name] for name in wanted], dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' parse errors are ValueErrors
+        reason = " ".join(str(error).split())
+        raise InvalidInput(f"{path} is not a readable table ({reason}); download it again") from error
+    table.columns = pd.Index([str(name).strip() for name in table.columns])
+    for name in optional:
+        if name not in table:
+            table[name] = ""
+    return pd.DataFrame({name: table[name].fillna("").str.strip() for name in (*columns, *optional)})
+
+
+def image_index(root: Path) -> dict[str, str]:
+    """Image name without suffix -> path relative to ``root``, for all images below it (files without suffix too).
+
+    Names hold dots (1.2.276...), so only known suffixes are cut. The first in sorted order keeps a repeated name.
+    """
+    found: dict[str, str] = {}
+    for folder, inner, files in os.walk(root):
+        inner.sort()
+        for name in sorted(files):
+            stem = stem_of(name)
+            if stem is not None:
+                found.setdefault(stem, str((Path(folder) / name).relative_to(root)))
+    return found
+
+
+def stem_of(name: str) -> str | None:
+    """The name without its image suffix; None for hidden files and for what is no image."""
+    low = name.lower()
+    suffix = next((end for end in IMAGE_SUFFIXES if low.endswith(end)), None)
+    if suffix is not None:
+        return name[: -len(suffix)]
+    other = (".csv", ".gz", ".zip", ".txt", ".json", ".md", ".pdf", ".xlsx", ".docx", ".html", ".tgz", ".tar", ".toml")
+    return None if name.startswith(".") or low.endswith(other) else name
+
+
+def first_file(candidates: Iterable[Path]) -> Path:
+    """The first that exists, or else the first of all (whose reading then says that it is missing)."""
+    listed = list(candidates)
+    return next((path for path in listed if path.is_file()), listed[0])
+
+
+def probe(paths: Sequence[Path], root: Path) -> None:
+    """Refuse a set none of whose images is there, before every one of them is quarantined.
+
+    Raises:
+        NotFound: none of ``paths`` exists.
+    """
+    if paths and not any(path.is_file() for path in paths):
+        raise NotFound(f"none of {len(paths)} images tried is below {root}, for example {paths[0]}; unpack them there")
+
+
+def spread(n: int) -> list[int]:
+    """Up to `N_PROBES` row numbers, evenly spread over ``n`` rows."""
+    return sorted({int(i) for i in np.linspace(0, max(n - 1, 0), min(n, N_PROBES))}) if n else []
+
+
+def number_repeats(ids: pd.Series) -> pd.Series:
+    """Record identifiers made unique: a repeated one gets ``#row<number>`` (of the table, its header being row 1)."""
+    repeated = ids.duplicated()
+    if not repeated.any():
+        return ids
+    numbered = ids.copy()
+    rows = pd.Series(np.arange(len(ids)) + 2, index=ids.index)[repeated].astype(str)
+    numbered[repeated] = ids[repeated] + "#row" + rows
+    return numbered

@@ -1,0 +1,200 @@
+"""MIMIC-CXR and MIMIC-CXR-JPG (Johnson et al. 2019) as PhysioNet lays them out.
+
+Input: the folder with ``mimic-cxr-2.0.0-{chexpert,metadata,split}.csv[.gz]`` and
+``files/p10/p10000032/s50414267/<id>.jpg`` (or ``.dcm``); reports ``s50414267.txt`` beside the study's folder, in it, or
+below ``reports/`` or ``mimic-cxr-reports/``. Output: frontal views (AP, PA) with 14 labels, the official split and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.config import DataConfig
+from data.datasets.findings import (
+    BAD,
+    Codes,
+    finding_caption,
+    finding_codes,
+    finding_columns,
+    finding_labels,
+    policies_found,
+)
+from data.datasets.layout import first_file, need_file, number_repeats, probe, read_columns, set_folder, spread
+from data.errors import InvalidInput
+from data.framing import frame, read_radiograph
+from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
+
+DATASET = "mimic"
+FRONTAL = ("AP", "PA")
+SPLITS = {"train": "train", "validate": "val", "test": "test"}
+PUBLISHED = (377_110, 65_379, 227_827)
+"""Images, patients, and reports behind the labels."""
+TABLES = ("chexpert", "metadata", "split")
+REPORT_FOLDERS = ("", "reports", "mimic-cxr-reports")
+
+
+@dataclass(frozen=True)
+class _Source:
+    config: DataConfig
+    root: Path
+    columns: dict[str, str]
+    table: pd.DataFrame  # one row per frontal image: dicom, subject, study, view, split, labels (row of codes, or -1)
+    codes: Codes
+    bad: dict[tuple[int, str], str]
+    two_patients: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Image:
+    record: str
+    dicom: str
+    subject: str
+    study: str
+    view: str
+    split: str
+    codes: tuple[int, ...]
+    problem: str | None
+
+
+def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
+    """Plan the frontal images of the metadata table under their official split.
+
+    Raises:
+        InvalidInput, NotFound: no folder, a table or a column is missing, or none of the images is there.
+    """
+    root = set_folder(path, "mimic")
+    columns = finding_columns(config)
+    files = {name: _table(root, name) for name in TABLES}
+    metadata = read_columns(files["metadata"], ["dicom_id", "subject_id", "study_id", "ViewPosition"])
+    split = read_columns(files["split"], ["dicom_id", "subject_id", "split"])
+    findings = read_columns(files["chexpert"], ["study_id", *columns])
+    owners = pd.concat([metadata[["dicom_id", "subject_id"]], split[["dicom_id", "subject_id"]]]).drop_duplicates()
+    two_patients = frozenset(owners.loc[owners["dicom_id"].duplicated(), "dicom_id"])
+    codes = finding_codes(findings, list(columns))
+    bad = {
+        (int(i), column): str(findings[column].iat[i])
+        for k, column in enumerate(columns)
+        for i in (codes[:, k] == BAD).nonzero()[0]
+    }
+    frontal = metadata[metadata["ViewPosition"].isin(FRONTAL)].reset_index(drop=True)
+    found = _counts(metadata, frontal, findings)
+    table = _join(frontal, split, findings)
+    source = _Source(config, root, columns, table, codes, bad, two_patients)
+    rows = [_row(source, i) for i in spread(len(table))]
+    probe([first_file(_places(root, row)) for row in rows], root)
+    n_reports = sum(_report_file(root, row) is not None for row in rows)
+    found += [
+        Found(f"reports of {len(rows)} images tried", n_reports, len(rows), "s<study>.txt beside the study's folder"),
+        *policies_found(codes, list(columns.values()), config),
+    ]
+    return ImportPlan(Planned(len(table), partial(_planned, source)), tuple(found), tuple(files.values()))
+
+
+def _table(root: Path, name: str) -> Path:
+    versions = [f"mimic-cxr-{version}-{name}.csv{end}" for version in ("2.0.0", "2.1.0") for end in ("", ".gz")]
+    where = f"mimic-cxr-2.0.0-{name}.csv.gz of MIMIC-CXR-JPG, also for the DICOM files of MIMIC-CXR"
+    return need_file(root, versions, where)
+
+
+def _counts(metadata: pd.DataFrame, frontal: pd.DataFrame, findings: pd.DataFrame) -> list[Found]:
+    n_images, n_patients, n_reports = PUBLISHED
+    other = len(metadata) - len(frontal)
+    return [
+        Found("images", len(metadata), n_images),
+        Found("patients", int(metadata["subject_id"].nunique()), n_patients),
+        Found("labelled studies", int(findings["study_id"].nunique()), n_reports),
+        Found("frontal images", len(frontal), None, f"{other} of other or unnamed views are left out"),
+    ]
+
+
+def _join(frontal: pd.DataFrame, split: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
+    """One lean row per frontal image; ``labels`` is the row of its study in ``findings``, -1 where there is none."""
+    parts = split.drop_duplicates("dicom_id").set_index("dicom_id")["split"]
+    rows = pd.Series(np.arange(len(findings)), index=findings["study_id"])
+    rows = rows[~rows.index.duplicated()]
+    return pd.DataFrame(
+        {
+            "record": number_repeats(frontal["dicom_id"]),
+            "dicom": frontal["dicom_id"],
+            "subject": frontal["subject_id"].astype("category"),
+            "study": frontal["study_id"].astype("category"),
+            "view": frontal["ViewPosition"].astype("category"),
+            "split": frontal["dicom_id"].map(parts).fillna("").astype("category"),
+            "labels": frontal["study_id"].map(rows).fillna(-1).astype(np.int32),
+        }
+    )
+
+
+def _row(source: _Source, i: int) -> _Image:
+    row = source.table.iloc[i]
+    dicom, record, part = str(row["dicom"]), str(row["record"]), str(row["split"])
+    place = int(row["labels"])
+    codes = tuple(int(code) for code in source.codes[place]) if place >= 0 else ()
+    problem = None
+    if record != dicom:
+        problem = f"row {record.rpartition('#row')[2]} repeats {dicom}; keep one of them"
+    elif dicom in source.two_patients:
+        problem = f"image {dicom} belongs to two patients in the tables; keep one"
+    elif part not in SPLITS:
+        problem = f"split of {dicom} is {part!r}; the split table should say train, validate or test"
+    elif BAD in codes:
+        column = list(source.columns)[codes.index(BAD)]
+        problem = f"label column '{column}' holds {source.bad[place, column]!r}; use 1, 0, -1 (uncertain) or blank"
+    split = SPLITS.get(part, "train")
+    return _Image(record, dicom, str(row["subject"]), str(row["study"]), str(row["view"]), split, codes, problem)
+
+
+def _planned(source: _Source, i: int) -> PlannedRecord:
+    row = _row(source, i)
+    load = partial(_load, source.config, source.root, tuple(source.columns.values()), row)
+    return PlannedRecord(f"{DATASET}/{row.record}", load)
+
+
+def _study_folders(root: Path, row: _Image) -> Iterator[Path]:
+    """Folders of one study: below ``files/`` as PhysioNet lays them out, or directly below PATH."""
+    patient = Path(f"p{row.subject[:2]}") / f"p{row.subject}" / f"s{row.study}"
+    yield root / "files" / patient
+    yield root / patient
+
+
+def _places(root: Path, row: _Image) -> list[Path]:
+    endings = (".jpg", ".dcm", ".png", ".jpeg")
+    return [folder / f"{row.dicom}{end}" for folder in _study_folders(root, row) for end in endings]
+
+
+def _report_file(root: Path, row: _Image) -> Path | None:
+    """``s<study>.txt`` beside the study's folder (as in mimic-cxr-reports.zip), or in it."""
+    for base in REPORT_FOLDERS:
+        for folder in _study_folders(root / base, row):
+            for place in (folder.with_suffix(".txt"), folder / f"s{row.study}.txt"):
+                if place.is_file():
+                    return place
+    return None
+
+
+def _load(config: DataConfig, root: Path, names: tuple[str, ...], row: _Image) -> Record:
+    if row.problem is not None:
+        raise InvalidInput(row.problem)
+    # A study without labels says nothing about any of them, whatever data.blank makes of blank cells.
+    labels = finding_labels(row.codes, names, config) if row.codes else dict.fromkeys(names)
+    image, masks = frame(read_radiograph(first_file(_places(root, row))), {}, config.image_size)
+    file = _report_file(root, row)
+    report = None if file is None else file.read_text(encoding="utf-8", errors="replace").strip() or None
+    return Record(
+        record_id=f"{DATASET}/{row.dicom}",
+        dataset=DATASET,
+        patient_id=row.subject,
+        split=row.split,
+        image=image,
+        masks=masks,
+        labels=labels,
+        caption=None if report else finding_caption(labels),
+        report=report,
+        extra={"study": row.study, "view": row.view},
+    )

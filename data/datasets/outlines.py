@@ -1,0 +1,108 @@
+"""Masks as published sets give them: run lengths on a 1024 x 1024 grid, several rows per image; and boxes.
+
+Input: texts by structure and the image. Output: the image and its masks on the study's square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data.config import DataConfig
+from data.errors import InvalidInput
+from data.framing import fit_image, fit_mask
+from data.images import GrayImage, Mask
+from data.rle import CONVENTIONS, EMPTY, Convention, decode_rle, union_rle
+
+SIDE = 1024
+"""Side of the grid on which SIIM-ACR and CANDID-PTX encode masks, whatever the size of the image file."""
+
+
+def is_empty(text: str) -> bool:
+    """True for "-1": annotated, and nothing there."""
+    return text.strip() == EMPTY
+
+
+def convention_of(config: DataConfig, structure: str, default: Convention | None) -> Convention | None:
+    """The run-length convention study.toml names for a structure, or ``default``."""
+    named = config.rle.get(structure) if isinstance(config.rle, dict) else config.rle
+    if named is None:
+        return default
+    return "relative" if named == "relative" else "absolute"
+
+
+def fits(texts: Sequence[str], convention: Convention, first: int) -> int:
+    """How many of ``texts`` are a mask under ``convention``: runs in order and inside the grid."""
+    count = 0
+    for text in texts:
+        try:
+            decode_rle(text, SIDE, SIDE, convention, first=first)
+        except InvalidInput:
+            continue
+        count += 1
+    return count
+
+
+def check_convention(texts: Sequence[str], chosen: Convention | None, config: DataConfig, structure: str) -> int:
+    """How many of the sampled ``texts`` fit the convention of study.toml.
+
+    Raises:
+        InvalidInput: none is named, or the other one fits more; the line says how many fit each.
+    """
+    counts: dict[Convention, int] = {name: fits(texts, name, config.rle_first) for name in CONVENTIONS}
+    told = ", ".join(f"{count} of {len(texts)} fit {name}" for name, count in counts.items())
+    if chosen is None:
+        raise InvalidInput(f'masks of {structure}: set data.rle = "relative" or "absolute" in study.toml; {told}')
+    if counts[chosen] < max(counts.values()):
+        raise InvalidInput(f"masks of {structure} are not {chosen} as data.rle says: {told}; set the other one")
+    return counts[chosen]
+
+
+def decode_masks(
+    texts: Mapping[str, Sequence[str]], conventions: Mapping[str, Convention], first: int = 1
+) -> dict[str, Mask]:
+    """Structure -> the union (1024, 1024) of its texts; structures without a pixel are left out.
+
+    Raises:
+        InvalidInput: a text is no mask of this size.
+    """
+    masks = {
+        name: union_rle(rows, SIDE, SIDE, conventions[name], first=first) for name, rows in texts.items() if len(rows)
+    }
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def frame_scaled(image: GrayImage, masks: Mapping[str, Mask], size: int) -> tuple[GrayImage, dict[str, Mask]]:
+    """As `data.framing.frame`, for masks that may be drawn at another scale than the image (a resized copy of it).
+
+    Raises:
+        InvalidInput: a mask has another shape than the image.
+    """
+    framed: dict[str, Mask] = {}
+    for structure, mask in masks.items():
+        if abs(mask.shape[0] * image.shape[1] - mask.shape[1] * image.shape[0]) > max(*mask.shape, *image.shape):
+            sizes = f"{mask.shape[1]}x{mask.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
+            raise InvalidInput(f"mask '{structure}' is {sizes}; use images that were not cropped or stretched")
+        square = fit_mask(mask, size)
+        if square.any():
+            framed[structure] = square
+    return fit_image(image, size), framed
+
+
+def box_mask(boxes: Sequence[tuple[float, float, float, float]], shape: tuple[int, int]) -> Mask:
+    """The union of boxes (x, y, width, height; pixels from the upper left corner) on an image (H, W).
+
+    Raises:
+        InvalidInput: a box is empty or lies outside the image.
+    """
+    mask = np.zeros(shape, np.bool_)
+    for x, y, width, height in boxes:
+        right, bottom = x + width, y + height
+        if width <= 0 or height <= 0 or min(x, y) < 0 or right > shape[1] or bottom > shape[0]:
+            where = f"{shape[1]}x{shape[0]}"
+            raise InvalidInput(
+                f"box x={x:g} y={y:g} {width:g}x{height:g} does not lie in the image of {where}; mend it"
+            )
+        mask[round(y) : round(bottom), round(x) : round(right)] = True
+    return mask
