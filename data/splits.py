@@ -61,10 +61,12 @@ def hashed_split(dataset: str, patient: str, seed: int, fractions: tuple[float, 
     _check_fractions(fractions)
     digest = hashlib.sha256(f"{seed}/{dataset}/{patient}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
-    for split, end in zip(SPLITS, np.cumsum(fractions), strict=True):
+    end = 0.0
+    for split, share in zip(SPLITS, fractions, strict=True):
+        end += share
         if place < end:
             return split
-    return next(split for split, share in reversed(list(zip(SPLITS, fractions, strict=True))) if share > 0)
+    return next(split for split, share in zip(reversed(SPLITS), reversed(fractions), strict=True) if share > 0)
 
 
 def real_order(

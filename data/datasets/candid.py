@@ -40,7 +40,7 @@ class _Source:
     config: DataConfig
     root: Path
     files: dict[str, str]
-    table: pd.DataFrame
+    rows: list[tuple[str, str, str]]  # EncodedPixels, filename, Report, sorted by image
     ids: tuple[str, ...]
     starts: tuple[int, ...]  # rows of image i: starts[i] up to starts[i + 1]
     others: Mapping[
@@ -78,7 +78,8 @@ def read_candid(config: DataConfig, path: Path | None) -> ImportPlan:
     ids, starts = np.unique(table["SOPInstanceUID"].to_numpy(str), return_index=True)
     bounds = (*map(int, starts), len(table))
     files = image_index(root)
-    source = _Source(config, root, files, table, tuple(map(str, ids)), bounds, others, conventions)
+    rows = list(zip(*(map(str, table[name]) for name in ("EncodedPixels", "filename", "Report")), strict=True))
+    source = _Source(config, root, files, rows, tuple(map(str, ids)), bounds, others, conventions)
     images = [_image(source, i) for i in range(len(ids))]
     n_files = sum(image.place.is_file() for image in images)
     if not n_files:
@@ -128,12 +129,12 @@ def _conventions(
 
 def _image(source: _Source, i: int) -> _Image:
     image = source.ids[i]
-    rows = source.table.iloc[source.starts[i] : source.starts[i + 1]]
-    names = tuple(dict.fromkeys(map(str, rows["filename"])))
+    rows = source.rows[source.starts[i] : source.starts[i + 1]]
+    names = tuple(dict.fromkeys(name for _, name, _ in rows))
     stems = [image, *(stem for name in names if (stem := stem_of(name)))]
     place = next((source.files[stem] for stem in stems if stem in source.files), image)
-    report = next((str(text) for text in rows["Report"] if text), None)
-    texts = {"pneumothorax": tuple(map(str, rows["EncodedPixels"]))}
+    report = next((text for _, _, text in rows if text), None)
+    texts = {"pneumothorax": tuple(text for text, _, _ in rows)}
     texts |= {structure: listed.get(image, ()) for structure, listed in source.others.items()}
     return _Image(image, source.root / place, names, report, texts)
 
@@ -144,9 +145,7 @@ def _counts(
     patients = [{_patient(name) for name in image.filenames} for image in images]
     shared = sum(len(names) > 1 for names in patients)
     lines = [
-        Found(
-            "images", len(images), PUBLISHED_IMAGES, f"{len(source.table)} rows; several rows of an image are united"
-        ),
+        Found("images", len(images), PUBLISHED_IMAGES, f"{len(source.rows)} rows; several rows of an image are united"),
         Found(
             "patients", len(set[str]().union(*patients) - {""}), None, f"{shared} images name two and are quarantined"
         ),

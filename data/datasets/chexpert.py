@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from data.config import DataConfig
 from data.datasets.findings import (
     BAD,
     Codes,
+    bad_cells,
     finding_caption,
     finding_codes,
     finding_columns,
@@ -24,12 +26,13 @@ from data.datasets.findings import (
     policies_found,
 )
 from data.datasets.layout import (
+    Compact,
     first_file,
     folders_of,
     need_file,
-    number_repeats,
     probe,
     read_columns,
+    repeats,
     set_folder,
     spread,
     with_gzip,
@@ -60,14 +63,20 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Source:
-    """The set as read: frontal rows, and where images may lie."""
+    """The set as read: one entry per frontal row, and where images may lie."""
 
     config: DataConfig
     folders: tuple[Path, ...]
     columns: dict[str, str]
-    table: pd.DataFrame
+    places: list[
+        str
+    ]  # train/patient00001/study1/view1_frontal.jpg, or the Path as it stands where it is not understood
+    parts: Compact
+    patients: Compact
+    extra: dict[str, Compact]
     codes: Codes
     bad: dict[tuple[int, str], str]
+    repeated: dict[int, int]
     test_patients: frozenset[str]
 
 
@@ -88,15 +97,12 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
     both = pd.concat(tables.values(), ignore_index=True)
     test_patients = frozenset(both.loc[both["part"] == "valid", "patient"].unique())
     table = both[both["Frontal/Lateral"] != "Lateral"].reset_index(drop=True)
-    codes = finding_codes(table, list(columns))
-    bad = {(int(i), column): str(table[column].iat[i]) for k, column in enumerate(columns) for i in _where(codes, k)}
-    table = _lean(table)
     folders = (*folders_of(root), *folders_of(files["train"].parent))
-    source = _Source(config, tuple(dict.fromkeys(folders)), columns, table, codes, bad, test_patients)
-    rows = [_row(source, i) for i in spread(len(table))]
+    source = _source(config, tuple(dict.fromkeys(folders)), columns, table, test_patients)
+    rows = [_row(source, i) for i in spread(len(source.places))]
     probe([first_file(_places(source.folders, row.place)) for row in rows if not row.problem], root)
-    found += policies_found(codes, list(columns.values()), config)
-    return ImportPlan(Planned(len(table), partial(_planned, source)), tuple(found), tuple(files.values()))
+    found += policies_found(source.codes, list(columns.values()), config)
+    return ImportPlan(Planned(len(source.places), partial(_planned, source)), tuple(found), tuple(files.values()))
 
 
 def _read_part(file: Path, part: str, columns: dict[str, str]) -> pd.DataFrame:
@@ -105,7 +111,7 @@ def _read_part(file: Path, part: str, columns: dict[str, str]) -> pd.DataFrame:
     table = table.assign(place=places["place"].fillna(""), patient=places["patient"].fillna(""))
     # A row is a test row by its table or by its path, whichever says so.
     table["part"] = places["part"].where((places["part"] == "valid") | (part == "train"), "valid").fillna(part)
-    table["source"] = part
+    table["row"] = np.arange(len(table)) + 2
     return table
 
 
@@ -118,42 +124,48 @@ def _counts(table: pd.DataFrame, part: str) -> list[Found]:
     return [Found(*line) for line in zip(names, values, PUBLISHED[part], notes, strict=True)]
 
 
-def _where(codes: Codes, column: int) -> list[int]:
-    return [int(i) for i in (codes[:, column] == BAD).nonzero()[0]]
-
-
-def _lean(table: pd.DataFrame) -> pd.DataFrame:
-    """Only what a record needs, repeated texts as categories."""
+def _source(
+    config: DataConfig,
+    folders: tuple[Path, ...],
+    columns: dict[str, str],
+    table: pd.DataFrame,
+    test_patients: frozenset[str],
+) -> _Source:
+    """Only what a record needs, so that 223,414 rows stay small."""
+    codes = finding_codes(table, list(columns))
     ids = table["place"].where(table["place"] != "", table["Path"])
-    lean = pd.DataFrame({"record": number_repeats(ids), "place": table["place"], "patient": table["patient"]})
-    for name in ("part", "Sex", "Age", "AP/PA"):
-        lean[name] = table[name].astype("category")
-    return lean
+    return _Source(
+        config,
+        folders,
+        columns,
+        list(map(str, ids)),
+        Compact.of(table["part"]),
+        Compact.of(table["patient"]),
+        {"sex": Compact.of(table["Sex"]), "age": Compact.of(table["Age"]), "view": Compact.of(table["AP/PA"])},
+        codes,
+        bad_cells(table, codes, list(columns)),
+        repeats(ids, table["row"]),
+        test_patients,
+    )
 
 
 def _row(source: _Source, i: int) -> _Row:
-    row = source.table.iloc[i]
-    place, patient, codes = str(row["place"]), str(row["patient"]), tuple(int(c) for c in source.codes[i])
-    record, problem = str(row["record"]), None
-    if not place:
-        problem = f"Path {record!r} is not train|valid/patientNNNNN/studyN/file; mend the table"
-    elif record != place:
-        problem = f"row {record.rpartition('#row')[2]} repeats {place}; keep one of them"
-    elif row["part"] == "train" and patient in source.test_patients:
+    place, patient, part = source.places[i], source.patients[i], source.parts[i]
+    codes = tuple(source.codes[i].tolist())
+    record_id, problem = f"{DATASET}/{place.rsplit('.', 1)[0]}", None
+    if not patient:
+        record_id = f"{DATASET}/{place}"
+        problem = f"Path {place!r} is not train|valid/patientNNNNN/studyN/file; mend the table"
+    elif part == "train" and patient in source.test_patients:
         problem = f"{patient} is also in the official validation set, the test split; remove the row from train.csv"
     elif BAD in codes:
         column = list(source.columns)[codes.index(BAD)]
         problem = f"label column '{column}' holds {source.bad[i, column]!r}; use 1, 0, -1 (uncertain) or blank"
-    extra = {"sex": row["Sex"], "age": row["Age"], "view": row["AP/PA"]}
-    return _Row(
-        f"{DATASET}/{record.rsplit('.', 1)[0] if record == place else record}",
-        place,
-        patient,
-        _split(source.config, patient, str(row["part"])),
-        codes,
-        tuple((key, str(value)) for key, value in extra.items() if value),
-        problem,
-    )
+    if i in source.repeated:
+        record_id = f"{record_id}#row{source.repeated[i]}"
+        problem = f"row {source.repeated[i]} repeats {place}; keep one of them"
+    extra = tuple((key, values[i]) for key, values in source.extra.items() if values[i])
+    return _Row(record_id, place, patient, _split(source.config, patient, part), codes, extra, problem)
 
 
 def _split(config: DataConfig, patient: str, part: str) -> str:

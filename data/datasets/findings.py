@@ -77,6 +77,13 @@ def finding_codes(table: pd.DataFrame, columns: Sequence[str]) -> Codes:
     return codes
 
 
+def bad_cells(table: pd.DataFrame, codes: Codes, columns: Sequence[str]) -> dict[tuple[int, str], str]:
+    """(row, column) -> what stands there, for every `BAD` code."""
+    return {
+        (int(i), columns[k]): str(table[columns[k]].iat[int(i)]) for i, k in zip(*np.nonzero(codes == BAD), strict=True)
+    }
+
+
 def finding_labels(codes: Sequence[int], names: Sequence[str], config: DataConfig) -> dict[str, float | None]:
     """Labels of one record: 1.0, 0.0 or None, under ``data.uncertain`` and ``data.blank``."""
     blank = None if config.blank == "unknown" else float(config.blank)

@@ -10,9 +10,11 @@ import difflib
 import os
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from data.errors import InvalidInput, NotFound
@@ -141,12 +143,24 @@ def spread(n: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, max(n - 1, 0), min(n, N_PROBES))}) if n else []
 
 
-def number_repeats(ids: pd.Series) -> pd.Series:
-    """Record identifiers made unique: a repeated one gets ``#row<number>`` (of the table, its header being row 1)."""
-    repeated = ids.duplicated()
-    if not repeated.any():
-        return ids
-    numbered = ids.copy()
-    rows = pd.Series(np.arange(len(ids)) + 2, index=ids.index)[repeated].astype(str)
-    numbered[repeated] = ids[repeated] + "#row" + rows
-    return numbered
+@dataclass(frozen=True)
+class Compact:
+    """A column of text with few distinct values: 4 bytes a row, and fast to look up one by one."""
+
+    codes: npt.NDArray[np.int32]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, column: pd.Series) -> Compact:
+        """The values of ``column``."""
+        codes, names = pd.factorize(column)
+        return cls(codes.astype(np.int32), tuple(map(str, names)))
+
+    def __getitem__(self, i: int) -> str:
+        return self.names[int(self.codes[i])]
+
+
+def repeats(ids: pd.Series, rows: pd.Series) -> dict[int, int]:
+    """Position -> number in ``rows`` (of the table, its header being row 1) of every identifier that stood before."""
+    numbers = rows.to_numpy(np.int64)
+    return {int(i): int(numbers[i]) for i in np.flatnonzero(ids.duplicated().to_numpy())}

@@ -1,8 +1,9 @@
 """MIMIC-CXR and MIMIC-CXR-JPG (Johnson et al. 2019) as PhysioNet lays them out.
 
 Input: the folder with ``mimic-cxr-2.0.0-{chexpert,metadata,split}.csv[.gz]`` and
-``files/p10/p10000032/s50414267/<id>.jpg`` (or ``.dcm``); reports ``s50414267.txt`` beside the study's folder, in it, or
-below ``reports/`` or ``mimic-cxr-reports/``. Output: frontal views (AP, PA) with 14 labels, the official split and the report.
+``files/p10/p10000032/s50414267/<id>.jpg`` (or ``.dcm``); reports ``s50414267.txt`` beside the study's folder, in it,
+or below ``reports/`` or ``mimic-cxr-reports/``. Output: frontal views (AP, PA) with 14 labels, the official split and
+the report.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from data.config import DataConfig
 from data.datasets.findings import (
     BAD,
     Codes,
+    bad_cells,
     finding_caption,
     finding_codes,
     finding_columns,
     finding_labels,
     policies_found,
 )
-from data.datasets.layout import first_file, need_file, number_repeats, probe, read_columns, set_folder, spread
+from data.datasets.layout import Compact, first_file, need_file, probe, read_columns, repeats, set_folder, spread
 from data.errors import InvalidInput
 from data.framing import frame, read_radiograph
 from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
@@ -44,9 +47,15 @@ class _Source:
     config: DataConfig
     root: Path
     columns: dict[str, str]
-    table: pd.DataFrame  # one row per frontal image: dicom, subject, study, view, split, labels (row of codes, or -1)
+    dicoms: list[str]  # one entry per frontal image
+    subjects: Compact
+    studies: list[str]
+    views: Compact
+    parts: Compact
+    labels: npt.NDArray[np.int32]  # row of codes, -1 where the study has none
     codes: Codes
     bad: dict[tuple[int, str], str]
+    repeated: dict[int, int]
     two_patients: frozenset[str]
 
 
@@ -72,28 +81,22 @@ def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
     columns = finding_columns(config)
     files = {name: _table(root, name) for name in TABLES}
     metadata = read_columns(files["metadata"], ["dicom_id", "subject_id", "study_id", "ViewPosition"])
+    metadata["row"] = np.arange(len(metadata)) + 2
     split = read_columns(files["split"], ["dicom_id", "subject_id", "split"])
     findings = read_columns(files["chexpert"], ["study_id", *columns])
     owners = pd.concat([metadata[["dicom_id", "subject_id"]], split[["dicom_id", "subject_id"]]]).drop_duplicates()
     two_patients = frozenset(owners.loc[owners["dicom_id"].duplicated(), "dicom_id"])
-    codes = finding_codes(findings, list(columns))
-    bad = {
-        (int(i), column): str(findings[column].iat[i])
-        for k, column in enumerate(columns)
-        for i in (codes[:, k] == BAD).nonzero()[0]
-    }
     frontal = metadata[metadata["ViewPosition"].isin(FRONTAL)].reset_index(drop=True)
     found = _counts(metadata, frontal, findings)
-    table = _join(frontal, split, findings)
-    source = _Source(config, root, columns, table, codes, bad, two_patients)
-    rows = [_row(source, i) for i in spread(len(table))]
+    source = _source(config, root, columns, frontal, split, findings, two_patients)
+    rows = [_row(source, i) for i in spread(len(source.dicoms))]
     probe([first_file(_places(root, row)) for row in rows], root)
     n_reports = sum(_report_file(root, row) is not None for row in rows)
     found += [
         Found(f"reports of {len(rows)} images tried", n_reports, len(rows), "s<study>.txt beside the study's folder"),
-        *policies_found(codes, list(columns.values()), config),
+        *policies_found(source.codes, list(columns.values()), config),
     ]
-    return ImportPlan(Planned(len(table), partial(_planned, source)), tuple(found), tuple(files.values()))
+    return ImportPlan(Planned(len(source.dicoms), partial(_planned, source)), tuple(found), tuple(files.values()))
 
 
 def _table(root: Path, name: str) -> Path:
@@ -113,41 +116,53 @@ def _counts(metadata: pd.DataFrame, frontal: pd.DataFrame, findings: pd.DataFram
     ]
 
 
-def _join(frontal: pd.DataFrame, split: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
-    """One lean row per frontal image; ``labels`` is the row of its study in ``findings``, -1 where there is none."""
+def _source(
+    config: DataConfig,
+    root: Path,
+    columns: dict[str, str],
+    frontal: pd.DataFrame,
+    split: pd.DataFrame,
+    findings: pd.DataFrame,
+    two_patients: frozenset[str],
+) -> _Source:
+    """The tables joined: split by image, labels by study; only what a record needs."""
+    codes = finding_codes(findings, list(columns))
     parts = split.drop_duplicates("dicom_id").set_index("dicom_id")["split"]
     rows = pd.Series(np.arange(len(findings)), index=findings["study_id"])
     rows = rows[~rows.index.duplicated()]
-    return pd.DataFrame(
-        {
-            "record": number_repeats(frontal["dicom_id"]),
-            "dicom": frontal["dicom_id"],
-            "subject": frontal["subject_id"].astype("category"),
-            "study": frontal["study_id"].astype("category"),
-            "view": frontal["ViewPosition"].astype("category"),
-            "split": frontal["dicom_id"].map(parts).fillna("").astype("category"),
-            "labels": frontal["study_id"].map(rows).fillna(-1).astype(np.int32),
-        }
+    return _Source(
+        config,
+        root,
+        columns,
+        list(map(str, frontal["dicom_id"])),
+        Compact.of(frontal["subject_id"]),
+        list(map(str, frontal["study_id"])),
+        Compact.of(frontal["ViewPosition"]),
+        Compact.of(frontal["dicom_id"].map(parts).fillna("")),
+        frontal["study_id"].map(rows).fillna(-1).to_numpy(np.int32),
+        codes,
+        bad_cells(findings, codes, list(columns)),
+        repeats(frontal["dicom_id"], frontal["row"]),
+        two_patients,
     )
 
 
 def _row(source: _Source, i: int) -> _Image:
-    row = source.table.iloc[i]
-    dicom, record, part = str(row["dicom"]), str(row["record"]), str(row["split"])
-    place = int(row["labels"])
-    codes = tuple(int(code) for code in source.codes[place]) if place >= 0 else ()
-    problem = None
-    if record != dicom:
-        problem = f"row {record.rpartition('#row')[2]} repeats {dicom}; keep one of them"
-    elif dicom in source.two_patients:
+    dicom, part, place = source.dicoms[i], source.parts[i], int(source.labels[i])
+    codes = tuple(source.codes[place].tolist()) if place >= 0 else ()
+    record, problem = dicom, None
+    if dicom in source.two_patients:
         problem = f"image {dicom} belongs to two patients in the tables; keep one"
     elif part not in SPLITS:
         problem = f"split of {dicom} is {part!r}; the split table should say train, validate or test"
     elif BAD in codes:
         column = list(source.columns)[codes.index(BAD)]
         problem = f"label column '{column}' holds {source.bad[place, column]!r}; use 1, 0, -1 (uncertain) or blank"
+    if i in source.repeated:
+        record = f"{dicom}#row{source.repeated[i]}"
+        problem = f"row {source.repeated[i]} repeats {dicom}; keep one of them"
     split = SPLITS.get(part, "train")
-    return _Image(record, dicom, str(row["subject"]), str(row["study"]), str(row["view"]), split, codes, problem)
+    return _Image(record, dicom, source.subjects[i], source.studies[i], source.views[i], split, codes, problem)
 
 
 def _planned(source: _Source, i: int) -> PlannedRecord:

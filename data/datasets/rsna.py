@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from data.config import DataConfig
 from data.datasets.findings import finding_caption, kept_labels
@@ -39,7 +38,7 @@ class _Source:
     config: DataConfig
     root: Path
     files: dict[str, str]
-    table: pd.DataFrame
+    rows: list[tuple[str, ...]]  # x, y, width, height, Target as they stand, sorted by image
     classes: Mapping[str, str]
     ids: tuple[str, ...]
     starts: tuple[int, ...]  # rows of image i: starts[i] up to starts[i + 1]
@@ -56,12 +55,11 @@ def read_rsna(config: DataConfig, path: Path | None) -> ImportPlan:
     file = need_file(root, with_gzip("stage_2_train_labels.csv"), "it comes with the competition's data")
     table = read_columns(file, ["patientId", *BOX, "Target"]).sort_values("patientId", kind="stable", ignore_index=True)
     detailed = find_file(root, with_gzip("stage_2_detailed_class_info.csv"))
-    classes: dict[str, str] = (
-        {} if detailed is None else dict(read_columns(detailed, ["patientId", "class"]).itertuples(index=False))
-    )
+    classes = {} if detailed is None else _classes(detailed)
     files = image_index(root)
     ids, starts = np.unique(table["patientId"].to_numpy(str), return_index=True)
-    source = _Source(config, root, files, table, classes, tuple(map(str, ids)), (*map(int, starts), len(table)))
+    rows = list(zip(*(map(str, table[name]) for name in (*BOX, "Target")), strict=True))
+    source = _Source(config, root, files, rows, classes, tuple(map(str, ids)), (*map(int, starts), len(table)))
     n_files = sum(image in files for image in source.ids)
     if not n_files:
         raise NotFound(
@@ -72,18 +70,24 @@ def read_rsna(config: DataConfig, path: Path | None) -> ImportPlan:
     return ImportPlan(Planned(len(ids), partial(_planned, source)), found, inputs)
 
 
+def _classes(file: Path) -> dict[str, str]:
+    """Patient identifier -> "Normal", "No Lung Opacity / Not Normal" or "Lung Opacity"."""
+    table = read_columns(file, ["patientId", "class"])
+    return dict(zip(table["patientId"].astype(str), table["class"].astype(str), strict=True))
+
+
 def _counts(source: _Source, file: Path, n_files: int) -> tuple[Found, ...]:
     n_rows, n_images, n_positive = PUBLISHED
-    positive = source.table.loc[source.table["Target"] == "1", "patientId"].nunique()
+    positive = sum(any(row[-1] == "1" for row in _rows(source, i)) for i in range(len(source.ids)))
     normal = sum(name == "Normal" for name in source.classes.values())
     lacks = "" if source.classes else "put stage_2_detailed_class_info.csv there: Target 0 alone is not normal"
     boxes = (
         "" if STRUCTURE in source.config.structures else f"boxes become masks where '{STRUCTURE}' is in data.structures"
     )
     return (
-        Found(f"rows of {file.name}", len(source.table), n_rows, boxes),
+        Found(f"rows of {file.name}", len(source.rows), n_rows, boxes),
         Found("patient identifiers", len(source.ids), n_images, PATIENTS),
-        Found("with pneumonia", int(positive), n_positive),
+        Found("with pneumonia", positive, n_positive),
         Found("normal", normal, None, lacks),
         Found("image files", n_files, len(source.ids), "a missing one is quarantined"),
     )
@@ -97,12 +101,14 @@ class _Image:
     kind: str
 
 
+def _rows(source: _Source, i: int) -> list[tuple[str, ...]]:
+    return source.rows[source.starts[i] : source.starts[i + 1]]
+
+
 def _planned(source: _Source, i: int) -> PlannedRecord:
     patient = source.ids[i]
-    rows = source.table.iloc[source.starts[i] : source.starts[i + 1]]
-    values = tuple(tuple(map(str, row)) for row in rows[[*BOX, "Target"]].itertuples(index=False))
     place = source.root / source.files.get(patient, f"{patient}.dcm")
-    image = _Image(patient, place, values, source.classes.get(patient, ""))
+    image = _Image(patient, place, tuple(_rows(source, i)), source.classes.get(patient, ""))
     return PlannedRecord(f"{DATASET}/{patient}", partial(_load, source.config, image))
 
 
