@@ -100,7 +100,7 @@ def test_planned_records_are_made_on_demand():
 
 def test_unknown_reader_lists_choices():
     with pytest.raises(NotFound, match="phantom, table"):
-        get_reader("chexpert")
+        get_reader("chexpertt")
 
 
 # --- table
