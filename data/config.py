@@ -169,6 +169,10 @@ class TrainConfig(_Section):
     """Text-to-image steps of UNet and text encoder."""
     control_steps: int = Field(default=1500, ge=0)
     """Steps of UNet and ControlNet together, modes mixed."""
+    decoder_steps: int = Field(default=0, ge=0)
+    """Steps of the decoder alone against a patch discriminator, at the end; latents, and what they ask for, stay."""
+    variants: int = Field(default=6, ge=1, le=64)
+    """Augmented variants of each image (the first is the image itself); small sets are memorised without them."""
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     prompt_drop: float = Field(default=0.15, ge=0, lt=1)

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-N_VARIANTS = 6
-"""Augmented variants per real image (variant 0 is the image itself); small sets are memorised without them."""
 VAE_VALIDATION_IMAGES = 128
 
 
@@ -123,7 +121,7 @@ def _train_stages(study: Study, stack: GeneratorStack, corpus: Corpus, folder: P
         )
         log.info("scaling factor %.4f -> %.4f", scale, stack.vae.config.scaling_factor)
     result["autoencoder_after"] = reconstruction_report(stack.vae.eval().requires_grad_(False), validation)
-    latents = encode_corpus(stack, corpus, folder / "latents", n_variants=N_VARIANTS, seed=settings.seed)
+    latents = encode_corpus(stack, corpus, folder / "latents", n_variants=settings.variants, seed=settings.seed)
     text = replace(
         TEXT_STAGE,
         batch_size=settings.batch_size,
@@ -158,7 +156,7 @@ def _hash_of(names: list[str]) -> str:
 def _card(study: Study, run_id: str, config: dict[str, Any], result: dict[str, Any]) -> str:
     return (
         f"# Generator of study '{study.config.name}'\n\nRun {run_id}. Trained on the study's training split only "
-        f"({config['n_images']} images, {N_VARIANTS} augmented variants each), starting from `{config['start']}`.\n"
+        f"({config['n_images']} images, {config['variants']} augmented variants each), starting from `{config['start']}`.\n"
         "Research use, not for diagnosis. Images it samples are synthetic; small sets are partly memorised.\n\n"
         f"```json\n{json.dumps({'train': config, 'result': result}, indent=2)}\n```\n"
     )
