@@ -23,6 +23,7 @@ from data.progress import track
 from data.records import finished_run, start_run
 
 if TYPE_CHECKING:
+    from data.config import TrainConfig
     from data.study import Study
     from generation.corpus import Corpus
     from generation.measure_data import MeasureData
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VAE_VALIDATION_IMAGES = 128
+DECODER_RATE = 5e-4
+ADVERSARIAL_WEIGHT = 0.5
+"""Of the discriminator's verdict, relative to pixel and gradient errors (Esser et al. 2021 use 0.8-1)."""
 
 
 def training_records(study: Study, split: str = "train") -> list[dict[str, Any]]:
@@ -97,7 +101,7 @@ def run_train(study: Study) -> dict[str, Any]:
 
 
 def _train_stages(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path) -> dict[str, Any]:
-    """Autoencoder, then text, then masks with text; each resumes from its own checkpoint in ``folder``."""
+    """Autoencoder, text, masks with text, decoder; each resumes from its own checkpoint in ``folder``."""
     from generation.loop import Budget
     from generation.training import FINE_TUNE, TEXT_STAGE, encode_corpus, train
     from generation.vae_training import VaeSettings, reconstruction_report, train_vae
@@ -139,7 +143,25 @@ def _train_stages(study: Study, stack: GeneratorStack, corpus: Corpus, folder: P
             loop=replace(FINE_TUNE.loop, learning_rate=settings.learning_rate / 2),
         )
         train(stack, latents, folder / "masks", Budget(settings.control_steps), masks, settings.seed + 2)
+    if settings.decoder_steps:
+        _refine(stack, corpus, latents.latents, folder / "decoder", settings)
+        result["autoencoder_refined"] = reconstruction_report(stack.vae, validation)
     return result | {"n_images": len(corpus), "n_latents": len(latents), "masks": has_masks}
+
+
+def _refine(stack: GeneratorStack, corpus: Corpus, latents: np.ndarray, folder: Path, settings: TrainConfig) -> None:
+    """The decoder against a patch discriminator, on the images as they are (the first ``len(corpus)`` latents)."""
+    from generation.decoder_training import refine_decoder
+    from generation.loop import Budget
+    from generation.vae_training import VaeSettings
+
+    shape = VaeSettings()
+    shape = replace(shape, loop=replace(shape.loop, learning_rate=DECODER_RATE, warmup_steps=20))
+    budget = Budget(settings.decoder_steps)
+    own = latents[: len(corpus)]
+    stack.vae = refine_decoder(
+        stack.vae, own, corpus.images, folder, budget, shape, settings.seed + 3, ADVERSARIAL_WEIGHT
+    )
 
 
 def _spread(records: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
@@ -156,7 +178,8 @@ def _hash_of(names: list[str]) -> str:
 def _card(study: Study, run_id: str, config: dict[str, Any], result: dict[str, Any]) -> str:
     return (
         f"# Generator of study '{study.config.name}'\n\nRun {run_id}. Trained on the study's training split only "
-        f"({config['n_images']} images, {config['variants']} augmented variants each), starting from `{config['start']}`.\n"
+        f"({config['n_images']} images, {config['variants']} augmented variants each), starting from "
+        f"`{config['start']}`.\n"
         "Research use, not for diagnosis. Images it samples are synthetic; small sets are partly memorised.\n\n"
         f"```json\n{json.dumps({'train': config, 'result': result}, indent=2)}\n```\n"
     )

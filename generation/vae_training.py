@@ -26,7 +26,6 @@ from generation.loop import Budget, LoopSettings, TrainingLoop
 log = logging.getLogger(__name__)
 
 SQUARE_WEIGHT = 8.0
-LATENT_NOISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -165,41 +164,6 @@ def train_vae(
     normalise_latents(vae, corpus)
     vae.register_to_config(scaling_factor=1.0)
     return vae
-
-
-def refine_decoder(
-    vae: AutoencoderKL,
-    latents: np.ndarray,
-    images: np.ndarray,
-    folder: Path,
-    budget: Budget,
-    settings: VaeSettings,
-    seed: int = 0,
-) -> AutoencoderKL:
-    """Train the decoder alone on whole images; the latent space, and so a UNet trained in it, stays as it is.
-
-    latents: (N, C, h, w), the posterior means of `images`, uint8 (N, H, W). A little noise on the latents makes the
-    decoder tolerant of sampled ones.
-    """
-    vae.requires_grad_(False)
-    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True).train()
-    generator = torch.Generator().manual_seed(seed)
-    loop = TrainingLoop(folder, [(list(decoder.parameters()), 1.0)], generator, budget, settings.loop)
-
-    def loss_fn(step: int, progress: float) -> tuple[Tensor, int]:
-        del step, progress
-        chosen = np.sort(torch.randint(len(images), (settings.full_batch_size,), generator=generator).numpy())
-        z = torch.from_numpy(latents[chosen].astype(np.float32))
-        z = z + LATENT_NOISE * torch.randn(z.shape, generator=generator)
-        x = to_signal(images[chosen])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
-            y = vae.decoder(vae.post_quant_conv(z))
-        y = restore_signal(vae, y.float())
-        return F.l1_loss(y, x) + settings.gradient_weight * gradient_distance(y, x), len(chosen)
-
-    loop.run(loss_fn)
-    loop.ema.copy_to_model()
-    return vae.eval()
 
 
 @torch.no_grad()

@@ -115,7 +115,7 @@ def test_a_generator_is_trained_registered_sampled_from_and_not_trained_again(tr
     result = run_train(trainable)
     folder = trainable.root / "models" / result["run_id"]
     assert result["n_images"] == 24
-    assert result["n_latents"] == 24 * study_training.N_VARIANTS
+    assert result["n_latents"] == 24 * trainable.config.train.variants
     assert result["masks"] is True
     assert find_model(trainable, "trained")["model_id"] == result["run_id"]
     assert "Research use, not for diagnosis" in (folder / "README.md").read_text()
