@@ -69,10 +69,10 @@ def caption_of_labels(labels: Mapping[str, float | None]) -> str | None:
     return NORMAL if known and all(labels[label] == 0 for label in known) else None
 
 
-def rule_caption(report: str | None, labels: Mapping[str, float | None]) -> str | None:
-    """The caption of a record: from its report, and from its labels where that is missing, dumb or says "Normal"
-    although a label says there is a finding."""
-    by_report = caption_of_report(report, labels) if report else None
+def rule_caption(text: str | None, labels: Mapping[str, float | None]) -> str | None:
+    """The caption of a record: from its impression's text, and from its labels where that is missing, dumb or says
+    "Normal" although a label says there is a finding."""
+    by_report = caption_of_text(text, labels) if text else None
     if by_report not in (None, NORMAL):
         return by_report
     by_labels = caption_of_labels(labels)

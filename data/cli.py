@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data import cli_texts
+
 if TYPE_CHECKING:
     from data.readers import Found
 
@@ -295,3 +297,6 @@ def list_command(study: StudyOption = Path(), as_json: JsonOption = False) -> No
     from data.study import Study
 
     emit(data_overview(Study(study)), as_json)
+
+
+data_app.command("caption")(cli_texts.caption)

@@ -141,6 +141,38 @@ def _choice(value: str | dict[str, str], names: tuple[str, ...], inner: tuple[st
     return value
 
 
+class CaptionsConfig(_Section):
+    """Five-word captions (``radpref data caption``): by rules on this machine, or by a chat endpoint."""
+
+    source: Literal["rules", "endpoint"] = "rules"
+    """``rules`` needs no network; ``endpoint`` asks any OpenAI-compatible server and falls back to the rules."""
+    base_url: str | None = None
+    """Of the endpoint, e.g. ``http://127.0.0.1:8000/v1`` (vLLM, llama.cpp, Ollama, a hosted service)."""
+    model: str | None = None
+    """Name of the model, as the endpoint calls it."""
+    key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """NAME of the environment variable that holds the key; never the key itself."""
+    allow_remote: bool = False
+    """Reports may be sent to an endpoint that is neither on this machine nor in a private network."""
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    max_tokens: int = Field(default=64, ge=0)
+    """Longest answer, tokens; 0: left to the endpoint (models that think first need more)."""
+    max_retries: int = Field(default=5, ge=0, le=20)
+    """How often a request is repeated after 429, 5xx, a timeout or an answer that is no chat completion."""
+    re_ask: int = Field(default=2, ge=0, le=10)
+    """How often a caption that breaks the rules is asked for again, with the reason; then the rules write it."""
+    concurrency: int = Field(default=4, ge=1, le=64)
+    """Requests at a time."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Longest wait for one answer, seconds."""
+    price_input: float | None = Field(default=None, ge=0)
+    """Price of a million tokens sent, in whatever currency; for the estimate."""
+    price_output: float | None = Field(default=None, ge=0)
+    """Price of a million tokens answered."""
+    body: dict[str, Any] = Field(default_factory=dict)
+    """More keys for the request, as the endpoint wants them (e.g. ``reasoning_effort = "low"``)."""
+
+
 class GeneratorConfig(_Section):
     """The baseline generator and how it samples; equal in all arms that are compared."""
 
@@ -331,6 +363,7 @@ class StudyConfig(_Section):
     name: str = Field(default="pilot", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")
     title: str = "Synthetic chest X-ray preference study"
     data: DataConfig = DataConfig()
+    captions: CaptionsConfig = CaptionsConfig()
     generator: GeneratorConfig = GeneratorConfig()
     train: TrainConfig = TrainConfig()
     sets: SetsConfig = SetsConfig()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlite_utils import Database
 
 from data.audit import broken_link
+from data.caption_rules import broken_rules
 from data.errors import RadprefError
 from data.files import sha256_file, sha256_tree
 from data.images import read_image
@@ -46,7 +47,7 @@ class _Findings:
 def verify(study: Study) -> dict[str, Any]:
     """Check everything; see the module docstring. ``ok`` is true where there is no problem (notes do not count)."""
     found = _Findings()
-    for check in (_database, _rules, _event_log, _audit_log, _seals, _files, _models, _runs):
+    for check in (_database, _rules, _captions, _event_log, _audit_log, _seals, _files, _models, _runs):
         try:
             check(study, found)
         except (sqlite3.DatabaseError, RadprefError) as error:
@@ -227,6 +228,19 @@ def _rules(study: Study, found: _Findings) -> None:
     for message, sql in RULES:
         found.add([message.format(**row) for row in study.db.rows(sql)])
     found.checked["rules"] = len(RULES)
+
+
+def _captions(study: Study, found: _Findings) -> None:
+    """Captions that break the study's rules: a note, since a data set may bring longer ones."""
+    texts = [str(row[0]) for row in study.db.connection.execute("SELECT caption FROM records WHERE caption > ''")]
+    broken = [(text, rules[0]) for text in texts if (rules := broken_rules(text))]
+    if broken:
+        text, rule = broken[0]
+        found.notes.append(
+            f"{len(broken)} of {len(texts)} captions break the study's rules, e.g. {text!r}: {rule.reason}; "
+            "`radpref data caption` replaces them"
+        )
+    found.checked["captions"] = len(texts)
 
 
 def _event_log(study: Study, found: _Findings) -> None:

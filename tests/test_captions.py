@@ -190,14 +190,14 @@ def test_labels_alone_give_a_caption() -> None:
 
 def test_report_and_labels_together() -> None:
     labels = {"pneumonia": 1.0, "pneumonia/left": 1.0}
-    assert rule_caption("IMPRESSION: No acute process.", labels) == "Left pneumonia"  # labels overrule "Normal"
-    assert rule_caption("IMPRESSION: Mild edema.", labels) == "Mild pulmonary edema"
-    assert rule_caption("IMPRESSION: See above.", labels) == "Left pneumonia"
+    assert rule_caption("No acute process.", labels) == "Left pneumonia"  # labels overrule "Normal"
+    assert rule_caption("Mild edema.", labels) == "Mild pulmonary edema"
+    assert rule_caption("See above.", labels) == "Left pneumonia"
     assert rule_caption(None, labels) == "Left pneumonia"
-    assert rule_caption("IMPRESSION: No acute process.", {"pneumonia": 0.0}) == "Normal"
-    assert rule_caption("IMPRESSION: See above.", {}) is None
+    assert rule_caption("No acute process.", {"pneumonia": 0.0}) == "Normal"
+    assert rule_caption("See above.", {}) is None
     # what the labels deny comes last
-    text = "IMPRESSION: Pneumothorax. Mild edema."
+    text = "Pneumothorax. Mild edema."
     assert rule_caption(text, {"pneumothorax": 0.0, "edema": 1.0}) == "Mild pulmonary edema"
 
 

@@ -131,6 +131,14 @@ EVENT = (
 )
 PAIR = "INSERT INTO pairs VALUES (9, 'r', '{}', 0, 1, 'text', 0.5, 1, 'human', 'train')"
 EXPECTED = "INSERT INTO set_expectations VALUES ('{}', 0, 'text', 4, 5, 'why')"
+RECORD = (
+    "INSERT INTO records(record_id, dataset, patient_id, split, image_sha)"
+    " SELECT 'r', 'd', 'p', 'train', sha256 FROM images LIMIT 1"
+)
+CAPTION = (
+    "!INSERT INTO caption_events(record_id, run_id, source, version, caption, created_at)"
+    " SELECT record_id, 'r', 'rules', '1', 'x', '1' FROM records"
+)
 FIXED, KEPT = "sets are fixed", "append-only"
 
 REFUSED: list[tuple[str, str, tuple[str, ...], str]] = [
@@ -173,6 +181,9 @@ REFUSED: list[tuple[str, str, tuple[str, ...], str]] = [
         ("!INSERT INTO invites VALUES (1, 'h', 1, '1', 'x', '2', '1')",),
         "UPDATE invites SET used_at = NULL",
     ),
+    ("caption_events_no_update", KEPT, (CAPTION,), "UPDATE caption_events SET caption = 'y'"),
+    ("caption_events_no_delete", KEPT, (CAPTION,), "DELETE FROM caption_events"),
+    ("records_caption_locked", "captions are fixed", (CAPTION, "locked"), "UPDATE records SET caption = 'y'"),
     ("audit_events_no_update", KEPT, (), "UPDATE audit_events SET actor = 'other'"),
     ("audit_events_no_delete", KEPT, (), "DELETE FROM audit_events"),
     (
@@ -196,6 +207,8 @@ def migrated(tmp_path: Path) -> Any:
 def test_a_trigger_refuses(
     migrated: StudyDatabase, trigger: str, message: str, before: tuple[str, ...], sql: str
 ) -> None:
+    with migrated.write() as connection:
+        connection.execute(RECORD)
     for step in before:
         with migrated.write() as connection:
             connection.execute(step[1:] if step.startswith("!") else STAGE.format(step))

@@ -1,0 +1,377 @@
+"""Writing captions into a study: which records are due, who writes, and what is kept of it.
+
+Input: records with reports and labels. Output: ``records.caption``, one row of ``caption_events`` for each, a run of
+kind "caption". Only captions that break no rule are written. A record is due where it has no caption, one that breaks
+the rules, or one that an earlier version wrote; captions of the data set that keep the rules stay (``redo`` replaces
+them too). Conditions that were drawn from records before keep the text they have: what raters saw does not change.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any
+
+from data.caption_prompt import (
+    PROMPT_VERSION,
+    again,
+    estimated_tokens,
+    first_messages,
+    read_answer,
+)
+from data.caption_rules import RULES_VERSION, broken_rules
+from data.captioner import CAPTIONER_VERSION, rule_caption
+from data.conditions_store import asked_attributes
+from data.endpoint import Answer, ChatEndpoint, EndpointFailed
+from data.errors import Conflict, InvalidInput
+from data.lifecycle import stage
+from data.progress import bar
+from data.records import Run, now, start_run
+from data.reports import Impression, impression
+from data.splits import SPLITS
+from data.study import Study
+
+BATCH = 64
+"""Records per transaction: what an interruption loses at most (answers that were paid for are kept)."""
+N_EXAMPLES = 8
+_DUE = """
+SELECT r.record_id, r.caption, e.caption AS written, e.version, e.run_id
+FROM records r LEFT JOIN caption_events e
+ON e.event_id = (SELECT max(l.event_id) FROM caption_events l WHERE l.record_id = r.record_id)
+WHERE ? IS NULL OR r.split = ? ORDER BY r.record_id
+"""
+
+
+@dataclass
+class _Work:
+    """One due record: what is known of it, and what came out."""
+
+    record_id: str
+    previous: str | None
+    labels: dict[str, float | None]
+    found: Impression | None
+    caption: str | None = None
+    source: str = "rules"
+    rejected: list[str] = field(default_factory=list)
+    fresh: dict[str, Answer] = field(default_factory=dict)
+    failed: EndpointFailed | None = None
+    skipped: bool = False
+
+
+def write_captions(
+    study: Study,
+    source: str | None = None,
+    *,
+    redo: bool = False,
+    split: str | None = None,
+    limit: int | None = None,
+    environ: Mapping[str, str] | None = None,
+    confirm: Callable[[dict[str, Any]], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Write the captions that are due; returns counts and examples, JSON-ready. The same call again resumes.
+
+    Args:
+        source: "rules" or "endpoint"; default: captions.source of study.toml.
+        redo: also replace the data set's own captions that keep the rules.
+        split: only records of this split. limit: at most so many records.
+        environ: where the endpoint's key is looked up.
+        confirm: called with the estimate before anything is sent off this machine; it raises to stop.
+
+    Raises:
+        Conflict: the study is locked or frozen.
+        InvalidInput: an unknown source or split, or an endpoint that may not be used.
+        EndpointFailed: the endpoint does not work; what it wrote so far is stored.
+    """
+    source = _source(study, source, split)
+    if (found := stage(study.db)) in ("locked", "frozen"):
+        raise Conflict(f"the study is {found}: its captions are fixed; caption another study")
+    with ExitStack() as stack:
+        endpoint = None
+        if source == "endpoint":
+            endpoint = stack.enter_context(ChatEndpoint(study.config.captions, environ or {}, sleep))
+        version = version_of(source, study.config.captions.model)
+        unfinished = _unfinished(study, source, version, redo, split, limit)
+        due, counts = _due(study, version, split, unfinished if redo else None, redo=redo)
+        due = due[:limit]
+        result: dict[str, Any] = {"source": source, "version": version, **counts, "n_due": len(due)}
+        if not due:
+            return {**result, "run_id": None, "n_written": 0}
+        if endpoint is not None and confirm is not None and endpoint.place != "this machine":
+            confirm(estimate(study, endpoint, [record_id for record_id, _ in due]))
+        config = _run_config(study, source, version, redo, split, limit)
+        with start_run(study, "caption", config) as run:
+            result |= _write_all(study, run, due, version, endpoint)
+            result["run_id"] = run.run_id
+            run.result = dict(result)
+    return result
+
+
+def _source(study: Study, source: str | None, split: str | None) -> str:
+    chosen = source or study.config.captions.source
+    if chosen not in ("rules", "endpoint"):
+        raise InvalidInput(f"--source {chosen} is unknown; choose rules or endpoint")
+    if split is not None and split not in SPLITS:
+        raise InvalidInput(f"--split {split} is unknown; choose {', '.join(SPLITS)}")
+    return chosen
+
+
+def version_of(source: str, model: str | None) -> str:
+    """By what a caption was made: changes where the same report may get another caption."""
+    if source == "rules":
+        return f"rules {CAPTIONER_VERSION}.{RULES_VERSION}"
+    return f"{model}, prompt {PROMPT_VERSION}.{RULES_VERSION}"
+
+
+def _run_config(
+    study: Study, source: str, version: str, redo: bool, split: str | None, limit: int | None
+) -> dict[str, Any]:
+    settings = study.config.captions.model_dump(mode="json") if source == "endpoint" else {}
+    return {"source": source, "version": version, "redo": redo, "split": split, "limit": limit, "endpoint": settings}
+
+
+def _unfinished(study: Study, *parts: Any) -> str | None:
+    """The run of exactly this kind that was interrupted: a redo goes on in it."""
+    found = study.db.value(
+        "SELECT run_id FROM runs WHERE kind = 'caption' AND status = 'running' AND config = ?"
+        " ORDER BY started_at DESC LIMIT 1",
+        [json.dumps(_run_config(study, *parts), sort_keys=True)],
+    )
+    return None if found is None else str(found)
+
+
+def _due(
+    study: Study, version: str, split: str | None, unfinished: str | None, *, redo: bool
+) -> tuple[list[tuple[str, str | None]], dict[str, Any]]:
+    """(record_id, present caption) of what is due, and counts of what is not."""
+    due: list[tuple[str, str | None]] = []
+    broken: Counter[str] = Counter()
+    n_records = n_kept = 0
+    for row in study.db.connection.execute(_DUE, (split, split)):
+        record_id, caption, written, made_by, run_id = row
+        n_records += 1
+        rules = broken_rules(caption) if caption else []
+        broken.update(one.rule for one in rules)
+        outdated = written is not None and written == caption and made_by != version
+        done_before = redo and unfinished is not None and run_id == unfinished
+        if (redo and not done_before) or not caption or rules or outdated:
+            due.append((str(record_id), caption))
+        else:
+            n_kept += 1
+    return due, {"n_records": n_records, "n_kept": n_kept, "broken": dict(sorted(broken.items()))}
+
+
+def estimate(study: Study, endpoint: ChatEndpoint, record_ids: Sequence[str]) -> dict[str, Any]:
+    """What asking for these records would take: reports, answers already paid for, tokens, and the price if known."""
+    known = _known_answers(study)
+    n_reports = n_cached = sent = answered = 0
+    for batch in _batches(record_ids):
+        for work in _load(study, [(record_id, None) for record_id in batch]):
+            if work.found is None:
+                continue
+            n_reports += 1
+            if endpoint.key(first_messages(work.found.text)) in known:
+                n_cached += 1
+                continue
+            tokens = estimated_tokens(work.found.text)
+            sent, answered = sent + tokens[0], answered + tokens[1]
+    settings = endpoint.settings
+    prices = (settings.price_input, settings.price_output)
+    cost = None if None in prices else (sent * float(prices[0] or 0) + answered * float(prices[1] or 0)) / 1e6
+    return {
+        "endpoint": endpoint.url,
+        "place": endpoint.place,
+        "model": settings.model,
+        "n_due": len(record_ids),
+        "n_reports": n_reports,
+        "n_cached": n_cached,
+        "n_to_ask": n_reports - n_cached,
+        "tokens_sent": sent,
+        "tokens_answered": answered,
+        "cost": cost,
+    }
+
+
+def estimate_only(
+    study: Study, *, redo: bool = False, split: str | None = None, limit: int | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The estimate for what :func:`write_captions` would ask the endpoint; nothing is sent and nothing written."""
+    _source(study, "endpoint", split)
+    endpoint = ChatEndpoint(study.config.captions, environ or {})
+    version = version_of("endpoint", study.config.captions.model)
+    due, _ = _due(study, version, split, None, redo=redo)
+    return estimate(study, endpoint, [record_id for record_id, _ in due[:limit]])
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
+
+
+def _load(study: Study, due: Sequence[tuple[str, str | None]]) -> list[_Work]:
+    """Reports and labels of a batch, the impressions read out of them."""
+    ids = [record_id for record_id, _ in due]
+    marks = ",".join("?" * len(ids))
+    labels: dict[str, dict[str, float | None]] = {}
+    for row in study.db.rows(f"SELECT record_id, label, value FROM labels WHERE record_id IN ({marks})", ids):
+        labels.setdefault(row["record_id"], {})[row["label"]] = row["value"]
+    reports = {
+        str(row["record_id"]): row["report"]
+        for row in study.db.rows(f"SELECT record_id, report FROM records WHERE record_id IN ({marks})", ids)
+    }
+    return [
+        _Work(record_id, previous, labels.get(record_id, {}), impression(reports[record_id] or ""))
+        for record_id, previous in due
+    ]
+
+
+def _known_answers(study: Study) -> dict[str, Answer]:
+    rows = study.db.connection.execute("SELECT key, answer, prompt_tokens, completion_tokens FROM caption_answers")
+    return {str(key): Answer(text, sent, answered) for key, text, sent, answered in rows}
+
+
+def _write_all(
+    study: Study, run: Run, due: Sequence[tuple[str, str | None]], version: str, endpoint: ChatEndpoint | None
+) -> dict[str, Any]:
+    counts: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    examples: list[dict[str, Any]] = []
+    known = _known_answers(study) if endpoint else {}
+    n_before, usage = len(known), [0, 0]
+    with bar("captions", len(due)) as advance:
+        for batch in _batches(due):
+            works = _load(study, batch)
+            if endpoint is None:
+                for work in works:
+                    _by_rules(work)
+            else:
+                _by_endpoint(study, works, endpoint, known)
+            _store(study, run, works, version)
+            for work in works:
+                rejected.update(work.rejected)
+                for answer in work.fresh.values():
+                    usage[0] += answer.prompt_tokens or 0
+                    usage[1] += answer.completion_tokens or 0
+                if work.skipped:
+                    continue
+                counts["unread" if work.caption is None else work.source] += 1
+                counts["labelled"] += any(value == 1 for value in work.labels.values())
+                counts["asking"] += bool(asked_attributes(work.caption or "", work.labels))
+                if work.caption and len(examples) < N_EXAMPLES:
+                    text = work.found.text if work.found else "(labels only)"
+                    examples.append({"record": work.record_id, "caption": work.caption, "text": text[:160]})
+            if failed := next((work.failed for work in works if work.failed), None):
+                raise failed
+            advance(len(batch))
+    written = {name: counts[name] for name in ("rules", "endpoint", "fallback")}
+    return {
+        "n_written": sum(written.values()),
+        "by": written,
+        "n_unread": counts["unread"],
+        "rejected": dict(sorted(rejected.items())),
+        "n_labelled": counts["labelled"],
+        "n_asking": counts["asking"],
+        "n_conditions_kept": _conditions_of(study, run),
+        "asked": {"n_answers": len(known) - n_before, "tokens_sent": usage[0], "tokens_answered": usage[1]},
+        "examples": examples,
+    }
+
+
+def _conditions_of(study: Study, run: Run) -> int:
+    """Conditions drawn from records whose caption this run changed: they keep their text."""
+    return int(
+        study.db.value(
+            "SELECT count(DISTINCT c.condition_id) FROM conditions c JOIN caption_events e"
+            " ON e.record_id = c.text_record WHERE e.run_id = ? AND c.text <> e.caption",
+            (run.run_id,),
+        )
+    )
+
+
+def _by_rules(work: _Work) -> None:
+    caption = rule_caption(work.found.text if work.found else None, work.labels)
+    work.caption = caption if caption and not broken_rules(caption) else None
+
+
+def _by_endpoint(study: Study, works: Sequence[_Work], endpoint: ChatEndpoint, known: dict[str, Answer]) -> None:
+    """Ask for a batch, equal impressions once; a failure stops what has not begun."""
+    groups: dict[str, list[_Work]] = {}
+    for work in works:
+        if work.found is None:
+            _by_rules(work)
+        else:
+            groups.setdefault(work.found.text, []).append(work)
+    stop = Event()
+    with ThreadPoolExecutor(study.config.captions.concurrency) as pool:
+        list(pool.map(lambda group: _ask(group[0], endpoint, known, stop), groups.values()))
+    for first, *others in groups.values():
+        known |= first.fresh
+        for work in others:
+            if first.skipped or first.source == "endpoint":
+                work.caption, work.source, work.skipped = first.caption, first.source, first.skipped
+                continue
+            _by_rules(work)  # the labels of each record are its own
+            work.source = "fallback"
+
+
+def _ask(work: _Work, endpoint: ChatEndpoint, known: Mapping[str, Answer], stop: Event) -> None:
+    """Ask for one caption, again with the reason where it breaks the rules; at last the rules write it."""
+    assert work.found is not None
+    messages = first_messages(work.found.text)
+    for _ in range(endpoint.settings.re_ask + 1):
+        key = endpoint.key(messages)
+        answer = known.get(key) or work.fresh.get(key)
+        if answer is None:
+            if stop.is_set():
+                work.skipped = True
+                return
+            try:
+                answer = work.fresh[key] = endpoint.ask(messages)
+            except EndpointFailed as error:
+                stop.set()
+                work.failed, work.skipped = error, True
+                return
+        caption = read_answer(answer.text)
+        broken = broken_rules(caption)
+        if not broken:
+            work.caption, work.source = caption, "endpoint"
+            return
+        work.rejected.append(broken[0].rule)
+        messages = again(messages, answer.text, broken)
+    _by_rules(work)
+    work.source = "fallback"
+
+
+def _store(study: Study, run: Run, works: Sequence[_Work], version: str) -> None:
+    """Captions, who wrote them, and the answers that were paid for, in one transaction."""
+    with study.db.write() as connection:
+        for work in works:
+            connection.executemany(
+                "INSERT INTO caption_answers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [
+                    (key, study.config.captions.model, one.text, one.prompt_tokens, one.completion_tokens, now())
+                    for key, one in work.fresh.items()
+                ],
+            )
+            if work.caption is None or work.skipped:
+                continue
+            detail = {"section": work.found.section if work.found else None, "rejected": work.rejected}
+            connection.execute("UPDATE records SET caption = ? WHERE record_id = ?", (work.caption, work.record_id))
+            connection.execute(
+                "INSERT INTO caption_events(record_id, run_id, source, version, caption, previous, detail, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    work.record_id, run.run_id, work.source, version, work.caption, work.previous, json.dumps(detail),
+                    now(),
+                ),
+            )  # fmt: skip

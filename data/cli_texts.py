@@ -1,0 +1,98 @@
+"""Commands about texts: ``radpref data caption``. Registered in data/cli.py; heavy imports inside."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def caption(
+    study: Annotated[Path, typer.Option("--study", help="Folder of the study.")] = Path(),
+    source: Annotated[
+        str | None, typer.Option(help="rules (offline) or endpoint; default: captions.source of study.toml.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what the endpoint would cost; ask nothing.")
+    ] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Also replace valid captions that the data set brought.")
+    ] = False,
+    split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before reports are sent off this machine.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")] = False,
+) -> None:
+    """Write a five-word caption for every record that has none, or one that breaks the study's rules."""
+    import os
+
+    from data.captioning import estimate_only, write_captions
+    from data.cli import emit
+    from data.study import Study
+
+    opened = Study(study)
+    if estimate:
+        found = estimate_only(opened, redo=redo, split=split, limit=limit, environ=os.environ)
+        emit(found, True) if as_json else print_estimate(found)
+        return
+
+    def confirm(expected: dict[str, Any]) -> None:
+        if not as_json:
+            print_estimate(expected)
+        if yes or not expected["n_to_ask"]:
+            return
+        question = f"The impressions of {expected['n_to_ask']} reports leave this machine for {expected['endpoint']}."
+        if as_json or not sys.stdin.isatty():
+            from data.errors import Conflict
+
+            raise Conflict(f"{question} Repeat the command with --yes to say so")
+        typer.confirm(f"{question} Go on?", abort=True)
+
+    found = write_captions(opened, source, redo=redo, split=split, limit=limit, environ=os.environ, confirm=confirm)
+    emit(found, True) if as_json else print_captions(found)
+
+
+def print_estimate(found: Mapping[str, Any]) -> None:
+    """The estimate for people."""
+    cost = "unknown: set captions.price_input and price_output" if found["cost"] is None else f"{found['cost']:.2f}"
+    typer.echo(
+        f"{found['n_due']} captions are due, {found['n_reports']} of them have a report to ask about; "
+        f"{found['n_cached']} answers are here already.\n"
+        f"{found['n_to_ask']} questions to {found['endpoint']} ({found['place']}), model {found['model']}: "
+        f"about {found['tokens_sent']} tokens sent, {found['tokens_answered']} answered; price {cost}."
+    )
+    if found["place"] != "this machine":
+        typer.echo("Scrubbed impressions leave this machine; scrubbing is no de-identification (docs/texts.md).")
+
+
+def print_captions(found: Mapping[str, Any]) -> None:
+    """What was written, for people: counts, what was refused, examples."""
+    typer.echo(
+        f"{found['n_records']} records: {found['n_kept']} captions stay, {found['n_due']} were due, "
+        f"{found['n_written']} written ({found['version']})."
+    )
+    if found["broken"]:
+        listed = ", ".join(f"{n} {rule}" for rule, n in found["broken"].items())
+        typer.echo(f"Captions that were there and broke a rule: {listed}.")
+    if found["run_id"] is None:
+        return
+    by = found["by"]
+    if found["source"] == "endpoint":
+        asked = found["asked"]
+        typer.echo(
+            f"By the endpoint {by['endpoint']}, by the rules instead {by['fallback']}, without a report {by['rules']}; "
+            f"{asked['n_answers']} new answers, {asked['tokens_sent']} tokens sent, "
+            f"{asked['tokens_answered']} answered."
+        )
+    if found["rejected"]:
+        typer.echo("Answers rejected: " + ", ".join(f"{n} {rule}" for rule, n in found["rejected"].items()) + ".")
+    if found["n_unread"]:
+        typer.echo(f"{found['n_unread']} records say nothing a caption can be made of; what they had stays.")
+    typer.echo(f"{found['n_asking']} of {found['n_labelled']} captions of records with labels ask for one of them.")
+    if found["n_conditions_kept"]:
+        typer.echo(f"{found['n_conditions_kept']} conditions were drawn from earlier captions and keep their text.")
+    for one in found["examples"]:
+        typer.echo(f"  {one['caption']:<44} <- {' '.join(one['text'].split())[:70]}")
