@@ -13,7 +13,8 @@ import io
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,38 +58,58 @@ def export(
         if name not in FORMATS:
             raise InvalidInput(f"--format {name} is unknown; choose {', '.join(FORMATS)} or all")
     target = Path(target).resolve()
-    _refuse_other_folder(target)
-    arms = arms_visible(study.db)
-    if arms:
-        reveal_arms(study.db, actor, f"export of scores to {target.name}")
-    tables = database_tables(study.db, arms=arms)
-    tables.insert(2, agreement_table(study, n_boot))
+    with whole_folder(target, KIND) as draft:
+        arms = arms_visible(study.db)
+        if arms:
+            reveal_arms(study.db, actor, f"export of scores to {target.name}")
+        tables = database_tables(study.db, arms=arms)
+        tables.insert(2, agreement_table(study, n_boot))
+        for name in formats:
+            _WRITERS[name](draft / name, tables)
+        simulated = _holds_simulated(tables)
+        manifest = {
+            **manifest_head(study, draft, KIND, arms=arms, simulated=simulated),
+            "formats": list(formats),
+            "csv_note": f"text that begins with one of {' '.join(map(repr, _RISKY))} has an apostrophe in front",
+            "tables": {table.name: _described_table(table) for table in tables},
+        }
+        write_atomic(draft / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+    counts = {table.name: len(table.rows) for table in tables}
+    return {"target": str(target), "tables": counts, "arms": arms, "simulated": simulated}
+
+
+@contextmanager
+def whole_folder(target: Path, kind: str) -> Iterator[Path]:
+    """A draft folder that takes the place of ``target`` when the block ends; on an error an earlier one stays whole.
+
+    ``kind``: what MANIFEST.json of an earlier folder must say for it to be replaced.
+
+    Raises:
+        InvalidInput: ``target`` holds something else, or cannot be written.
+        StorageFull: the disk is full.
+    """
+    _refuse_other_folder(target, kind)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     with storage_errors(target):
         try:
             draft.mkdir(parents=True)
-            for name in formats:
-                _WRITERS[name](draft / name, tables)
-            manifest = _manifest(study, draft, tables, formats, arms=arms)
-            write_atomic(draft / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+            yield draft
             _put_in_place(draft, target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    counts = {table.name: len(table.rows) for table in tables}
-    return {"target": str(target), "tables": counts, "arms": arms, "simulated": manifest["simulated"]}
 
 
-def _refuse_other_folder(target: Path) -> None:
+def _refuse_other_folder(target: Path, kind: str) -> None:
     if not target.exists():
         return
     if target.is_dir() and not any(target.iterdir()):
         return
     try:
-        known = json.loads((target / MANIFEST).read_text(encoding="utf-8")).get("kind") == KIND
+        known = json.loads((target / MANIFEST).read_text(encoding="utf-8")).get("kind") == kind
     except (OSError, ValueError, AttributeError):
         known = False
     if not known:
-        raise InvalidInput(f"{target} exists and is no export; choose a new folder")
+        raise InvalidInput(f"{target} exists and is no {kind.removeprefix('radpref ')}; choose a new folder")
 
 
 def _put_in_place(draft: Path, target: Path) -> None:
@@ -183,13 +204,11 @@ _WRITERS: dict[str, Callable[[Path, Sequence[Table]], None]] = {
 # --- manifest ----------------------------------------------------------------------------------------------------
 
 
-def _manifest(
-    study: Study, draft: Path, tables: Sequence[Table], formats: Sequence[str], *, arms: bool
-) -> dict[str, Any]:
-    simulated = _holds_simulated(tables)
+def manifest_head(study: Study, draft: Path, kind: str, *, arms: bool, simulated: bool) -> dict[str, Any]:
+    """What every manifest says: study, stage, blinding, who scored, versions, and the hash of each file so far."""
     early = early_unblinding(study.db)
     return {
-        "kind": KIND,
+        "kind": kind,
         "created_at": now(),
         "study": study.config.name,
         "title": study.config.title,
@@ -202,9 +221,6 @@ def _manifest(
         "radpref": _version(),
         "schema": len(MIGRATIONS),
         "git": git_revision(),
-        "formats": list(formats),
-        "csv_note": f"text that begins with one of {' '.join(map(repr, _RISKY))} has an apostrophe in front",
-        "tables": {table.name: _described_table(table) for table in tables},
         "files": {
             path.relative_to(draft).as_posix(): sha256_file(path) for path in sorted(draft.rglob("*")) if path.is_file()
         },
