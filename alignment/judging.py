@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from data.conditions_store import StoredCondition
 from data.errors import InvalidInput
+from generation.condition_figures import sides_right
 from generation.measure import MeasureNet, score_mask, score_text
 
 FloatArray = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
 TIE = 0.02
 """Scores of 0-1 that differ by no more count as a tie: half a win."""
-SIDES = {"left": "right", "right": "left"}
 MEASURES = ("score", "text", "dice", "hit", "side")
 
 
@@ -47,7 +47,7 @@ def judge_condition(
     if asked:
         found["text"] = score_text(net, images, asked).astype(np.float64)
         found["hit"] = _hits(net, images, asked)
-        found["side"] = _sides(net, images, asked)
+        found["side"] = sides_right(net.predict(images), net.attributes, asked)
     if mask is not None and any(
         name in net.structures and plane.any() for name, plane in zip(names, mask, strict=True)
     ):
@@ -66,18 +66,6 @@ def _hits(net: MeasureNet, images: Images, asked: dict[str, int]) -> FloatArray:
         return np.full(len(images), np.nan)
     right = [present[:, net.column(name)] == bool(asked[name]) for name in findings]
     return np.asarray(np.all(right, axis=0), np.float64)
-
-
-def _sides(net: MeasureNet, images: Images, asked: dict[str, int]) -> FloatArray:
-    """NaN unless the text names exactly one side of a finding."""
-    probabilities = net.predict(images)
-    right = []
-    for name, value in asked.items():
-        finding, _, side = name.partition("/")
-        other = f"{finding}/{SIDES.get(side, '')}"
-        if value == 1 and side in SIDES and other in net.attributes and other not in asked:
-            right.append(probabilities[:, net.column(name)] > probabilities[:, net.column(other)])
-    return np.asarray(np.all(right, axis=0), np.float64) if right else np.full(len(images), np.nan)
 
 
 def win_points(arm: FloatArray, baseline: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from downstream.figures import INK, MUTED, arm_style, draw
+from data.charts import INK, MUTED, arm_style, draw
 from downstream.reader_comparison import ALL, MIN_CONDITIONS, MIN_RATERS, OVERALL, RELEVANT_GAIN
 from downstream.tables import TONES, Table, interval, number, p_value
 from downstream.verdicts import arm_name

@@ -23,6 +23,7 @@ from PIL import Image
 from data.files import storage_errors, write_atomic
 from data.images import to_uint8
 from data.records import start_run
+from data.templates import page_style
 from downstream import figures, reader_views, tables
 from downstream.evidence import Evidence, evaluation_sheets, gather, watch_sheet
 from downstream.metrics import METRIC_NAMES, PRIMARY_METRIC
@@ -82,8 +83,7 @@ def render(context: dict[str, Any]) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(style=style, **context)
+    return environment.get_template("report.html.j2").render(style=page_style(), **context)
 
 
 def _slug(name: str) -> str:

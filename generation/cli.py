@@ -122,11 +122,35 @@ def pool(
 @app.command()
 def fidelity(
     study: StudyOption = Path(),
-    arm: Annotated[list[str] | None, typer.Option(help="Arm (repeatable); default all that have a pool.")] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="Arm (repeatable); default the baseline and trained downstream.arms.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Images of each; default 400, of --images all.")] = None,
+    against: Annotated[str, typer.Option(help="Real split that FID and KID compare with: val, train or test.")] = "val",
+    prompts: Annotated[str, typer.Option(help="Split whose captions and masks are sampled: val or train.")] = "val",
+    images: Annotated[
+        Path | None, typer.Option(help="Measure a folder of images (any generator's; subfolders: one prompt each).")
+    ] = None,
+    network: Annotated[
+        str, typer.Option(help="Features by auto, torchxrayvision (its weights must be on disk) or fidelity.")
+    ] = "auto",
+    pictures: Annotated[bool, typer.Option(help="Show samples, and nearest training images on a page apart.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of prompts, samples and resampling.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Feature Frechet distance, KID, diversity and nearest training image of each arm's pool against real images."""
+    """One page: FID and KID, diversity, asked masks and sides, and whether images are copies of training images."""
     from data.study import Study
-    from generation.fidelity_report import run_fidelity
+    from generation.fidelity_report import run_fidelity, summary
 
-    emit(run_fidelity(Study(study), arms=arm), as_json)
+    report = run_fidelity(
+        Study(study),
+        arms=arm,
+        n=n,
+        against=against,
+        prompts=prompts,
+        images=images,
+        network=network,
+        pictures=pictures,
+        seed=seed,
+    )
+    emit(report if as_json else summary(report), as_json)

@@ -1,13 +1,13 @@
-"""How like the real ones synthetic images are, how varied, and whether they are copies.
+"""How like the real ones synthetic images are, and how varied: pure functions of feature arrays and images.
 
-Features of a network that does nothing else (`fidelity`, never a rater or the judge) -> Frechet distance and KID with
-confidence intervals; MS-SSIM inside groups of one prompt -> diversity; nearest training neighbour -> memorisation.
-All figures are pure functions of feature arrays; `fidelity_report` puts them together.
+Features (n, D) of two sets -> Frechet distance and KID with 95 % bootstrap intervals over prompts and patients, and
+the Frechet distance extrapolated to endless samples; images of one prompt -> MS-SSIM. Whether images are copies:
+`generation.memorisation`. What network gives the features: `generation.fidelity_networks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,44 +15,73 @@ import numpy.typing as npt
 from scipy import linalg
 
 from data.errors import InvalidInput
-from generation.measure import MeasureNet
 
 ARRAY = npt.NDArray[Any]
+N_RESAMPLES = 100
+CONFIDENCE = 0.95
+EXTRAPOLATION_SIZES, EXTRAPOLATION_DRAWS = 8, 6
+"""Sizes from n/3 to n, and random subsets of each, that the extrapolated Frechet distance is fitted to."""
 
 
 def frechet_distance(a: ARRAY, b: ARRAY) -> float:
     """Frechet distance of two Gaussians fitted to features (n, D) and (m, D); 0 for equal sets (FID, Heusel 2017).
 
-    |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)); the trace of the root from the eigenvalues of
+    |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)). With centred X, Y the trace of the root is the nuclear norm of
+    X Y^T / sqrt((n-1)(m-1)), which is cheap for few images of many features; otherwise it comes from the eigenvalues of
     S_a^(1/2) S_b S_a^(1/2), which is symmetric, so that no imaginary part appears. Biased upwards for small n.
     """
     x, y = _features(a, b)
     shift = x.mean(0) - y.mean(0)
-    cov_x, cov_y = np.atleast_2d(np.cov(x, rowvar=False)), np.atleast_2d(np.cov(y, rowvar=False))
-    values, vectors = linalg.eigh(cov_x)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    cross = np.sqrt(np.clip(linalg.eigvalsh(root @ cov_y @ root), 0, None)).sum()
-    return float(max(shift @ shift + np.trace(cov_x) + np.trace(cov_y) - 2 * cross, 0.0))
+    x, y = x - x.mean(0), y - y.mean(0)
+    n, m = len(x) - 1, len(y) - 1
+    total = (x**2).sum() / n + (y**2).sum() / m
+    if min(len(x), len(y)) < x.shape[1]:
+        cross = linalg.svdvals(x @ y.T).sum() / np.sqrt(n * m)
+    else:
+        values, vectors = linalg.eigh(x.T @ x / n)
+        root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+        cross = np.sqrt(np.clip(linalg.eigvalsh(root @ (y.T @ y / m) @ root), 0, None)).sum()
+    return float(max(shift @ shift + total - 2 * cross, 0.0))
 
 
 def frechet_with_interval(
-    a: ARRAY, b: ARRAY, rng: np.random.Generator, *, n_resamples: int = 100, confidence: float = 0.95
+    a: ARRAY,
+    b: ARRAY,
+    rng: np.random.Generator,
+    *,
+    groups: Sequence[Sequence[Any] | None] = (None, None),
+    n_resamples: int = N_RESAMPLES,
 ) -> dict[str, float]:
-    """Frechet distance with a bootstrap interval over images, re-centred because resampling itself adds distance.
+    """Frechet distance with a bootstrap interval, re-centred because resampling itself adds distance.
+
+    Args:
+        groups: for `a` and for `b`, what each image belongs to (its prompt, its patient): whole groups are drawn.
 
     Returns:
         value, low, high: low and high are value plus the quantiles of (resample - mean of the resamples).
     """
     x, y = _features(a, b)
-    draws = np.array(
-        [
-            frechet_distance(x[rng.integers(len(x), size=len(x))], y[rng.integers(len(y), size=len(y))])
-            for _ in range(n_resamples)
-        ]
-    )
-    value, tail = frechet_distance(x, y), 50 * (1 - confidence)
-    low, high = np.percentile(draws - draws.mean(), [tail, 100 - tail])
-    return {"value": value, "low": max(0.0, value + float(low)), "high": value + float(high)}
+    return _recentred(frechet_distance, x, y, rng, groups, n_resamples, floor=0.0)
+
+
+def frechet_extrapolated(a: ARRAY, b: ARRAY, rng: np.random.Generator) -> float | None:
+    """The Frechet distance that endless samples of both would have: its bias goes like 1/n (Chong and Forsyth 2020).
+
+    Both sets are cut to n = k/3 .. k images, k the smaller set; the line through the distances over 1/n is read at 0.
+    None where k is under 30. Negative where the true distance is about 0: shown as it is, it is an estimate.
+    """
+    x, y = _features(a, b)
+    k = min(len(x), len(y))
+    if k < 30:
+        return None
+    sizes = np.unique(np.linspace(k / 3, k, EXTRAPOLATION_SIZES).round().astype(int))
+    inverse, found = [], []
+    for size in sizes:
+        for _ in range(EXTRAPOLATION_DRAWS):
+            rows, others = (rng.choice(len(v), size, replace=False) for v in (x, y))
+            inverse.append(1 / size)
+            found.append(frechet_distance(x[rows], y[others]))
+    return float(np.polyfit(inverse, found, 1)[1])
 
 
 def mmd2(a: ARRAY, b: ARRAY) -> float:
@@ -66,7 +95,7 @@ def mmd2(a: ARRAY, b: ARRAY) -> float:
 
 def kid(
     a: ARRAY, b: ARRAY, rng: np.random.Generator, *, n_subsets: int = 100, subset_size: int = 100,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
 ) -> dict[str, float]:  # fmt: skip
     """KID over the full sets, with an interval from random subsets; unbiased, so about 0 for equal laws.
 
@@ -88,71 +117,94 @@ def kid(
     return {"value": value, "low": value + float(low), "high": value + float(high), "subset_size": size}
 
 
-def ms_ssim(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
-    """Multi-scale SSIM of two uint8 images (H, W): 1 for equal images (Wang 2003)."""
+def standardised(reference: ARRAY) -> Callable[[ARRAY], ARRAY]:
+    """Map features (n, D) as (x - mean) / spread, dimension by dimension, both of `reference`.
+
+    The scale of a network's features is an accident of its training: without this one loud dimension is the whole
+    Frechet distance, and KID's cubic kernel, made for x.y / D about 1, drowns in its own variance. A dimension that
+    hardly ever moves in the reference counts by a hundredth of the median spread, so that it cannot explode.
+    """
+    known = np.asarray(reference, np.float64)
+    mean, spread = known.mean(0), known.std(0)
+    spread = np.maximum(spread, max(float(np.median(spread)) / 100, 1e-12))
+    return lambda features: (np.asarray(features, np.float64) - mean) / spread
+
+
+def resample(groups: Sequence[Any] | None, n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Rows of one bootstrap draw of `n` images: whole groups (prompts, patients) where they are given."""
+    if groups is None:
+        return rng.integers(n, size=n)
+    members: dict[Any, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    parts = list(members.values())
+    return np.concatenate([parts[i] for i in rng.integers(len(parts), size=len(parts))]).astype(np.int64)
+
+
+def _recentred(
+    measure: Callable[[ARRAY, ARRAY], float],
+    x: ARRAY,
+    y: ARRAY,
+    rng: np.random.Generator,
+    groups: Sequence[Sequence[Any] | None],
+    n_resamples: int,
+    floor: float,
+) -> dict[str, float]:
+    draws = []
+    for _ in range(n_resamples):
+        rows, others = resample(groups[0], len(x), rng), resample(groups[1], len(y), rng)
+        if min(len(rows), len(others)) > 1:
+            draws.append(measure(x[rows], y[others]))
+    value, tail = measure(x, y), 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(np.array(draws) - np.mean(draws), [tail, 100 - tail])
+    return {"value": value, "low": max(floor, value + float(low)), "high": value + float(high)}
+
+
+def ms_ssim(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> ARRAY:
+    """Multi-scale SSIM of uint8 images (B, H, W), pair by pair: (B,), 1 for equal images (Wang 2003)."""
     from torch import from_numpy
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
 
-    if a.shape != b.shape or min(a.shape) < 24:
-        raise InvalidInput(f"images of {a.shape} and {b.shape}: MS-SSIM needs two of one size, 24 pixels or more")
+    if a.shape != b.shape or a.ndim != 3 or min(a.shape[1:]) < 24:
+        raise InvalidInput(
+            f"images of {a.shape} and {b.shape}: MS-SSIM needs two stacks (B, H, W) of one size, 24 pixels or more"
+        )
     # As many of the five scales as the 11-pixel window still fits in.
-    n_scales = int(np.clip(np.log2((min(a.shape) - 1) / 10), 1, 5))
+    n_scales = int(np.clip(np.log2((min(a.shape[1:]) - 1) / 10), 1, 5))
     weights = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])[:n_scales]
-    x, y = (from_numpy(np.ascontiguousarray(v)).float()[None, None] / 255 for v in (a, b))
+    x, y = (from_numpy(np.ascontiguousarray(v)).float()[:, None] / 255 for v in (a, b))
     betas = tuple(float(w) for w in weights / weights.sum())
-    return float(measure(x, y, data_range=1.0, betas=betas, normalize="relu"))
+    found = measure(x, y, data_range=1.0, betas=betas, normalize="relu", reduction="none")
+    return np.asarray(found.reshape(-1), np.float64)
 
 
-def diversity(groups: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
-    """Mean MS-SSIM of all pairs inside each group (images of one condition, (k, H, W)): lower is more varied.
+def group_ms_ssim(group: npt.NDArray[np.uint8]) -> float:
+    """Mean MS-SSIM of all pairs of images (k, H, W), k >= 2: how alike the images of one prompt are.
+
+    Raises:
+        InvalidInput: fewer than two images.
+    """
+    if len(group) < 2:
+        raise InvalidInput(f"{len(group)} image of a condition has no pair: give at least two")
+    first, second = np.triu_indices(len(group), 1)
+    return float(ms_ssim(group[first], group[second]).mean())
+
+
+def mean_interval(values: Sequence[float], rng: np.random.Generator, n_resamples: int = 2000) -> dict[str, Any]:
+    """Mean of one value per group (NaN: not measured) with a 95 % percentile bootstrap over the groups.
 
     Returns:
-        ms_ssim (mean over groups), sem (standard error over groups; NaN for one), n_groups.
+        value, low, high (None without a value; low and high None for a single group), n groups.
     """
-    values = [
-        np.mean([ms_ssim(group[i], group[j]) for i in range(len(group)) for j in range(i)])
-        for group in groups
-        if len(group) > 1
-    ]
-    if not values:
-        raise InvalidInput(f"{len(groups)} groups without a pair of images: give at least two images of one condition")
-    sem = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-    return {"ms_ssim": float(np.mean(values)), "sem": sem, "n_groups": len(values)}
-
-
-def nearest_training(
-    synthetic: ARRAY, training: ARRAY, held_out: ARRAY, *, copy_quantile: float = 0.01
-) -> dict[str, Any]:
-    """Are they copies? Distance of each synthetic image (n, D) to its nearest training image, against held-out ones.
-
-    Held-out real images were never seen, so the lowest `copy_quantile` of their distances marks "nearer than real
-    images ever are"; with no memorisation about that share of the synthetic ones lies below.
-
-    Returns:
-        median, held_out_median, threshold, n_suspect, suspect_share, nearest (index per image), distance (per image).
-    """
-    x, t = _features(synthetic, training)
-    h, _ = _features(held_out, training)
-    distance, nearest = _nearest(x, t)
-    reference, _ = _nearest(h, t)
-    threshold = float(np.quantile(reference, copy_quantile))
-    suspect = distance < threshold
-    return {
-        "median": float(np.median(distance)),
-        "held_out_median": float(np.median(reference)),
-        "threshold": threshold,
-        "n_suspect": int(suspect.sum()),
-        "suspect_share": float(suspect.mean()),
-        "nearest": nearest.tolist(),
-        "distance": distance.tolist(),
-    }
-
-
-def _nearest(x: ARRAY, table: ARRAY) -> tuple[ARRAY, ARRAY]:
-    from scipy.spatial import cKDTree
-
-    distance, index = cKDTree(table).query(x)
-    return np.asarray(distance), np.asarray(index)
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return {"value": None, "low": None, "high": None, "n": 0}
+    found: dict[str, Any] = {"value": float(known.mean()), "low": None, "high": None, "n": len(known)}
+    if len(known) > 1:
+        means = known[rng.integers(len(known), size=(n_resamples, len(known)))].mean(1)
+        found["low"], found["high"] = (float(v) for v in np.percentile(means, [2.5, 97.5]))
+    return found
 
 
 def _features(a: ARRAY, b: ARRAY) -> tuple[ARRAY, ARRAY]:
@@ -162,45 +214,3 @@ def _features(a: ARRAY, b: ARRAY) -> tuple[ARRAY, ARRAY]:
     if min(len(x), len(y)) < 2:
         raise InvalidInput(f"{len(x)} and {len(y)} images are too few to compare: give at least 2 of each")
     return x, y
-
-
-def fidelity_report(
-    net: MeasureNet,
-    synthetic: npt.NDArray[np.uint8],
-    real: npt.NDArray[np.uint8],
-    rng: np.random.Generator,
-    *,
-    training: npt.NDArray[np.uint8] | None = None,
-    groups: Sequence[npt.NDArray[np.uint8]] = (),
-) -> dict[str, Any]:
-    """All figures of one arm as plain JSON values.
-
-    Args:
-        net: the network of role `fidelity`.
-        synthetic, real: uint8 (N, H, W); `real` are held-out real images.
-        training: the generator's training images, for the copy check; left out where not given.
-        groups: images of one condition each, for diversity.
-
-    Raises:
-        InvalidInput: `net` has another role, or there are too few images.
-    """
-    if net.role != "fidelity":
-        raise InvalidInput(f"{net.name} has role {net.role!r}: measure fidelity with a network of role 'fidelity'")
-    fake, true = net.features(synthetic), net.features(real)
-    half = rng.permutation(len(true))
-    report: dict[str, Any] = {
-        "network": {"name": net.name, "sha256": net.sha256},
-        "n_synthetic": len(fake),
-        "n_real": len(true),
-        "frechet": frechet_with_interval(fake, true, rng),
-        "kid": kid(fake, true, rng),
-    }
-    if len(true) >= 8:  # two halves of the real set: what an ideal generator would reach at half the size
-        first, second = true[half[: len(true) // 2]], true[half[len(true) // 2 :]]
-        report["real_vs_real"] = {"frechet": frechet_distance(first, second), "kid": mmd2(first, second)}
-    if groups:
-        report["diversity"] = diversity(groups)
-    if training is not None:
-        found = nearest_training(fake, net.features(training), true)
-        report["nearest_training"] = {key: value for key, value in found.items() if key not in ("nearest", "distance")}
-    return report

@@ -1,17 +1,10 @@
 """Fidelity figures on cases whose answer is known."""
 
-import json
-
 import numpy as np
 import pytest
 
-from data.conditions_store import StoredCondition, save_conditions
-from data.errors import Conflict, InvalidInput, NotFound
-from data.records import start_run
-from data.study import Study
+from data.errors import InvalidInput
 from generation import fidelity
-from generation.fidelity_report import run_fidelity
-from generation.measure import save_measure, tiny_measure
 
 
 def normal(n: int, shift: float = 0.0, scale: float = 1.0, seed: int = 0, dim: int = 4) -> np.ndarray:
@@ -74,87 +67,99 @@ def test_features_that_do_not_compare_are_refused(a: np.ndarray, b: np.ndarray) 
         fidelity.frechet_distance(a, b)
 
 
+def test_few_images_of_many_features_give_the_same_distance() -> None:
+    """The nuclear-norm form, taken where features outnumber images, against the definition."""
+    from scipy.linalg import sqrtm
+
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(12, 20)), 2 * rng.normal(size=(15, 20)) + 0.5
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    shift = a.mean(0) - b.mean(0)
+    root = np.real(sqrtm(ca @ cb + 0j))
+    assert fidelity.frechet_distance(a, b) == pytest.approx(shift @ shift + np.trace(ca + cb - 2 * root), rel=1e-3)
+
+
+def test_frechet_agrees_with_torchmetrics() -> None:
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Features(torch.nn.Module):
+        num_features = 6
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)[:, :6].double()
+
+    rng = np.random.default_rng(5)
+    real, fake = (rng.integers(low, 256, (30, 3, 4, 4), dtype=np.uint8) for low in (0, 60))
+    metric = FrechetInceptionDistance(feature=Features(), input_img_size=(3, 4, 4))
+    for images, is_real in ((real, True), (fake, False)):
+        metric.update(torch.from_numpy(images), real=is_real)
+    ours = fidelity.frechet_distance(*(x.reshape(30, -1)[:, :6] for x in (fake, real)))
+    assert ours == pytest.approx(float(metric.compute()), rel=1e-3)
+
+
+def test_extrapolation_takes_the_bias_away() -> None:
+    rng = np.random.default_rng(2)
+    equal = [(normal(60, seed=s, dim=8), normal(60, seed=900 + s, dim=8)) for s in range(12)]
+    plain = np.mean([fidelity.frechet_distance(a, b) for a, b in equal])
+    extrapolated = [fidelity.frechet_extrapolated(a, b, rng) for a, b in equal]
+    assert abs(np.mean(extrapolated)) < plain / 3
+    assert fidelity.frechet_extrapolated(normal(20), normal(60, seed=1), rng) is None
+
+
+def test_whole_groups_are_resampled() -> None:
+    rng = np.random.default_rng(0)
+    groups = ["a", "a", "a", "b", "b", "c"]
+    for _ in range(20):
+        rows = fidelity.resample(groups, 6, rng).tolist()
+        for members in ([0, 1, 2], [3, 4], [5]):
+            assert len({rows.count(row) for row in members}) == 1
+    assert len(fidelity.resample(None, 6, rng)) == 6
+
+
+def test_one_image_per_prompt_pretends_less_than_four() -> None:
+    """Four equal images of a prompt are one piece of evidence: the interval over prompts is wider."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(normal(40), 4, axis=0)
+    prompts = [i // 4 for i in range(160)]
+    by_image, by_prompt = (
+        fidelity.frechet_with_interval(x, normal(200, seed=1), rng, groups=(groups, None)) for groups in (None, prompts)
+    )
+    assert by_prompt["high"] - by_prompt["low"] > 1.3 * (by_image["high"] - by_image["low"])
+
+
+def test_standardised_features_have_unit_spread_and_quiet_dimensions_stay_quiet() -> None:
+    known = normal(300) * [1, 100, 0, 0.5] + 3
+    scaled = fidelity.standardised(known)(known)
+    np.testing.assert_allclose(scaled.std(0), [1, 1, 0, 1], atol=1e-9)
+    assert np.abs(fidelity.standardised(known)(known + np.array([0, 0, 0.01, 0]))).max() < 10
+
+
 @pytest.mark.parametrize("size", [32, 64, 128, 200])
 def test_ms_ssim_is_one_for_equal_images_and_falls_with_noise(size: int) -> None:
     rng = np.random.default_rng(0)
     image = np.add.outer(np.arange(size), np.arange(size)).astype(np.uint8)
     little, much = (np.clip(image + rng.normal(0, sigma, image.shape), 0, 255).astype(np.uint8) for sigma in (5, 60))
-    assert fidelity.ms_ssim(image, image) == pytest.approx(1, abs=1e-4)
-    assert fidelity.ms_ssim(image, image) > fidelity.ms_ssim(image, little) > fidelity.ms_ssim(image, much)
+    same, near, far = fidelity.ms_ssim(np.stack([image] * 3), np.stack([image, little, much]))
+    assert same == pytest.approx(1, abs=1e-4)
+    assert same > near > far
 
 
-def test_diversity_of_copies_is_one() -> None:
+def test_copies_of_one_prompt_have_ms_ssim_one() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 40, 40), dtype=np.uint8)
-    copies = np.repeat(images[:1], 3, axis=0)
-    assert fidelity.diversity([copies, copies])["ms_ssim"] == pytest.approx(1, abs=1e-4)
-    assert fidelity.diversity([images, copies])["ms_ssim"] < 0.8
+    assert fidelity.group_ms_ssim(np.repeat(images[:1], 3, axis=0)) == pytest.approx(1, abs=1e-4)
+    assert fidelity.group_ms_ssim(images) < 0.8
     with pytest.raises(InvalidInput):
-        fidelity.diversity([images[:1]])
+        fidelity.group_ms_ssim(images[:1])
     with pytest.raises(InvalidInput):
-        fidelity.ms_ssim(images[0], images[0, :20, :20])
+        fidelity.ms_ssim(images, images[:, :20, :20])
 
 
-def test_copies_are_found() -> None:
-    training, held_out = normal(200, seed=1), normal(100, seed=2)
-    fresh = fidelity.nearest_training(normal(100, seed=3), training, held_out)
-    copied = fidelity.nearest_training(training[:50] + 1e-6, training, held_out)
-    assert fresh["suspect_share"] < 0.1
-    assert copied["suspect_share"] == 1
-    assert copied["nearest"] == list(range(50))
-
-
-def test_report_is_json_and_refuses_another_role() -> None:
+def test_mean_interval_leaves_out_what_was_not_measured() -> None:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (24, 32, 32), dtype=np.uint8)
-    net = tiny_measure("fidelity", "fidelity")
-    report = fidelity.fidelity_report(net, images[:12], images[12:], rng, training=images[:12], groups=[images[:3]])
-    assert report["nearest_training"]["median"] == pytest.approx(0, abs=1e-5)
-    assert {"frechet", "kid", "diversity", "real_vs_real"} <= set(json.loads(json.dumps(report)))
-    with pytest.raises(InvalidInput, match="role"):
-        fidelity.fidelity_report(tiny_measure(), images, images, rng)
-
-
-def test_study_report_measures_each_arm_and_is_the_same_twice(tiny_study: Study) -> None:
-    add_pool(tiny_study, "baseline", seed=0)
-    save_measure(tiny_measure("fidelity", "fidelity"), tiny_study.root / "networks")
-    report = run_fidelity(tiny_study)
-    assert list(report["arms"]) == ["baseline"]
-    figures = report["arms"]["baseline"]
-    assert (figures["n_synthetic"], figures["n_real"]) == (12, 24)
-    assert figures["diversity"]["n_groups"] == 3
-    assert json.loads((tiny_study.reports / "fidelity.json").read_text()) == report == run_fidelity(tiny_study)
-    assert tiny_study.db.value("SELECT role FROM networks") == "fidelity"
-
-
-def test_study_report_says_what_is_missing(tiny_study: Study) -> None:
-    with pytest.raises(NotFound, match="generate pool"):
-        run_fidelity(tiny_study)
-    add_pool(tiny_study, "baseline", seed=0)
-    with pytest.raises(NotFound, match="aligned"):
-        run_fidelity(tiny_study, arms=["baseline", "aligned"])
-    save_measure(tiny_measure("fidelity", "rater"), tiny_study.root / "networks")
-    with pytest.raises(InvalidInput, match="as rater"):
-        run_fidelity(tiny_study)
-
-
-def test_network_of_another_role_in_the_study_is_refused(tiny_study: Study) -> None:
-    add_pool(tiny_study, "baseline", seed=0)
-    net = tiny_measure("fidelity", "fidelity")
-    save_measure(net, tiny_study.root / "networks")
-    with tiny_study.db.write() as connection:
-        connection.execute("INSERT INTO networks VALUES (?, 'judge', 'x')", (net.sha256,))
-    with pytest.raises(Conflict, match="judge"):
-        run_fidelity(tiny_study)
-
-
-def add_pool(study: Study, arm: str, seed: int) -> None:
-    """A finished pool of twelve noise images of three texts for the study's first task."""
-    task = study.config.downstream.tasks[0].name
-    rng = np.random.default_rng(seed)
-    texts = [StoredCondition("T2I", text, {}, {}) for text in ("Normal", "Edema", "Mild edema")]
-    with start_run(study, "pool", {"task": {"name": task}, "arm": arm}) as run, study.db.write() as connection:
-        save_conditions(connection, texts)
-        for i in range(12):
-            sha = study.store.put_image(connection, rng.integers(0, 256, (64, 64), dtype=np.uint8), "synthetic")
-            row = (run.run_id, task, arm, i, sha, texts[i % 3].condition_id, i, "{}")
-            connection.execute("INSERT INTO pool_images VALUES (?,?,?,?,?,?,?,?)", row)
+    found = fidelity.mean_interval([0.2, float("nan"), 0.4], rng)
+    assert found["value"] == pytest.approx(0.3)
+    assert found["n"] == 2
+    assert 0.2 <= found["low"] <= found["high"] <= 0.4
+    assert fidelity.mean_interval([float("nan")], rng) == {"value": None, "low": None, "high": None, "n": 0}
+    assert fidelity.mean_interval([1.0], rng)["low"] is None

@@ -1,4 +1,4 @@
-"""Templates of study.toml that ship with radpref: ``default`` (commented), ``demo``, ``table`` (your own images)."""
+"""Templates of study.toml that ship with radpref (``default``, ``demo``, ``table``), and the style of report pages."""
 
 from __future__ import annotations
 
@@ -29,3 +29,8 @@ def named_template(template: str, name: str) -> str:
     """The template with ``name = "..."`` set; characters a study's name cannot hold become hyphens."""
     clean = re.sub(r"[^A-Za-z0-9 _.-]+", "-", name).lstrip(" _.-")[:64] or "study"
     return re.sub(r'(?m)^name = ".*"$', f'name = "{clean}"', read_template(template), count=1)
+
+
+def page_style() -> str:
+    """The style sheet that every report carries inside its page."""
+    return (resources.files("data.templates") / "report.css").read_text(encoding="utf-8")
