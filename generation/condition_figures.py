@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.conditions_store import StoredCondition, asked_attributes, mask_stack
+from data.framing import fit_mask
 from data.progress import bar
-from data.table import fit_mask
 from generation.fidelity import mean_interval
 from generation.image_source import BATCH, ImageSource
 from generation.measure import MeasureNet, dice

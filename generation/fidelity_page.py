@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.files import write_atomic
+from data.framing import fit_image
 from data.images import SYNTHETIC_MARK, encode_png, to_uint8
-from data.table import fit_image
 from data.templates import page_style
 from generation import fidelity_charts, memorisation
 from generation.image_source import SAMPLES_PER_PROMPT, ImageSource

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from data.conditions_store import MODES, StoredCondition, allot, record_conditions
 from data.errors import InvalidInput, NotFound
 from data.files import sha256_bytes, sha256_file, write_atomic
+from data.framing import fit_image
 from data.images import read_image, to_uint8
 from data.progress import bar
 from data.records import finished_run, start_run
-from data.table import fit_image
 
 if TYPE_CHECKING:
     from data.study import Study
