@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data.errors import InvalidInput, NotFound
 
-ReaderName = Literal["phantom", "table", "chexpert", "candid", "siim", "rsna", "mimic"]
+ReaderName = Literal["phantom", "table", "chexpert", "candid", "siim", "rsna", "mimic", "medmnist"]
 """The names of `data.readers.READERS`."""
 Loss = Literal["set-wise", "hard-pairs", "score-weighted"]
 TEXT_ANCHORS = (
@@ -66,6 +66,10 @@ class ColumnsConfig(_Section):
     """Each ``name``, ``name=column`` (1, 0 or blank) or ``name=column:value`` (1 where the cell is or lists value)."""
     mask: dict[str, str] = Field(default_factory=dict)
     """Structure -> column with the path of its mask (``mask.lungs = "lung_mask"``); blank: none."""
+    rle: dict[str, str] = Field(default_factory=dict)
+    """Structure -> column with its mask as run lengths in the convention of ``data.rle``; blank or -1: none."""
+    rle_size: tuple[int, int] | None = None
+    """[height, width] in which run lengths count, where the image files were resized since; default: the image's."""
     where: dict[str, str] = Field(default_factory=dict)
     """Read only rows whose column has this value."""
     uncertain: Literal["blank", "0", "1"] = "blank"

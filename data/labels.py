@@ -69,7 +69,7 @@ def parse_rule(text: str) -> LabelRule:
 
 def _parse_cell(cell: str, column: str, uncertain: Uncertain) -> float | None:
     try:
-        number = float(cell)
+        number = float({"true": "1", "false": "0"}.get(cell.casefold(), cell))
     except ValueError:
         number = float("nan")
     if number in (0.0, 1.0):

@@ -115,6 +115,7 @@ READERS: dict[str, str] = {
     "siim": "data.datasets.siim:read_siim",
     "rsna": "data.datasets.rsna:read_rsna",
     "mimic": "data.datasets.mimic:read_mimic",
+    "medmnist": "data.datasets.medmnist:read_medmnist",
 }
 """Name -> ``module:function``, imported when it is asked for. `data.config.ReaderName` lists the same names."""
 

@@ -1,4 +1,4 @@
-"""The ``table`` reader: a CSV or parquet file of image paths, patients, splits, texts, labels and masks.
+"""The ``table`` reader: a table of image paths, patients, splits, texts, labels and masks (files or run lengths).
 
 Input: the file and the column map ``[data.columns]`` of study.toml. Output: planned records, square at
 ``image_size``: resized by area, padded with black, never distorted. docs/data.md shows the form of the map.
@@ -6,28 +6,57 @@ Input: the file and the column map ``[data.columns]`` of study.toml. Output: pla
 
 from __future__ import annotations
 
-import difflib
 import re
-import string
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from data.column_map import check_map, mapped_columns, mask_columns
 from data.config import ColumnsConfig, DataConfig
-from data.errors import InvalidInput, NotFound
+from data.datasets.outlines import convention_of, frame_scaled
+from data.dicom import dicom_facts, is_dicom
+from data.errors import InvalidInput
 from data.framing import frame, read_mask, read_radiograph
 from data.images import GrayImage, Mask
-from data.labels import LabelRule, parse_rule
+from data.labels import LabelRule
 from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
+from data.rle import union_rle
 from data.splits import assign_splits, canonical_split
+from data.table_file import read_table_file
 
 Row = dict[str, str]
+N_PROBES = 200
+"""Records of which the layout check looks whether the image file is there."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table as a plan needs it: rows are made into dictionaries one by one.
+
+    firsts: (N,) position of the row of each record; united: record -> further rows of its image; problems: record ->
+    why it cannot be used.
+    """
+
+    config: DataConfig
+    path: Path
+    rules: list[LabelRule]
+    cells: pd.DataFrame
+    splits: dict[str, str]
+    ids: list[str]
+    firsts: list[int]
+    united: dict[int, list[int]]
+    problems: dict[int, str]
 
 
 def read_table(config: DataConfig, path: Path | None = None) -> ImportPlan:
-    """One planned record per row of the file at ``path``; a row that cannot be used raises from its ``load()``.
+    """One planned record per image of the file at ``path``; one that cannot be used raises from its ``load()``.
+
+    Several rows of one image are united where the map names masks and they agree in everything else; any other
+    repetition is refused.
 
     Raises:
         NotFound: the file is missing.
@@ -35,112 +64,72 @@ def read_table(config: DataConfig, path: Path | None = None) -> ImportPlan:
     """
     if path is None:
         raise InvalidInput("the table reader needs a file; give PATH or set data.path in study.toml")
-    columns, table = config.columns, read_table_file(path)
-    rules = [parse_rule(text) for text in columns.labels]
-    _check_map(config, rules, list(table.columns), path)
-    for column, value in columns.where.items():
-        table = table[table[column] == value]
-    if table.empty:
+    cells = read_table_file(path)
+    rules = check_map(config, list(cells.columns), path)
+    cells["#"] = np.arange(2, len(cells) + 2).astype(str)  # the line of the file, which messages name
+    for column, value in config.columns.where.items():
+        cells = cells[cells[column] == value]
+    if cells.empty:
         raise InvalidInput(f"{path} has no row to read; check the table and data.columns.where")
-    rows: list[Row] = [{str(key): str(cell) for key, cell in row.items()} for row in table.to_dict("records")]
-    splits = _splits(rows, config)
-    ids = [_record_id(row, columns, path) for row in rows]
-    plan = _Table(config, path, rules, splits)
-    found = (Found(f"rows of {path.name}", len(rows)), Found("patients", len(splits)))
-    return ImportPlan(Planned(len(rows), partial(_planned, plan, rows, _number_repeats(ids))), found, (path,))
+    table = _group(config, path, rules, cells)
+    found = [Found(f"rows of {path.name}", len(cells)), Found("images", len(table.ids))]
+    found += [Found("patients", len(table.splits)), _probe(table)]
+    return ImportPlan(Planned(len(table.ids), partial(_planned, table)), tuple(found), (path,))
 
 
-@dataclass(frozen=True)
-class _Table:
-    config: DataConfig
-    path: Path
-    rules: list[LabelRule]
-    splits: dict[str, str]
-
-
-def _number_repeats(ids: list[str]) -> list[str]:
-    """Identifiers made unique: a repeated one gets ``#row<number>``, which its record explains when it is loaded."""
-    seen: set[str] = set()
-    for i, record_id in enumerate(ids):
-        if record_id in seen:
-            ids[i] = f"{record_id}#row{i + 2}"
-        seen.add(record_id)
-    return ids
-
-
-def _planned(table: _Table, rows: list[Row], ids: list[str], i: int) -> PlannedRecord:
-    return PlannedRecord(ids[i], partial(_load, table, rows[i], ids[i]))
-
-
-def read_table_file(path: Path) -> pd.DataFrame:
-    """A CSV or parquet file with every cell as text ("" where blank) and stripped column names."""
-    if not path.is_file():
-        raise NotFound(f"no table at {path}; give the CSV or parquet file")
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            table = pd.read_parquet(path)
-            table = table.astype(object).where(table.notna(), "").astype(str)
+def _group(config: DataConfig, path: Path, rules: list[LabelRule], cells: pd.DataFrame) -> _Table:
+    columns, folder = config.columns, path.resolve().parent.name
+    names = cells[columns.record or columns.image].tolist()
+    numbers = cells["#"].tolist()
+    has_masks = bool(mask_columns(columns))
+    agreeing = [cells[name].to_numpy(object) for name in mapped_columns(columns, rules)]
+    table = _Table(config, path, rules, cells, _splits(cells, config), [], [], {}, {})
+    seen: dict[str, int] = {}
+    for row, name in enumerate(names):
+        record_id, known = f"{folder}/{name}", seen.get(name)
+        if known is not None and has_masks and all(cell[row] == cell[table.firsts[known]] for cell in agreeing):
+            table.united.setdefault(known, []).append(row)
+            continue
+        if known is not None:
+            record_id, how = f"{record_id}#row{numbers[row]}", " in another way" if has_masks else ""
+            table.problems[len(table.ids)] = f"row {numbers[row]} repeats {folder}/{name}{how}; keep one of them"
         else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's parse errors and UnicodeDecodeError are ValueErrors
-        reason = " ".join(str(error).split())
-        raise InvalidInput(f"{path} is not a readable table ({reason}); mend or export it") from error
-    table.columns = [str(name).strip() for name in table.columns]
+            seen[name] = len(table.ids)
+        table.ids.append(record_id)
+        table.firsts.append(row)
     return table
 
 
-def _check_map(config: DataConfig, rules: list[LabelRule], present: list[str], path: Path) -> None:
-    columns = config.columns
-    for key in ("image", "patient"):
-        if getattr(columns, key) is None:
-            raise InvalidInput(f"data.columns.{key} is not set; name the column of {path.name} that holds it")
-    unknown = sorted(set(columns.mask) - set(config.structures))
-    if unknown:
-        raise InvalidInput(f"data.columns.mask.{unknown[0]}: add {unknown[0]!r} to data.structures or mend the name")
-    names = [rule.name for rule in rules]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InvalidInput(f"data.columns.labels names {twice[0]!r} twice; keep one")
-    single = [columns.image, columns.patient, columns.record, columns.split, columns.report]
-    wanted = [name for name in single if name is not None] + [rule.column for rule in rules]
-    for name in [*wanted, *_text_columns(columns), *columns.mask.values(), *columns.where]:
-        if name not in present:
-            near = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(present)}"
-            raise InvalidInput(f"{path} has no column '{name}'; {hint}")
-
-
-def _text_columns(columns: ColumnsConfig) -> list[str]:
-    if columns.text is None:
-        return []
-    if "{" not in columns.text:
-        return [columns.text]
-    try:
-        return [name for _, name, _, _ in string.Formatter().parse(columns.text) if name is not None]
-    except ValueError as error:
-        raise InvalidInput(f"data.columns.text = {columns.text!r}: {error}; write {{column}} in braces") from error
-
-
-def _record_id(row: Row, columns: ColumnsConfig, path: Path) -> str:
-    return f"{path.resolve().parent.name}/{row[columns.record or columns.image or '']}"
-
-
-def _splits(rows: list[Row], config: DataConfig) -> dict[str, str]:
+def _splits(cells: pd.DataFrame, config: DataConfig) -> dict[str, str]:
     """Patient -> split. A patient whose rows disagree keeps the most protected one (test, then val)."""
-    columns = config.columns
-    patients = [row[columns.patient or ""].strip() for row in rows]
-    if columns.split is None:
-        return assign_splits((name for name in patients if name), config.seed)
+    patients = [str(cell).strip() for cell in cells[config.columns.patient]]
+    if config.columns.split is None:
+        return assign_splits((name for name in patients if name), config.seed, config.split_fractions)
     rank = {"train": 0, "val": 1, "test": 2}
     found: dict[str, str] = {}
-    for patient, row in zip(patients, rows, strict=True):
+    for patient, cell in zip(patients, cells[config.columns.split], strict=True):
         try:
-            split = canonical_split(row[columns.split])
+            split = canonical_split(str(cell))
         except InvalidInput:
             continue
         if rank[split] >= rank[found.get(patient, "train")]:
             found[patient] = split
     return found
+
+
+def _probe(table: _Table) -> Found:
+    column, n = table.config.columns.image, min(N_PROBES, len(table.ids))
+    paths = table.cells[column].iloc[table.firsts[:n]]
+    there = sum((table.path.parent / str(cell).strip()).is_file() for cell in paths)
+    return Found(f"image files of the first {n}", there, n)
+
+
+def _row(table: _Table, position: int) -> Row:
+    return {str(key): str(cell) for key, cell in table.cells.iloc[position].items()}
+
+
+def _planned(table: _Table, i: int) -> PlannedRecord:
+    return PlannedRecord(table.ids[i], partial(_load, table, i))
 
 
 def _row_problem(row: Row, columns: ColumnsConfig, splits: dict[str, str]) -> str | None:
@@ -159,35 +148,37 @@ def _row_problem(row: Row, columns: ColumnsConfig, splits: dict[str, str]) -> st
     return None
 
 
-def _load(table: _Table, row: Row, record_id: str) -> Record:
-    columns, folder = table.config.columns, table.path.resolve().parent
-    problem = _row_problem(row, columns, table.splits)
-    own_id = _record_id(row, columns, table.path)
-    if record_id != own_id:
-        problem = f"row {record_id.removeprefix(own_id + '#row')} repeats {own_id}; keep one of them"
+def _load(table: _Table, i: int) -> Record:
+    columns, row = table.config.columns, _row(table, table.firsts[i])
+    problem = _row_problem(row, columns, table.splits) or table.problems.get(i)
     if problem is not None:
         raise InvalidInput(problem)
     patient = row[columns.patient or ""].strip()
     caption, report = _texts(row, columns)
-    image, masks = load_images(table.path.parent, row, table.config)
+    labels = {rule.name: rule.read(row, columns.uncertain) for rule in table.rules}
+    image, masks = load_images(
+        table.path.parent, [row, *(_row(table, k) for k in table.united.get(i, ()))], table.config
+    )
+    path = table.path.parent / row[columns.image or ""].strip()
+    facts = dicom_facts(path) if is_dicom(path) else {}
     return Record(
-        record_id=record_id,
-        dataset=folder.name,
+        record_id=table.ids[i],
+        dataset=table.path.resolve().parent.name,
         patient_id=patient,
         split=table.splits[patient],
         image=image,
         masks=masks,
-        labels={rule.name: rule.read(row, columns.uncertain) for rule in table.rules},
+        labels=labels,
         caption=caption,
         report=report,
-        extra={key: cell for key, cell in row.items() if cell and key not in _used(columns)},
+        extra=facts | {key: cell for key, cell in row.items() if cell and key not in _used(columns)},
     )
 
 
 def _used(columns: ColumnsConfig) -> set[str | None]:
-    """Columns that are not repeated in ``extra``: paths, identifiers and free texts."""
+    """Columns that are not repeated in ``extra``: paths, identifiers, free texts and masks."""
     texts = {columns.text, columns.report} if columns.text and "{" not in columns.text else {columns.report}
-    return {columns.image, columns.patient, columns.split, *texts, *columns.mask.values()}
+    return {"#", columns.image, columns.patient, columns.split, *texts, *mask_columns(columns)}
 
 
 def _texts(row: Row, columns: ColumnsConfig) -> tuple[str | None, str | None]:
@@ -211,16 +202,47 @@ def clean_caption(text: str) -> str:
     return ", ".join(joined).strip(" .;,")
 
 
-def load_images(folder: Path, row: Row, config: DataConfig) -> tuple[GrayImage, dict[str, Mask]]:
-    """The image and masks of one row, on the study's square.
+def load_images(folder: Path, rows: Sequence[Row], config: DataConfig) -> tuple[GrayImage, dict[str, Mask]]:
+    """The image of some rows and the union of their masks, on the study's square.
 
     Raises:
-        NotFound, InvalidInput: a file is missing, unreadable, synthetic, or a mask has another size than its image.
+        NotFound, InvalidInput: a file is missing, unreadable, synthetic, a mask has another size than its image, or run
+            lengths do not fit.
     """
-    image = read_radiograph(folder / row[config.columns.image or ""].strip())
-    masks = {
-        structure: read_mask(folder / row[column].strip())
-        for structure, column in config.columns.mask.items()
-        if row[column].strip()
-    }
-    return frame(image, masks, config.image_size)
+    columns = config.columns
+    image = read_radiograph(folder / rows[0][columns.image or ""].strip())
+    masks: dict[str, Mask] = {}
+    for structure, column in columns.mask.items():
+        drawn = [read_mask(folder / name) for name in _filled(rows, column)]
+        if drawn:
+            masks[structure] = reduce(_unite, drawn)
+    square, framed = frame(image, masks, config.image_size)
+    if columns.rle:
+        height, width = columns.rle_size or image.shape
+        masks = {
+            structure: _decode(_filled(rows, column), structure, (height, width), config)
+            for structure, column in columns.rle.items()
+        }
+        framed |= frame_scaled(image, masks, config.image_size)[1]
+    return square, framed
+
+
+def _filled(rows: Sequence[Row], column: str) -> list[str]:
+    """The different cells of a column that hold something, in order."""
+    return list(dict.fromkeys(cell for row in rows if (cell := row[column].strip())))
+
+
+def _unite(one: Mask, other: Mask) -> Mask:
+    if one.shape != other.shape:
+        sizes = f"{one.shape[1]}x{one.shape[0]} and {other.shape[1]}x{other.shape[0]}"
+        raise InvalidInput(f"masks of one image are {sizes}; export all at one size")
+    return one | other
+
+
+def _decode(texts: Sequence[str], structure: str, shape: tuple[int, int], config: DataConfig) -> Mask:
+    convention = convention_of(config, structure, None)
+    assert convention is not None, "checked with the map"
+    try:
+        return union_rle(texts, *shape, convention, first=config.rle_first)
+    except InvalidInput as error:
+        raise InvalidInput(f"run lengths of '{structure}': {error}") from error

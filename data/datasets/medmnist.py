@@ -1,0 +1,156 @@
+"""The ``medmnist`` reader: archives of MedMNIST and MedMNIST+ (Yang et al., Scientific Data 2023).
+
+Input: an .npz file such as chestmnist_224.npz, with ``{train,val,test}_images`` (N, S, S) uint8 and ``..._labels``
+(N, K). Output: a plan; the archive is read row by row. Splits are the published ones; there are no patient identifiers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data.config import DataConfig
+from data.datasets.findings import finding_caption, kept_labels
+from data.errors import InvalidInput
+from data.framing import check_content, fit_image
+from data.npz import Npz, Rows
+from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
+from data.splits import SPLITS
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a set of the collection holds: images per split, and the names of its label columns or classes."""
+
+    sizes: tuple[int, int, int]
+    labels: tuple[str, ...]
+
+
+PUBLISHED = {
+    "chestmnist": Published(
+        (78468, 11219, 22433),
+        (
+            "atelectasis", "cardiomegaly", "pleural_effusion", "infiltration", "mass", "nodule", "pneumonia",
+            "pneumothorax", "consolidation", "edema", "emphysema", "fibrosis", "pleural_thickening", "hernia",
+        ),
+    ),
+    "pneumoniamnist": Published((4708, 524, 624), ("normal", "pneumonia")),
+}  # fmt: skip
+"""The chest X-ray sets of the collection. "effusion" and "pleural" (NIH) have their full names here."""
+NO_PATIENTS = "no patient identifiers are published: every image counts as its own patient"
+
+
+@dataclass(frozen=True)
+class _Split:
+    name: str
+    images: Rows
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Set:
+    name: str
+    config: DataConfig
+    splits: tuple[_Split, ...]
+    names: tuple[str, ...]
+    kept: frozenset[str]
+
+
+def read_medmnist(config: DataConfig, path: Path | None = None) -> ImportPlan:
+    """Plan the images of one archive. Names of labels: published ones, or ``data.columns.labels`` in the file's order.
+
+    Raises:
+        NotFound: the file is missing.
+        InvalidInput: it is no archive, lacks an array, holds colour or volumes, or its labels have no names.
+    """
+    if path is None:
+        raise InvalidInput("the medmnist reader needs an .npz file; give PATH or set data.path in study.toml")
+    archive = Npz(path)
+    name = path.stem.partition("_")[0].lower()
+    published = PUBLISHED.get(name)
+    splits = tuple(_split(archive, split) for split in SPLITS)
+    names = config.columns.labels or (published.labels if published else ())
+    _check_names(path, splits, names)
+    kept = frozenset(kept_labels(config, names))
+    side = "x".join(str(n) for n in splits[0].images.shape[1:])
+    expected = published.sizes if published else (None,) * len(SPLITS)
+    found = [Found(f"images ({one.name})", len(one.images), n) for one, n in zip(splits, expected, strict=True)]
+    found += [Found("image side, pixels", splits[0].images.shape[1], None, side), Found("patients", 0, 0, NO_PATIENTS)]
+    ends = tuple(accumulate(len(one.images) for one in splits))
+    plan = partial(_planned, _Set(name, config, splits, names, kept), ends)
+    return ImportPlan(Planned(ends[-1], plan), tuple(found), (path,))
+
+
+def _split(archive: Npz, name: str) -> _Split:
+    images, labels = archive.rows(f"{name}_images"), archive.array(f"{name}_labels")
+    if len(images.shape) != 3:
+        kind = "in colour" if images.shape[-1] == 3 and len(images.shape) == 4 else f"of shape {list(images.shape)}"
+        raise InvalidInput(f"{archive.path}: {name}_images is {kind}; give a set of gray images (N, H, W)")
+    labels = labels.reshape(len(labels), -1)
+    if len(labels) != len(images):
+        raise InvalidInput(
+            f"{archive.path} has {len(images)} {name} images and {len(labels)} labels; download it again"
+        )
+    if labels.dtype.kind not in "iub":
+        raise InvalidInput(f"{archive.path}: {name}_labels is {labels.dtype}; whole numbers are expected")
+    return _Split(name, images, labels.astype(np.int64))
+
+
+def _check_names(path: Path, splits: tuple[_Split, ...], names: tuple[str, ...]) -> None:
+    """One name per column, or where there is one column, one per class 0, 1, ..."""
+    n_columns = splits[0].labels.shape[1]
+    if any(one.labels.shape[1] != n_columns for one in splits):
+        raise InvalidInput(f"{path}: the splits have different numbers of labels; download it again")
+    highest = max((int(one.labels.max()) for one in splits if one.labels.size), default=0)
+    n_names = n_columns if n_columns > 1 else highest + 1
+    if not names:
+        raise InvalidInput(
+            f"{path} has {n_names} labels and no names for them; set data.columns.labels, in their order"
+        )
+    if (len(names) != n_names) if n_columns > 1 else (len(names) < n_names):
+        raise InvalidInput(
+            f"{path} has {n_names} labels, data.columns.labels names {len(names)}; give one name for each"
+        )
+
+
+def _planned(source: _Set, ends: tuple[int, ...], position: int) -> PlannedRecord:
+    k = next(k for k, end in enumerate(ends) if position < end)
+    i = position - (ends[k - 1] if k else 0)
+    record_id = f"{source.name}-{source.splits[k].name}-{i:06d}"
+    return PlannedRecord(record_id, partial(_load, source, k, i, record_id))
+
+
+def _load(source: _Set, k: int, i: int, record_id: str) -> Record:
+    split = source.splits[k]
+    labels = _labels(source, split.labels[i])
+    image = split.images.row(i)
+    if image.dtype != np.uint8:
+        raise InvalidInput(f"{record_id} is {image.dtype}; 8-bit images are expected")
+    check_content(image, record_id)
+    return Record(
+        record_id=record_id,
+        dataset=source.name,
+        patient_id=record_id,
+        split=split.name,
+        image=fit_image(image, source.config.image_size),
+        masks={},
+        labels=labels,
+        caption=finding_caption(labels),
+    )
+
+
+def _labels(source: _Set, values: npt.NDArray[np.int64]) -> dict[str, float | None]:
+    if len(values) == 1:
+        values = (np.arange(len(source.names)) == values[0]).astype(np.int64)
+    found: dict[str, float | None] = {}
+    for name, value in zip(source.names, values, strict=True):
+        if value not in (0, 1):
+            raise InvalidInput(f"label '{name}' is {value}; use 1 or 0")
+        if name in source.kept:
+            found[name] = float(value)
+    return found

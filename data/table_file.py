@@ -1,0 +1,51 @@
+"""Table files: CSV, TSV (also gzipped) and parquet, every cell as text. Output: a pandas DataFrame."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from data.errors import InvalidInput, NotFound
+
+PARQUET = {".parquet", ".pq"}
+TABLES = {".csv", ".tsv", ".tab", *PARQUET}
+
+
+def read_table_file(path: Path) -> pd.DataFrame:
+    """A table file with every cell as text ("" where blank) and stripped column names.
+
+    Raises:
+        NotFound: no such file.
+        InvalidInput: a folder, or a file that cannot be parsed.
+    """
+    if path.is_dir():
+        near = sorted(file.name for file in path.iterdir() if TABLES & {part.lower() for part in file.suffixes})
+        hint = f"give one of its files: {', '.join(near[:5])}" if near else "give the CSV or parquet file"
+        raise InvalidInput(f"{path} is a folder; {hint}")
+    if not path.is_file():
+        raise NotFound(f"no table at {path}; give the CSV or parquet file")
+    suffixes = {part.lower() for part in path.suffixes}
+    try:
+        if suffixes & PARQUET:
+            table = _as_text(pd.read_parquet(path, dtype_backend="pyarrow"))  # whole numbers stay whole beside blanks
+        else:
+            separator = "\t" if suffixes & {".tsv", ".tab"} else ","
+            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's parse errors and UnicodeDecodeError are ValueErrors
+        reason = " ".join(str(error).split())
+        raise InvalidInput(f"{path} is not a readable table ({reason}); mend or export it") from error
+    table.columns = [str(name).strip() for name in table.columns]
+    return table
+
+
+def _as_text(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({name: table[name].astype(object).where(table[name].notna(), "").astype(str) for name in table})
+
+
+def nearest(name: str, present: Sequence[str]) -> str:
+    """A hint for a column that is not there: the nearest one, or all that are."""
+    near = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(present)}"
