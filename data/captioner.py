@@ -20,6 +20,9 @@ from data.reports import impression
 CAPTIONER_VERSION = 1
 """Goes up when the same report may get another caption."""
 
+MIN_DENIED = 5
+"""So many findings must labels deny for "Normal": where only pneumothorax is labelled, no radiograph is known normal."""
+
 _BONES = ("rib", "clavicle", "vertebral", "humerus")
 _WITH_HILUM = ("lung_lesion", "lymphadenopathy", "lung_opacity")
 _NORMAL = re.compile(
@@ -54,7 +57,7 @@ def caption_of_text(text: str, labels: Mapping[str, float | None] | None = None)
 def caption_of_labels(labels: Mapping[str, float | None]) -> str | None:
     """Caption from labels alone: the first positive finding with its sides; None where nothing is known.
 
-    "Normal" needs a label that says so, or findings that are all known and 0.
+    "Normal" needs a label that says so, or at least `MIN_DENIED` findings that are all known and 0.
     """
     known = {label: finding for label in labels if "/" not in label and (finding := main_finding(label))}
     positive = [label for label in known if labels[label] == 1]
@@ -66,7 +69,7 @@ def caption_of_labels(labels: Mapping[str, float | None]) -> str | None:
         )
     if any(labels.get(name) == 1 for name in NORMAL_LABELS):
         return NORMAL
-    return NORMAL if known and all(labels[label] == 0 for label in known) else None
+    return NORMAL if len(known) >= MIN_DENIED and all(labels[label] == 0 for label in known) else None
 
 
 def rule_caption(text: str | None, labels: Mapping[str, float | None]) -> str | None:

@@ -228,11 +228,13 @@ ALIASES: dict[str, str] = {
     "enlarged_cardiac_silhouette": "cardiomegaly",
     "pleural_thickening": "pleural_other",
     "fractures": "fracture",
+    "rib_fractures": "fracture",
+    "chest_tubes": "support_devices",
     "devices": "support_devices",
     "widened_mediastinum": "enlarged_cardiomediastinum",
     "copd": "emphysema",
 }
-"""Label columns that are called otherwise (NIH ChestX-ray14, PadChest, VinDr) -> the label of `FINDINGS`."""
+"""Label columns called otherwise (NIH ChestX-ray14, PadChest, VinDr, CANDID-PTX) -> the label of `FINDINGS`."""
 IMPLIED: dict[str, tuple[str, ...]] = {"edema": ("vascular_congestion",)}
 """Label -> findings whose words say it too, as CheXpert's labeller reads them. Not its hierarchy: "pneumonia" does not
 ask for the label lung_opacity, or no caption would ask for one label alone."""
@@ -242,7 +244,11 @@ SIDE_WORDS: dict[str, tuple[str, ...]] = {
     "right": ("right", "right-sided"),
     "bilateral": ("bilateral", "bilaterally", "both", "bibasilar", "bibasal", "biapical"),
 }
-_FAMILIES: dict[str, tuple[str, ...]] = {"mass": ("lung mass",), "nodule": ("lung nodule",)}
+_FAMILIES: dict[str, tuple[str, ...]] = {
+    "mass": ("lung mass",),
+    "nodule": ("lung nodule",),
+    "chest_tubes": ("chest tube",),
+}
 
 
 @cache

@@ -8,8 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
+from data.conditions_store import asked_attributes
 from data.config import parse_config
 from data.datasets.candid import STRUCTURES
+from data.datasets.findings import finding_caption
 from data.datasets.siim import hashed_patient
 from data.errors import InvalidInput, NotFound
 from data.framing import fit_mask
@@ -556,3 +558,29 @@ def test_a_record_can_be_loaded_in_another_process(tmp_path, reader):
     sent = pickle.dumps(planned[0].load)
     assert len(sent) < 6000
     assert pickle.loads(sent)().record_id == planned[0].record_id
+
+
+# --- captions of labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "caption"),
+    [
+        ({"pneumonia": 1.0, "normal": 0.0}, "Pneumonia"),
+        ({"pleural_effusion": 1.0, "cardiomegaly": 1.0, "normal": None}, "Pleural effusion"),
+        ({"cardiomegaly": 1.0}, "Cardiomegaly"),
+        ({"edema": 1.0}, "Pulmonary edema"),
+        ({"normal": 1.0, "edema": 0.0}, "Normal"),
+        ({"normal": 1.0, "support_devices": 1.0}, "Normal"),
+        ({"normal": 0.0, "support_devices": 1.0}, "Support devices"),
+        ({"pneumothorax": 0.0}, None),
+        ({"pneumonia": 0.0, "normal": None}, None),
+        ({"pneumothorax": 0.0, "rib_fractures": 1.0, "chest_tubes": 0.0}, "Fracture"),
+        ({"pneumothorax": 0.0, "rib_fractures": 0.0, "chest_tubes": 1.0}, "Chest tube"),
+    ],
+)
+def test_captions_of_labels_ask_for_what_they_name(labels, caption):
+    assert finding_caption(labels) == caption
+    if caption not in (None, "Normal"):
+        assert asked_attributes(caption, labels)
+        assert all(labels[name] == 1 for name in asked_attributes(caption, labels))

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from data.caption_rules import NORMAL
+from data.captioner import caption_of_labels
 from data.config import DataConfig
 from data.errors import InvalidInput
 from data.labels import uncertain_value
-from data.phantom_text import MAX_WORDS, NOUN, SHORT
 from data.readers import Found
 
 FINDINGS: dict[str, str] = {
@@ -34,13 +35,6 @@ FINDINGS: dict[str, str] = {
     "Support Devices": "support_devices",
 }
 """Column -> label. "No Finding" is ``normal``, the label that prompts and tasks ask for."""
-
-CAPTION_ORDER = (
-    "pneumothorax", "pneumonia", "pleural_effusion", "consolidation", "edema", "atelectasis", "cardiomegaly",
-    "lung_lesion", "rib_fractures", "fracture", "pleural_other", "lung_opacity", "enlarged_cardiomediastinum",
-    "chest_tubes", "support_devices",
-)  # fmt: skip
-"""Which finding a caption names first: diseases before the labels that sum them up, devices last."""
 
 BLANK, BAD = -2, -3
 Codes = npt.NDArray[np.int8]
@@ -109,18 +103,12 @@ def policies_found(codes: Codes, names: Sequence[str], config: DataConfig) -> li
 
 
 def finding_caption(labels: Mapping[str, float | None]) -> str | None:
-    """A caption for labels without a report: "Pneumonia", "Pleural effusion with edema", "Normal"; five words at most.
+    """A caption for labels without a report: the main positive finding ("Pneumonia", "Pleural effusion") or "Normal".
 
-    The first positive finding in `CAPTION_ORDER`, "with" the next one where it fits, as the phantom's captions. None
-    where no label is positive: the absence of one disease is no normal radiograph.
+    Devices alone do not contradict "Normal", as in CheXpert's "No Finding". None where no label is positive: where one
+    disease is absent, others may be there.
     """
-    positive = [name for name in CAPTION_ORDER if labels.get(name) == 1]
-    if labels.get("normal") == 1 and set(positive) <= {"support_devices"}:
-        return "Normal"
-    if not positive:
-        return None
-    main = NOUN.get(positive[0], positive[0].replace("_", " "))
-    for second in positive[1:2]:
-        pair = f"{main} with {SHORT.get(second, second.replace('_', ' '))}"
-        main = pair if len(pair.split()) <= MAX_WORDS else main
-    return main[0].upper() + main[1:]
+    positive = {name for name, value in labels.items() if value == 1}
+    if "normal" in positive and positive <= {"normal", "support_devices"}:
+        return NORMAL
+    return caption_of_labels(labels) if positive - {"normal"} else None
