@@ -21,7 +21,7 @@ CAPTIONER_VERSION = 1
 """Goes up when the same report may get another caption."""
 
 MIN_DENIED = 5
-"""So many findings must labels deny for "Normal": where only pneumothorax is labelled, no radiograph is known normal."""
+"""So many findings must labels deny for "Normal": where only pneumothorax is labelled, no image is known normal."""
 
 _BONES = ("rib", "clavicle", "vertebral", "humerus")
 _WITH_HILUM = ("lung_lesion", "lymphadenopathy", "lung_opacity")

@@ -134,6 +134,18 @@ def test_chexpert_validation_images_are_the_test_split_and_nothing_else(tmp_path
     assert study.db.value("SELECT count(*) FROM records WHERE split <> 'test' AND record_id LIKE '%/valid/%'") == 0
 
 
+def test_an_image_of_valid_copied_into_train_stays_in_the_test_split_only(tmp_path, imported):
+    root = chexpert_tree(tmp_path / "raw")
+    folder = root / "CheXpert-v1.0-small"
+    copied = "valid/patient64541/study1/view1_frontal.jpg"
+    shutil.copy(folder / copied, folder / "train/patient00003/study1/view1_frontal.jpg")
+    study, result = imported("chexpert", root, expect_quarantined=1)
+    ((name, reason),) = quarantine(result).items()
+    assert name == "chexpert/train/patient00003/study1/view1_frontal"
+    assert "identical" in reason
+    assert counts(study)["splits"]["test"] == 3
+
+
 @pytest.mark.parametrize(
     ("policy", "edema", "consolidation", "pneumonia"),
     [
@@ -158,9 +170,9 @@ def test_uncertain_labels_follow_the_policy_named(tmp_path, policy, edema, conso
 
 def test_blank_labels_are_unknown_unless_study_toml_says_zero(tmp_path):
     tree = chexpert_tree(tmp_path / "raw")
-    first = plan("chexpert", tree).planned[0].load()
+    first = plan("chexpert", tree).planned[3].load()  # the first of train
     assert (first.labels["pleural_effusion"], first.labels["edema"]) == (1.0, None)
-    assert plan("chexpert", tree, blank="0").planned[0].load().labels["edema"] == 0.0
+    assert plan("chexpert", tree, blank="0").planned[3].load().labels["edema"] == 0.0
     lines = found("chexpert", tree, blank="0", uncertain="mgca")
     assert lines["edema: uncertain"].found == 2
     assert lines["edema: uncertain"].note == "become 1 (data.uncertain); 6 blank become 0 (data.blank)"

@@ -90,7 +90,7 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
     columns = finding_columns(config)
     files = {
         part: need_file(root, with_gzip(f"{part}.csv"), f"{part}.csv lies beside the folder {part}/ in the archive")
-        for part in ("train", "valid")
+        for part in ("valid", "train")  # of two equal images the first stays: the test split's
     }
     tables = {part: _read_part(file, part, columns) for part, file in files.items()}
     found = [line for part, table in tables.items() for line in _counts(table, part)]
