@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from data.framing import fit_mask
 from data.importing import import_records
 from data.readers import READERS, get_reader
 from data.rle import encode_rle
+from data.study import Study
 from data.verify import verify
 from tests.support_datasets import (
     CANDID_IDS,
@@ -596,3 +599,36 @@ def test_captions_of_labels_ask_for_what_they_name(labels, caption):
     if caption not in (None, "Normal"):
         assert asked_attributes(caption, labels)
         assert all(labels[name] == 1 for name in asked_attributes(caption, labels))
+
+
+# --- examples
+
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+SETS = {"chexpert": "chexpert", "candid-ptx": "candid", "siim": "siim", "rsna": "rsna", "mimic": "mimic"}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_example_of_each_set_imports_its_set_with_labels_and_masks_for_its_tasks(tmp_path, name):
+    text = (EXAMPLES / f"{name}.toml").read_text(encoding="utf-8")
+    study = Study.create(tmp_path / "study", text)
+    assert study.config.data.reader == SETS[name]
+    tree = TREES[SETS[name]](tmp_path / "raw")
+    assert import_records(study, None, tree)["n_imported"] >= 8
+    held = counts(study)
+    for task in study.config.downstream.tasks:
+        if task.kind == "segmentation":
+            assert held["masks"][task.structure]
+            assert task.structure in held["negative"]
+        else:
+            known = study.db.rows("SELECT DISTINCT label FROM labels")
+            assert {row["label"] for row in known} >= set(task.labels)
+    assert verify(study)["ok"]
+    study.db.close()
+
+
+def test_every_example_that_is_shipped_is_a_valid_study():
+    examples = sorted(EXAMPLES.glob("*.toml"))
+    assert len(examples) >= 6
+    for path in examples:
+        parse_config(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
