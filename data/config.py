@@ -52,6 +52,18 @@ class ColumnsConfig(_Section):
     """What a label of -1 (uncertain, CheXpert) becomes."""
 
 
+class PhantomConfig(_Section):
+    """What the phantom reader draws (``[data.phantom]``)."""
+
+    findings: tuple[str, ...] = ()
+    """Findings that occur; default: all the phantom can show."""
+    normal_fraction: float = Field(default=0.15, ge=0.0, le=1.0)
+    """Share of patients without a finding."""
+    caption: str = ""
+    """Caption with ``{finding}`` in it ("normal" where there is none), for a generator that was trained on other words;
+    default: the phantom's own."""
+
+
 class DataConfig(_Section):
     """Where the real images come from."""
 
@@ -71,6 +83,7 @@ class DataConfig(_Section):
     """Phantom patients in the validation split: thresholds, and conditions of rated sets."""
     n_test: int = Field(default=400, ge=0)
     """Phantom patients in the test split: never seen by generator, ratings, pairs or thresholds."""
+    phantom: PhantomConfig = PhantomConfig()
     seed: int = 0
     """Seed of the phantom draw and of splits that the table or set does not give."""
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)

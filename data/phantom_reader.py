@@ -6,14 +6,18 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.config import DataConfig
+from data.config import DataConfig, PhantomConfig
 from data.errors import InvalidInput
 from data.labels import phantom_labels
 from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
 from data.splits import SPLITS
+
+if TYPE_CHECKING:
+    from data.phantom_spec import PhantomSpec
 
 STUDY_PATIENTS = 2**32
 """First patient seed of studies: phantoms that trained the shipped networks lie below it, or from 2**33 upwards."""
@@ -29,6 +33,7 @@ def read_phantom(config: DataConfig, path: Path | None = None) -> ImportPlan:
     unknown = sorted(set(config.structures) - set(STRUCTURES))
     if unknown:
         raise InvalidInput(f"data.structures has {unknown[0]!r}; the phantom draws {', '.join(STRUCTURES)}")
+    _check_drawn(config.phantom)
     sizes = (config.n_train, config.n_val, config.n_test)
     for split, n in zip(SPLITS, sizes, strict=True):
         if n > PATIENTS_PER_SPLIT:
@@ -46,10 +51,13 @@ def _plan(config: DataConfig, ends: tuple[int, ...], number: int) -> PlannedReco
 
 def _load(config: DataConfig, split_index: int, i: int, record_id: str) -> Record:
     from data.phantom import render
-    from data.phantom_spec import draw_spec
+    from data.phantom_spec import FINDINGS, draw_spec
 
     first = STUDY_PATIENTS + (config.seed % 1000 * len(SPLITS) + split_index) * PATIENTS_PER_SPLIT
-    spec = replace(draw_spec(np.random.default_rng([config.seed, split_index, i])), patient_seed=first + i)
+    drawn = config.phantom
+    rng = np.random.default_rng([config.seed, split_index, i])
+    spec = draw_spec(rng, normal_fraction=drawn.normal_fraction, findings=drawn.findings or FINDINGS)
+    spec = replace(spec, patient_seed=first + i)
     shown = render(spec, config.image_size)
     return Record(
         record_id=record_id,
@@ -59,6 +67,24 @@ def _load(config: DataConfig, split_index: int, i: int, record_id: str) -> Recor
         image=shown.image,
         masks={name: shown.masks[name] for name in config.structures if shown.masks[name].any()},
         labels=phantom_labels(shown.labels, spec),
-        caption=shown.caption,
+        caption=_caption(drawn.caption, spec) if drawn.caption else shown.caption,
         report=shown.report,
     )
+
+
+def _check_drawn(phantom: PhantomConfig) -> None:
+    """Raise `InvalidInput` on a finding that the phantom cannot show, or a caption without ``{finding}``."""
+    from data.phantom_spec import FINDINGS
+
+    unknown = sorted(set(phantom.findings) - set(FINDINGS))
+    if unknown:
+        raise InvalidInput(f"data.phantom.findings has {unknown[0]!r}; the phantom shows {', '.join(FINDINGS)}")
+    if phantom.caption and "{finding}" not in phantom.caption:
+        raise InvalidInput(f"data.phantom.caption = {phantom.caption!r} names no finding; write {{finding}} in it")
+
+
+def _caption(template: str, spec: PhantomSpec) -> str:
+    """The template with the main finding's name in it, or "normal"."""
+    from data.phantom_text import NOUN
+
+    return template.replace("{finding}", NOUN[spec.findings[0].name] if spec.findings else "normal")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.config import DataConfig, ReaderName
+from data.config import DataConfig, PhantomConfig, ReaderName
 from data.errors import InvalidInput, NotFound
 from data.framing import fit_image, fit_mask
 from data.importing import import_records
@@ -57,6 +57,30 @@ def test_phantom_is_deterministic_and_seeds_differ(tiny_study):
     other = get_reader("phantom")(config.model_copy(update={"seed": 4}), None).planned[5].load()
     assert other.patient_id != first.patient_id
     assert other.record_id != first.record_id
+
+
+def test_phantom_draws_the_asked_findings_under_the_asked_caption():
+    drawn = PhantomConfig(findings=("pneumonia",), normal_fraction=0.5, caption="{finding} adult PA chest radiograph")
+    config = DataConfig(n_train=12, n_val=0, n_test=0, image_size=32, structures=("lungs",), phantom=drawn)
+    records = [planned.load() for planned in get_reader("phantom")(config, None).planned]
+    for record in records:
+        name = "pneumonia" if record.labels["pneumonia"] else "normal"
+        assert record.labels[name] == 1
+        assert record.caption == f"{name} adult PA chest radiograph"
+        assert sum(value == 1 for label, value in record.labels.items() if "/" not in label) == 1
+    assert 0 < sum(record.labels["normal"] == 1 for record in records) < len(records)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        (PhantomConfig(findings=("fracture",)), "'fracture'; the phantom shows"),
+        (PhantomConfig(caption="an X-ray"), "names no finding"),
+    ],
+)
+def test_phantom_says_what_it_cannot_draw(drawn, message):
+    with pytest.raises(InvalidInput, match=message):
+        get_reader("phantom")(DataConfig(phantom=drawn), None)
 
 
 def test_phantom_splits_share_no_patient_seed_across_studies():
