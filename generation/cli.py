@@ -154,3 +154,22 @@ def fidelity(
         seed=seed,
     )
     emit(report if as_json else summary(report), as_json)
+
+
+@app.command()
+def share(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    credits_file: Annotated[Path, typer.Option("--credits", help="Markdown: whose images they are, known faults.")],
+    name: Annotated[str, typer.Option(help="The model's name.")],
+    structures: Annotated[str, typer.Option(help="Mask structures that it was trained on, with commas.")],
+    study: StudyOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Write the trained generator as a folder to share: fp16, with its card. Refused where it may copy patients."""
+    from data.study import Study
+    from generation.shipping import ship
+
+    if not credits_file.is_file():
+        raise InvalidInput(f"no file {credits_file}; write whose images the model was trained on, and its known faults")
+    text = credits_file.read_text(encoding="utf-8")
+    emit(ship(Study(study), out, name, [part.strip() for part in structures.split(",")], text), as_json)

@@ -1,0 +1,87 @@
+"""Sharing a generator: only what it learned, and only where nothing looks like a copy of a training image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import generation.fidelity_report
+from data.errors import Conflict, InvalidInput, NotFound
+from data.records import start_run
+from data.study import Study
+from generation.conditions import Condition
+from generation.models import load_stack, save_stack, tiny_stack
+from generation.sampling import sample
+from generation.shipping import keep_structures, ship
+
+FIGURE = {"value": 1.0, "low": 0.5, "high": 2.0}
+
+
+def _found(verdict: str) -> dict:
+    copies = {"verdict": verdict, "why": "3 of 8 images"}
+    figures = {"n": 8, "frechet": FIGURE, "kid": FIGURE, "real": {"frechet": FIGURE}, "diversity": None}
+    return {"images": {"baseline": {**figures, "memorisation": copies}}}
+
+
+def _lively(structures: tuple[str, ...] = ("lungs", "heart")):
+    """A tiny stack whose ControlNet is heard: its residuals are not the zeros it starts with."""
+    stack = tiny_stack(structures=structures)
+    for parameter in stack.controlnet.parameters():
+        parameter.data.add_(0.02)
+    return stack
+
+
+def test_kept_structures_draw_what_they_drew() -> None:
+    mask = np.zeros((2, 32, 32), dtype=bool)
+    mask[1, 8:24, 4:12] = True
+    before = sample(_lively(), [Condition(None, mask)], [3], n_steps=3)
+    kept = keep_structures(_lively(), ["heart"])
+    assert kept.structures == ("heart",)
+    after = sample(kept, [Condition(None, mask[1:])], [3], n_steps=3)
+    assert np.array_equal(before, after)
+    other = sample(kept, [Condition(None, mask[1:, :, ::-1].copy())], [3], n_steps=3)
+    assert not np.array_equal(after, other)  # the hint is heard at all
+
+
+@pytest.mark.parametrize("structures", [["lungs", "spleen"], []])
+def test_a_structure_the_generator_does_not_have_is_named(structures: list[str]) -> None:
+    with pytest.raises(InvalidInput, match="name some of lungs, heart"):
+        keep_structures(_lively(), structures)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Iterator[Study]:
+    """A study whose generator is a folder, with a finished training run."""
+    save_stack(_lively(), tmp_path / "own")
+    opened = Study.create(tmp_path / "study", f'name = "own"\n[generator]\nmodel = "{tmp_path / "own"}"\n')
+    with start_run(opened, "train", {"vae_steps": 7}) as run:
+        run.result = {"n_images": 24}
+    yield opened
+    opened.db.close()
+
+
+def test_a_clean_generator_is_written_with_its_card(trained, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(generation.fidelity_report, "run_fidelity", lambda study, arms: _found("clean enough"))
+    result = ship(trained, tmp_path / "shared", "small", ["lungs"], "Images: nobody's.")
+    assert result["copies"] == "clean enough"
+    stack = load_stack(tmp_path / "shared")
+    assert (stack.model_id, stack.structures) == ("small", ("lungs",))
+    card = (tmp_path / "shared" / "README.md").read_text()
+    for words in ("Images: nobody's.", "not for diagnosis", "1 [0.5, 2]", '"vae_steps": 7', "3 of 8 images"):
+        assert words in card
+
+
+@pytest.mark.parametrize("verdict", ["suspicious", "too few images to say"])
+def test_a_generator_that_may_copy_is_not_written(trained, tmp_path: Path, monkeypatch, verdict: str) -> None:
+    monkeypatch.setattr(generation.fidelity_report, "run_fidelity", lambda study, arms: _found(verdict))
+    with pytest.raises(Conflict, match=f"not shared: .*{verdict}"):
+        ship(trained, tmp_path / "shared", "small", ["lungs"], "")
+    assert not (tmp_path / "shared").exists()
+
+
+def test_an_untrained_study_has_nothing_to_share(study, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no finished run of kind 'train'"):
+        ship(study, tmp_path / "shared", "small", ["lungs"], "")
