@@ -40,9 +40,13 @@ def train(
         "build/embedded/stack"
     ),
     threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Train a generator on the study's own training split (section [train] of study.toml). Run again to resume."""
+    """Train a generator on the study's own training split (section [train] of study.toml). Run again to resume.
+
+    One process; on several GPUs or hosts: accelerate launch --multi_gpu --num_processes N -m radpref generate train.
+    """
     from data.study import Study
 
     opened = None if embedded else Study(study)
@@ -55,9 +59,16 @@ def train(
         train_embedded(work, out, EmbeddedSettings())
         emit({"model": str(out)}, as_json)
         return
+    from generation.compute import launch_hint, make_compute
     from generation.study_training import run_train
 
-    emit(run_train(opened), as_json)
+    compute = make_compute(device)
+    if hint := launch_hint(compute, study):
+        typer.echo(hint, err=True)
+    result = run_train(opened, device=device)
+    if compute.is_main:
+        emit(result, as_json)
+    compute.close()
 
 
 @app.command()

@@ -65,7 +65,7 @@ class ConditionBatch:
     """Conditions as tensors.
 
     text_states: (B, L, D), rows without text already 0; hint: (B, S, H, W) in {0, 1}; text_present, mask_present: (B,)
-    in {0, 1}.
+    in {0, 1}; mask_present may be on the CPU, where it decides which rows run.
     """
 
     text_states: Tensor
@@ -79,9 +79,8 @@ class ConditionBatch:
     def select(self, indices: Tensor | Sequence[int]) -> ConditionBatch:
         """The chosen rows, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.long, device=self.text_states.device)
-        return ConditionBatch(
-            self.text_states[chosen], self.hint[chosen], self.text_present[chosen], self.mask_present[chosen]
-        )
+        mask_present = self.mask_present[chosen.to(self.mask_present.device)]
+        return ConditionBatch(self.text_states[chosen], self.hint[chosen], self.text_present[chosen], mask_present)
 
     def without_text(self, unconditional_states: Tensor | None = None) -> ConditionBatch:
         """The unconditional branch: zero text states, or the given ones (L, D); the mask stays."""
@@ -91,10 +90,16 @@ class ConditionBatch:
         return replace(self, text_states=states, text_present=torch.zeros_like(self.text_present))
 
 
-def make_batch(text_states: Tensor, hint: Tensor, text_present: Tensor) -> ConditionBatch:
-    """Apply the semantics to raw tensors: absent texts multiplied by 0, mask presence read from the hint."""
+def make_batch(
+    text_states: Tensor, hint: Tensor, text_present: Tensor, mask_present: Tensor | None = None
+) -> ConditionBatch:
+    """Apply the semantics to raw tensors: absent texts multiplied by 0, mask presence read from the hint.
+
+    `mask_present`: (B,) in {0, 1} where that is known already; on the CPU it spares waiting for the device.
+    """
     present = text_present.to(text_states.dtype)
-    mask_present = hint.flatten(1).any(dim=1).to(hint.dtype)
+    if mask_present is None:
+        mask_present = hint.flatten(1).any(dim=1).to(hint.dtype)
     return ConditionBatch(text_states * present[:, None, None], hint, present, mask_present)
 
 
@@ -171,7 +176,7 @@ def control_residuals(
     every = (masked or masked_rows(batch)) == "all"
     latents, steps, part = noisy_latents, timesteps, batch
     if not every:
-        rows = torch.nonzero(batch.mask_present).flatten()
+        rows = torch.nonzero(batch.mask_present).flatten().to(noisy_latents.device)
         latents, steps, part = noisy_latents[rows], timesteps[rows], batch.select(rows)
     down, mid = controlnet(
         latents,

@@ -6,6 +6,7 @@ memory or as memory-mapped files in a folder, that VAE, UNet and ControlNet trai
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -32,7 +33,8 @@ class Corpus:
 
     images: uint8 (N, H, W); packed_masks: uint8 (N, S, H, W/8), bits of boolean masks, all black where a structure is
     absent or unknown; structures: S names; captions: per image its alternative texts (may be empty: no text);
-    attributes: per image {name: 0|1}; patients: per image the patient's identifier.
+    attributes: per image {name: 0|1}; patients: per image the patient's identifier; sources: SHA-256 of what images
+    and masks were read from, empty where that is unknown.
     """
 
     images: np.ndarray
@@ -41,6 +43,17 @@ class Corpus:
     captions: list[list[str]]
     attributes: list[dict[str, int]]
     patients: list[str]
+    sources: str = ""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of images and masks: of what they were read from, or else of the arrays themselves."""
+        if self.sources:
+            return self.sources
+        digest = hashlib.sha256(json.dumps([list(self.structures), list(self.images.shape)]).encode())
+        for array in (self.images, self.packed_masks):
+            for start in range(0, len(array), SHARD_SIZE):
+                digest.update(np.ascontiguousarray(array[start : start + SHARD_SIZE]).data)
+        return digest.hexdigest()
 
     def __post_init__(self) -> None:
         lengths = {

@@ -27,12 +27,13 @@ from generation.architecture import UnetSettings, build_controlnet, build_text_e
 from generation.conditions import Condition
 from generation.corpus import EMBEDDED_STRUCTURES, Corpus, build_phantom_corpus, load_corpus
 from generation.decoder_training import refine_decoder
+from generation.latents import LatentCorpus, encode_corpus
 from generation.loop import Budget
 from generation.model_card import write_model_card
 from generation.models import EMBEDDED_FOLDER, MANIFEST, GeneratorStack, load_stack, save_stack
 from generation.sampling import sample
 from generation.tokenizer import build_tokenizer
-from generation.training import MASK_STAGE, TEXT_STAGE, LatentCorpus, TrainSettings, encode_corpus, train
+from generation.training import MASK_STAGE, TEXT_STAGE, TrainSettings, train
 from generation.vae_training import VaeSettings, reconstruction_report, train_vae
 
 log = logging.getLogger(__name__)

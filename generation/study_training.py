@@ -1,14 +1,16 @@
 """Trains a study's own generator and its own measuring networks on its own training split, nothing else.
 
-Input: records of split ``train`` (real images with captions and masks). Output: a stack in ``models/<run_id>/``,
-entered in table ``models`` as arm "trained", which ``generator.model = "trained"`` samples from; networks in
-``networks/``.
+Input: records of split ``train`` (real images with captions and masks) and section [train]. Output: a stack in
+``models/<run_id>/``, entered in table ``models`` as arm "trained", which ``generator.model = "trained"`` samples from;
+networks in ``networks/``. Several processes (``accelerate launch``) share the steps of UNet and ControlNet; the main
+one reads images, trains the autoencoder and writes.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,137 +18,244 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.conditions_store import record_conditions
+from data.config import TrainConfig
 from data.errors import InvalidInput
-from data.files import sha256_tree, write_atomic
-from data.images import to_uint8
+from data.files import sha256_bytes, sha256_file, sha256_tree, write_atomic
 from data.progress import track
-from data.records import finished_run, start_run
+from data.records import Run, finished_run, start_run
+from generation.study_corpus import (
+    read_images,
+    record_condition,
+    records_corpus,
+    spread,
+    study_corpus,
+    training_records,
+)
 
 if TYPE_CHECKING:
-    from data.config import TrainConfig
     from data.study import Study
+    from generation.compute import Compute
     from generation.corpus import Corpus
+    from generation.latents import LatentCorpus
     from generation.measure_data import MeasureData
     from generation.models import GeneratorStack
+    from generation.recipes import Recipe
+    from generation.training import TrainSettings
+    from generation.validation import Validation
 
 log = logging.getLogger(__name__)
 
 VAE_VALIDATION_IMAGES = 128
-DECODER_RATE = 5e-4
+VALIDATION_IMAGES = 64
+"""Of the validation loss."""
+VAE_RATE, FRESH_VAE_RATE, DECODER_RATE = 5e-4, 2e-3, 5e-4
 ADVERSARIAL_WEIGHT = 0.5
 """Of the discriminator's verdict, relative to pixel and gradient errors (Esser et al. 2021 use 0.8-1)."""
+STEP_KEYS = ("vae_steps", "unet_steps", "control_steps", "decoder_steps")
+FIRST_KEYS = (*STEP_KEYS, "start", "variants", "batch_size", "learning_rate", "prompt_drop", "seed")
+"""Keys of [train] that runs have always recorded; later ones are recorded where they differ from their default, so that
+a run of an older version is still recognised as done."""
 
 
-def training_records(study: Study, split: str = "train") -> list[dict[str, Any]]:
-    """Records of ``split`` with at least a caption or a mask.
+def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
+    """Train the study's generator (section [train]); resumes; returns run id, figures and where the weights are.
 
     Raises:
-        InvalidInput: there are none.
+        InvalidInput: the start model does not fit study.toml, the batch cannot be shared, the device is not there, or
+            the loss became no number.
+        RadprefError: the device's memory did not suffice.
     """
-    records = [record for record in record_conditions(study, split) if record["caption"] or record["masks"]]
-    if not records:
-        raise InvalidInput(f"no record of split '{split}' has a caption or a mask; run `radpref data import` first")
-    return records
+    from generation.adapters import model_path
+    from generation.compute import make_compute
+    from generation.recipes import add_lora, check_recipe, fit_structures, is_large, make_recipe, start_folder
 
-
-def read_images(study: Study, records: list[dict[str, Any]]) -> np.ndarray:
-    """Images of records, (N, H, W) uint8."""
-    return np.stack([to_uint8(study.store.image(r["image_sha"])) for r in track(records, "read images", len(records))])
-
-
-def study_corpus(study: Study, structures: tuple[str, ...], split: str = "train") -> Corpus:
-    """The records of one split as training arrays; masks of structures the generator knows."""
-    from generation.corpus import corpus_from_arrays
-
-    records = training_records(study, split)
-    images = read_images(study, records)
-    masks: dict[str, np.ndarray] = {}
-    for index, record in enumerate(records):
-        for structure, sha in record["masks"].items():
-            if structure in structures:
-                masks.setdefault(structure, np.zeros(images.shape, dtype=bool))[index] = study.store.mask(sha)
-    attributes = [{name: int(value) for name, value in r["labels"].items() if value is not None} for r in records]
-    captions = [[r["caption"]] if r["caption"] else [] for r in records]
-    return corpus_from_arrays(images, captions, [r["patient_id"] for r in records], masks, structures, attributes)
-
-
-def run_train(study: Study) -> dict[str, Any]:
-    """Train the study's generator (section [train]); resumes; returns run id, figures and where the weights are."""
-    from generation.adapters import TRAINED, model_path, register_model
-    from generation.models import load_stack, save_stack
-
-    settings = study.config.train
-    sources = [str(r["image_sha"]) for r in training_records(study)]
-    config = {
-        **settings.model_dump(mode="json"),
-        "n_images": len(sources),
-        "structures": list(study.config.data.structures),
-    }
-    if done := finished_run(study, "train", config):
-        return {**done.result, "already_done": True}
-    with start_run(study, "train", config, {"training images": _hash_of(sources)}) as run:
-        stack = load_stack(model_path(study, settings.start))
-        corpus = study_corpus(study, stack.structures)
-        if corpus.image_size != stack.image_size:
-            raise InvalidInput(
-                f"data.image_size = {corpus.image_size}, but the generator makes {stack.image_size}; set it to that"
-            )
-        run.result = _train_stages(study, stack, corpus, run.folder)
-        stack.model_id = run.run_id
-        save_stack(stack, run.model_folder, half=True)
-        write_atomic(run.model_folder / "README.md", _card(study, run.run_id, config, run.result))
-        register_model(study, run.run_id, TRAINED, sha256_tree(run.model_folder), run.result)
-        run.result |= {"run_id": run.run_id, "model": str(run.model_folder)}
+    compute = make_compute(device)
+    settings, records = study.config.train, training_records(study)
+    start = start_folder(settings.start, model_path(study, settings.start))
+    large = start is not None and is_large(start)
+    config = run_config(study, large, len(records))
+    done = finished_run(study, "train", config) if compute.is_main else None
+    if result := compute.share(None if done is None else done.result):
+        return {**result, "already_done": True}
+    stack = _start_stack(study, records)
+    with_masks = {structure for record in records for structure in record["masks"]}
+    structures = fit_structures(stack, settings, study.config.data.structures, with_masks)
+    recipe = make_recipe(settings, large, masks=bool(with_masks & set(structures)))
+    check_recipe(recipe, compute)
+    if study.config.data.image_size != stack.image_size:
+        raise InvalidInput(
+            f"data.image_size = {study.config.data.image_size}, but the generator makes {stack.image_size}; "
+            "set it to that"
+        )
+    with _shared_run(study, config, {"training images": _hash_of(records)}, compute) as run:
+        corpus = study_corpus(study, stack.structures, folder=run.folder / "corpus", compute=compute)
+        add_lora(stack, settings)
+        run.result = _train_stages(study, stack, corpus, run.folder, recipe, compute)
+        run.result |= {
+            "learning_rate": recipe.learning_rate,
+            "control_learning_rate": recipe.control_learning_rate,
+            "processes": compute.world,
+            "device": compute.device.type,
+            "settings": settings.model_dump(mode="json"),
+        }
+        if compute.is_main:
+            _keep(study, stack, run, start)
+        compute.wait()
     return run.result
 
 
-def _train_stages(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path) -> dict[str, Any]:
+def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
+    """What identifies a run: section [train] with its learning rate resolved, number of images, structures."""
+    from generation.recipes import learning_rates
+
+    settings = study.config.train
+    kept = {
+        name: value
+        for name, value in settings.model_dump(mode="json").items()
+        if name in FIRST_KEYS or getattr(settings, name) != TrainConfig.model_fields[name].default
+    }
+    kept["learning_rate"] = learning_rates(settings, large)[0]
+    return {**kept, "n_images": n_images, "structures": list(study.config.data.structures)}
+
+
+def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
+    from generation.adapters import model_path
+    from generation.models import load_stack
+    from generation.recipes import FRESH, fresh_stack
+
+    settings = study.config.train
+    if settings.start != FRESH:
+        return load_stack(model_path(study, settings.start))
+    if not settings.vae_steps:
+        raise InvalidInput("train.start = 'fresh' with vae_steps = 0 leaves a random autoencoder: set vae_steps")
+    texts = [record["caption"] for record in records if record["caption"]]
+    return fresh_stack(texts, study.config.data.structures, study.config.data.image_size, settings.seed)
+
+
+@contextmanager
+def _shared_run(study: Study, config: dict[str, Any], inputs: dict[str, str], compute: Compute) -> Iterator[Run]:
+    """One run for all processes; the main one enters it into the database."""
+    if not compute.is_main:
+        yield Run(study, compute.share(""), "train", config)
+        return
+    with start_run(study, "train", config, inputs) as run:
+        compute.share(run.run_id)
+        yield run
+
+
+def _keep(study: Study, stack: GeneratorStack, run: Run, start: Path | None) -> None:
+    """Write weights, LoRA and model card, and register the model."""
+    from generation.adapters import ADAPTER, LORA_FOLDER, TRAINED, lora_parameters, merge_lora, register_model
+    from generation.models import save_stack
+    from generation.train_card import train_card
+
+    if start is not None:
+        run.result["start_sha256"] = sha256_file(start) if start.is_file() else sha256_tree(start)
+    if lora_parameters(stack.unet):
+        run.model_folder.mkdir(parents=True, exist_ok=True)
+        stack.unet.save_lora_adapter(run.model_folder / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)
+        merge_lora(stack.unet)
+    stack.model_id = run.run_id
+    save_stack(stack, run.model_folder, half=True)
+    card = train_card(study.config.name, run.run_id, run.config, run.result)
+    write_atomic(run.model_folder / "README.md", card)
+    register_model(study, run.run_id, TRAINED, sha256_tree(run.model_folder), run.result)
+    run.result |= {"run_id": run.run_id, "model": str(run.model_folder)}
+
+
+def _train_stages(
+    study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path, recipe: Recipe, compute: Compute
+) -> dict[str, Any]:
     """Autoencoder, text, masks with text, decoder; each resumes from its own checkpoint in ``folder``."""
+    from generation.latents import encode_corpus
     from generation.loop import Budget
-    from generation.training import FINE_TUNE, TEXT_STAGE, encode_corpus, train
+    from generation.recipes import grow_controlnet, stack_is_large
+    from generation.train_card import stage_figures
+    from generation.training import train
+    from generation.vae_training import reconstruction_report
+
+    settings, large = study.config.train, stack_is_large(stack)
+    result = _autoencoder(study, stack, corpus, folder, compute)
+    if compute.is_main:
+        stack.vae.to(compute.device)
+    latents = encode_corpus(
+        stack,
+        corpus,
+        folder / "latents",
+        n_variants=settings.variants,
+        seed=settings.seed,
+        batch_size=8 if large else 64,
+        compute=compute,
+    )
+
+    def stage(name: str, n_steps: int, own: TrainSettings, seed: int) -> None:
+        observe = _validation(study, stack, folder, name, own, compute) if settings.sheet_every else None
+        train(stack, latents, folder / name, Budget(n_steps), own, seed, compute=compute, observe=observe)
+
+    if recipe.text is not None:
+        stage("text", settings.unet_steps, recipe.text, settings.seed + 1)
+    if recipe.masks is not None:
+        if stack.controlnet is None:
+            stack.controlnet = grow_controlnet(stack, settings.seed + 5)
+        stage("masks", settings.control_steps, recipe.masks, settings.seed + 2)
+    if settings.decoder_steps and compute.is_main:
+        stack.vae.to("cpu")
+        _refine(stack, corpus, latents.latents, folder / "decoder", settings)
+        result["autoencoder_refined"] = reconstruction_report(stack.vae, _vae_validation(study, large))
+    return result | {
+        "n_images": len(corpus),
+        "n_latents": len(latents),
+        "masks": bool(latents.present.any()),
+        "stages": stage_figures(folder),
+    }
+
+
+def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path, compute: Compute) -> dict[str, Any]:
+    """Train the autoencoder (on the CPU, in the main process) and report on validation images."""
+    from safetensors.torch import load_file, save_file
+
+    from generation.loop import Budget
+    from generation.recipes import FRESH, stack_is_large
     from generation.vae_training import VaeSettings, reconstruction_report, train_vae
 
     settings = study.config.train
-    validation = read_images(
-        study, _spread(record_conditions(study, "val") or training_records(study), VAE_VALIDATION_IMAGES)
-    )
-    result: dict[str, Any] = {"autoencoder_before": reconstruction_report(stack.vae, validation)}
-    if settings.vae_steps:
-        vae_settings = VaeSettings()
-        loop = replace(vae_settings.loop, learning_rate=5e-4)
-        scale = float(stack.vae.config.scaling_factor)
-        stack.vae = train_vae(
-            corpus,
-            folder / "vae",
-            Budget(settings.vae_steps),
-            replace(vae_settings, loop=loop),
-            settings.seed,
-            start=stack.vae.requires_grad_(True),  # a loaded stack is frozen
+    result: dict[str, Any] = {}
+    finished = folder / "vae" / "result.safetensors"
+    if compute.is_main:
+        validation = _vae_validation(study, stack_is_large(stack))
+        result["autoencoder_before"] = reconstruction_report(stack.vae, validation)
+        if settings.vae_steps:
+            vae_settings = VaeSettings(bf16=settings.precision != "f32")
+            rate = FRESH_VAE_RATE if settings.start == FRESH else VAE_RATE
+            scale = float(stack.vae.config.scaling_factor)
+            stack.vae = train_vae(
+                corpus,
+                folder / "vae",
+                Budget(settings.vae_steps),
+                replace(vae_settings, loop=replace(vae_settings.loop, learning_rate=rate)),
+                settings.seed,
+                start=stack.vae.requires_grad_(True),  # a loaded stack is frozen
+            )
+            log.info("scaling factor %.4f -> %.4f", scale, stack.vae.config.scaling_factor)
+            if compute.world > 1:
+                weights = {name: value.contiguous() for name, value in stack.vae.state_dict().items()}
+                save_file(weights, finished)
+        result["autoencoder_after"] = (
+            reconstruction_report(stack.vae.eval().requires_grad_(False), validation)
+            if settings.vae_steps
+            else result["autoencoder_before"]
         )
-        log.info("scaling factor %.4f -> %.4f", scale, stack.vae.config.scaling_factor)
-    result["autoencoder_after"] = reconstruction_report(stack.vae.eval().requires_grad_(False), validation)
-    latents = encode_corpus(stack, corpus, folder / "latents", n_variants=settings.variants, seed=settings.seed)
-    text = replace(
-        TEXT_STAGE,
-        batch_size=settings.batch_size,
-        text_drop=settings.prompt_drop,
-        loop=replace(TEXT_STAGE.loop, learning_rate=settings.learning_rate),
-    )
-    if settings.unet_steps:
-        train(stack, latents, folder / "text", Budget(settings.unet_steps), text, settings.seed + 1)
-    has_masks = bool(np.any(latents.packed_masks))
-    if settings.control_steps and has_masks:
-        masks = replace(
-            FINE_TUNE,
-            batch_size=settings.batch_size,
-            text_drop=settings.prompt_drop,
-            loop=replace(FINE_TUNE.loop, learning_rate=settings.learning_rate / 2),
-        )
-        train(stack, latents, folder / "masks", Budget(settings.control_steps), masks, settings.seed + 2)
-    if settings.decoder_steps:
-        _refine(stack, corpus, latents.latents, folder / "decoder", settings)
-        result["autoencoder_refined"] = reconstruction_report(stack.vae, validation)
-    return result | {"n_images": len(corpus), "n_latents": len(latents), "masks": has_masks}
+    compute.wait()
+    if settings.vae_steps and not compute.is_main:
+        stack.vae.load_state_dict(load_file(finished))
+        stack.vae.register_to_config(scaling_factor=1.0)
+    return result
+
+
+def _vae_validation(study: Study, large: bool) -> np.ndarray:
+    """Images, uint8 (N, H, W), on which autoencoders are measured."""
+    records = record_conditions(study, "val") or training_records(study)
+    return read_images(study, spread(records, 8 if large else VAE_VALIDATION_IMAGES))
 
 
 def _refine(stack: GeneratorStack, corpus: Corpus, latents: np.ndarray, folder: Path, settings: TrainConfig) -> None:
@@ -164,25 +273,42 @@ def _refine(stack: GeneratorStack, corpus: Corpus, latents: np.ndarray, folder: 
     )
 
 
-def _spread(records: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
-    """At most ``n`` records, evenly over the list (which is sorted by data set and file)."""
-    return [records[i] for i in np.linspace(0, len(records) - 1, min(n, len(records))).astype(int)]
+def _validation(
+    study: Study, stack: GeneratorStack, folder: Path, name: str, own: TrainSettings, compute: Compute
+) -> Validation | None:
+    """What the main process looks at during a stage; None where there is no validation split, or elsewhere."""
+    from generation.compute import Compute
+    from generation.training import NoiseObjective
+    from generation.validation import Validation, choose_conditions
 
-
-def _hash_of(names: list[str]) -> str:
-    from data.files import sha256_bytes
-
-    return sha256_bytes("\n".join(sorted(names)).encode())
-
-
-def _card(study: Study, run_id: str, config: dict[str, Any], result: dict[str, Any]) -> str:
-    return (
-        f"# Generator of study '{study.config.name}'\n\nRun {run_id}. Trained on the study's training split only "
-        f"({config['n_images']} images, {config['variants']} augmented variants each), starting from "
-        f"`{config['start']}`.\n"
-        "Research use, not for diagnosis. Images it samples are synthetic; small sets are partly memorised.\n\n"
-        f"```json\n{json.dumps({'train': config, 'result': result}, indent=2)}\n```\n"
+    records = [r for r in record_conditions(study, "val") if r["caption"] or r["masks"]]
+    if not compute.is_main or not records:
+        return None
+    settings, alone = study.config, Compute(compute.device)
+    candidates = [record_condition(study, r, stack.structures) for r in spread(records, VALIDATION_IMAGES)]
+    return Validation(
+        stack,
+        NoiseObjective(stack, _validation_latents(study, stack, records, folder, alone), own, alone, None),
+        choose_conditions(candidates, own.mode_mix, settings.train.sheet_images),
+        folder / "sheets",
+        name,
+        n_steps=settings.generator.n_steps,
+        guidance_scale=settings.generator.guidance_scale,
     )
+
+
+def _validation_latents(
+    study: Study, stack: GeneratorStack, records: list[dict[str, Any]], folder: Path, alone: Compute
+) -> LatentCorpus:
+    from generation.latents import encode_corpus
+
+    chosen = spread(records, VALIDATION_IMAGES)
+    corpus = records_corpus(study, chosen, stack.structures, folder / "validation" / "corpus")
+    return encode_corpus(stack, corpus, folder / "validation", batch_size=8, compute=alone)
+
+
+def _hash_of(records: list[dict[str, Any]]) -> str:
+    return sha256_bytes("\n".join(sorted(str(record["image_sha"]) for record in records)).encode())
 
 
 # --- measuring networks of the study ---------------------------------------------------------------------------

@@ -2,16 +2,19 @@
 
     E || eps - eps_theta(z_t, t, c_text, c_mask) ||^2      (the study's Methods, "Model"; DDPM, Ho et al. 2020, Eq. 14)
 
-Input: a stack and a `Corpus`. Output: the stack with averaged weights. Text to image first (UNet and text encoder),
-then with masks (UNet and ControlNet, modes mixed); any images with captions or masks go through the same functions.
+Input: a stack and a `LatentCorpus`. Output: the stack with averaged weights. Text to image first (UNet or its LoRA, and
+text encoder), then with masks (ControlNet, with or without the others); any images with captions or masks go through
+the same functions. Models of velocity are trained on velocity. All random numbers of a step are drawn for the whole
+batch, in every process alike (`generation.compute`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InvalidInput
-from data.progress import bar
+from generation.adapters import lora_parameters
+from generation.compute import Compute, Precision, prepare_module
 from generation.conditions import ConditionBatch, make_batch, predict_noise
-from generation.corpus import Corpus
+from generation.latents import LatentCorpus, cache_text_states
 from generation.loop import Budget, LoopSettings, TrainingLoop
 from generation.models import GeneratorStack, choose_attention
-from generation.tokenizer import tokenize
-from generation.vae_training import to_signal
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +38,13 @@ MODES: tuple[str, ...] = ("T2I", "M2I", "TM2I")
 class TrainSettings:
     """What is trained and how.
 
-    mode_mix: shares of T2I, M2I, TM2I; text_drop: share of texts taken away, for guidance; channel_drop: share of mask
-    channels taken away, so that any subset of structures works as a condition; min_snr_gamma: None for a plain mean;
-    coarse_weight: of `coarse_error`, 0 for none; unet_rate, text_rate, control_rate: factors on the learning rate, 0
-    freezes that network.
+    batch_size: images of one optimizer step, over all processes; accumulation: parts in which a process computes its
+    share, one after the other; mode_mix: shares of T2I, M2I, TM2I; text_drop: share of texts taken away, for guidance;
+    channel_drop: share of mask channels taken away, so that any subset of structures works as a condition;
+    min_snr_gamma: None for a plain mean; coarse_weight: of `coarse_error`, 0 for none; unet_rate, text_rate,
+    control_rate: factors on the learning rate, 0 freezes that network (a UNet that carries a LoRA trains the LoRA
+    alone); checkpointing: recompute activations instead of keeping them; cache_text: encode each text once (only for a
+    frozen text encoder).
     """
 
     batch_size: int = 32
@@ -51,7 +56,10 @@ class TrainSettings:
     text_rate: float = 0.0
     control_rate: float = 0.0
     coarse_weight: float = 1.0
-    bf16: bool = True
+    precision: Precision = "bf16"
+    accumulation: int = 1
+    checkpointing: bool = False
+    cache_text: bool = False
     loop: LoopSettings = field(default_factory=LoopSettings)
 
 
@@ -74,140 +82,62 @@ FINE_TUNE = TrainSettings(
 
 
 @dataclass(frozen=True)
-class LatentCorpus:
-    """What training reads: one row per image (or augmented variant of it).
+class Draw:
+    """The random choices of one whole batch, on the CPU: everything but the images themselves.
 
-    latents: float16 (M, C, h, w), scaled; packed_masks: uint8 (M, S, H, W/8); token_ids: int64 (U, L) of the unique
-    captions; caption_ids: per row the indices of its captions (may be empty); image_size: pixels.
+    rows (B,); text_ids, text_present (B,); keep (B, S) bool: mask channels that are shown; timesteps (B,); noise
+    (B, C, h, w).
     """
 
-    latents: np.ndarray
-    packed_masks: np.ndarray
-    token_ids: Tensor
-    caption_ids: list[list[int]]
-    image_size: int
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def hints(self, rows: np.ndarray) -> Tensor:
-        """Masks of some rows as float32 (n, S, H, W) in {0, 1}."""
-        packed = np.asarray(self.packed_masks[rows])
-        return torch.from_numpy(np.unpackbits(packed, axis=-1, count=self.image_size)).float()
-
-
-def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Small shifts (4 %), zooms (6 %) and gains (8 %); no flips, as laterality matters.
-
-    images (n, 1, H, W) in [-1, 1], masks (n, S, H, W) in {0, 1}; both come back alike.
-    """
-    n = len(images)
-    draws = torch.rand(n, 4, generator=generator) * 2 - 1
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = 1 + 0.06 * draws[:, 0]
-    theta[:, :, 2] = 0.08 * draws[:, 1:3]  # half of the image is 1
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    moved_masks = F.grid_sample(masks, grid, mode="nearest", align_corners=False)
-    gain = (1 + 0.08 * draws[:, 3])[:, None, None, None]
-    return ((moved + 1) * gain - 1).clamp(-1, 1), moved_masks
-
-
-def encode_corpus(
-    stack: GeneratorStack, corpus: Corpus, folder: Path, n_variants: int = 1, seed: int = 0, batch_size: int = 64
-) -> LatentCorpus:
-    """Encode images once; variant 0 is the image itself, the others are augmented. Kept in `folder`, memory-mapped.
-
-    InvalidInput where structures or image size of corpus and stack differ.
-    """
-    if corpus.structures != stack.structures:
-        raise InvalidInput(f"masks are {list(corpus.structures)}, the model's {list(stack.structures)}: make equal")
-    if corpus.image_size != stack.image_size:
-        raise InvalidInput(f"corpus images are {corpus.image_size} px, the model's {stack.image_size}: resize them")
-    if len(corpus) == 0:
-        raise InvalidInput("the corpus has no images: import some first")
-    folder.mkdir(parents=True, exist_ok=True)
-    n_rows = len(corpus) * n_variants
-    latent_path, mask_path = folder / "latents.npy", folder / "masks.npy"
-    if not (latent_path.exists() and np.load(latent_path, mmap_mode="r").shape[0] == n_rows):
-        latents = np.zeros((n_rows, *stack.latent_shape), dtype=np.float16)
-        masks = np.zeros((n_rows, *corpus.packed_masks.shape[1:]), dtype=np.uint8)
-        generator = torch.Generator().manual_seed(seed)
-        with bar("encode images", n_rows) as advance:
-            for start in range(0, n_rows, batch_size):
-                rows = np.arange(start, min(start + batch_size, n_rows))
-                images, planes = _variant(corpus, rows, generator)
-                latents[rows] = stack.encode_images(images).to(torch.float16).numpy()
-                masks[rows] = planes
-                advance(len(rows))
-        np.save(mask_path, masks)
-        np.save(folder / "latents.part.npy", latents)
-        (folder / "latents.part.npy").replace(latent_path)
-    return _assemble(stack, corpus, latent_path, mask_path, n_variants)
-
-
-def _variant(corpus: Corpus, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:
-    """Images and packed masks of rows; rows beyond the corpus' length are augmented variants."""
-    sources = rows % len(corpus)
-    images = to_signal(np.asarray(corpus.images[sources]))
-    packed = np.asarray(corpus.packed_masks[sources])
-    is_variant = torch.from_numpy(rows >= len(corpus))
-    if bool(is_variant.any()):
-        planes = torch.from_numpy(corpus.masks(sources)).float()
-        moved, moved_planes = augment(images, planes, generator)
-        images = torch.where(is_variant[:, None, None, None], moved, images)
-        chosen = torch.where(is_variant[:, None, None, None], moved_planes, planes)
-        packed = np.packbits(chosen.numpy() > 0.5, axis=-1)
-    return images, packed
-
-
-def _assemble(
-    stack: GeneratorStack, corpus: Corpus, latent_path: Path, mask_path: Path, n_variants: int
-) -> LatentCorpus:
-    unique = list(dict.fromkeys(text for texts in corpus.captions for text in texts)) or ["normal"]
-    index = {text: number for number, text in enumerate(unique)}
-    caption_ids = [[index[text] for text in texts] for texts in corpus.captions]
-    return LatentCorpus(
-        np.load(latent_path, mmap_mode="r"),
-        np.load(mask_path, mmap_mode="r"),
-        tokenize(stack.tokenizer, unique),
-        caption_ids * n_variants,
-        stack.image_size,
-    )
+    rows: np.ndarray
+    text_ids: Tensor
+    text_present: Tensor
+    keep: Tensor
+    timesteps: Tensor
+    noise: Tensor
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Drawn rows: latents (B, C, h, w) float32, token ids (B, L), presence of text (B,), hint (B, S, H, W)."""
+    """Rows on the device: latents and noise (n, C, h, w) float32, timesteps (n,), text ids and presence of text (n,),
+    hint (n, S, H, W); mask_present (n,) stays on the CPU, where it decides what is computed.
+    """
 
     latents: Tensor
-    token_ids: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    text_ids: Tensor
     text_present: Tensor
     hint: Tensor
+    mask_present: Tensor
 
 
-def draw_batch(corpus: LatentCorpus, settings: TrainSettings, generator: torch.Generator) -> TrainingBatch:
-    """Draw rows, modes, captions and mask channels, all from `generator`."""
+def draw_batch(
+    corpus: LatentCorpus, settings: TrainSettings, generator: torch.Generator, n_timesteps: int = 1000
+) -> Draw:
+    """Draw rows, modes, captions, mask channels, times and noise of a whole batch, all from `generator`."""
     size = settings.batch_size
     rows = torch.randint(len(corpus), (size,), generator=generator).numpy()
     modes = torch.multinomial(torch.tensor(settings.mode_mix), size, replacement=True, generator=generator)
     picks = torch.rand(size, generator=generator).tolist()
     dropped = torch.rand(size, generator=generator) < settings.text_drop
     captions = [corpus.caption_ids[row] for row in rows]
-    chosen = [ids[int(pick * len(ids))] if ids else 0 for ids, pick in zip(captions, picks, strict=True)]
+    chosen = torch.tensor([ids[int(pick * len(ids))] if ids else 0 for ids, pick in zip(captions, picks, strict=True)])
     known = torch.tensor([bool(ids) for ids in captions])
-    text_present = (modes != MODES.index("M2I")) & ~dropped & known
-    latents = torch.from_numpy(np.asarray(corpus.latents[rows])).float()
-    n_structures = corpus.packed_masks.shape[1]
-    keep = torch.rand(size, n_structures, generator=generator) >= settings.channel_drop
+    wants_text = (modes != MODES.index("M2I")) & known
+    text_present = wants_text & ~dropped
+    if corpus.empty_id is not None:  # the text that this model knows as none
+        chosen = torch.where(wants_text & dropped, corpus.empty_id, chosen)
+        text_present = wants_text
+    present = torch.from_numpy(corpus.present[rows])
+    keep = torch.rand(size, present.shape[1], generator=generator) >= settings.channel_drop
     wants_mask = modes != MODES.index("T2I")
     if bool(wants_mask.any()):
-        hint = corpus.hints(rows)
-        keep = _keep_one(keep, hint.flatten(2).any(dim=2), generator)
-        hint = hint * (keep & wants_mask[:, None])[:, :, None, None]
-    else:
-        hint = torch.zeros(size, n_structures, corpus.image_size, corpus.image_size)
-    return TrainingBatch(latents, corpus.token_ids[chosen], text_present.float(), hint)
+        keep = _keep_one(keep, present, generator)
+    keep = keep & present & wants_mask[:, None]
+    timesteps = torch.randint(n_timesteps, (size,), generator=generator)
+    noise = torch.randn((size, *corpus.latents.shape[1:]), generator=generator)
+    return Draw(rows, chosen, text_present.float(), keep, timesteps, noise)
 
 
 def _keep_one(keep: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:
@@ -216,6 +146,25 @@ def _keep_one(keep: Tensor, present: Tensor, generator: torch.Generator) -> Tens
     weights = present.float() * torch.rand(present.shape, generator=generator)
     best = F.one_hot(weights.argmax(dim=1), present.shape[1]).bool()
     return keep | (best & lost[:, None])
+
+
+def load_rows(corpus: LatentCorpus, draw: Draw, own: slice, compute: Compute) -> TrainingBatch:
+    """Read the rows `own` of a drawn batch and put them on the device."""
+    rows, keep = draw.rows[own], draw.keep[own]
+    size, width = corpus.image_size, keep.shape[1]
+    if bool(keep.any()):
+        hint = corpus.hints_on(rows, compute) * compute.put(keep)[:, :, None, None]
+    else:
+        hint = torch.zeros(len(rows), width, size, size, device=compute.device)
+    return TrainingBatch(
+        latents=compute.put(torch.from_numpy(np.asarray(corpus.latents[rows]))).float(),
+        noise=compute.put(draw.noise[own]),
+        timesteps=compute.put(draw.timesteps[own]),
+        text_ids=draw.text_ids[own],
+        text_present=compute.put(draw.text_present[own]),
+        hint=hint,
+        mask_present=keep.any(dim=1).float(),
+    )
 
 
 def loss_weights(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float | None, prediction_type: str) -> Tensor:
@@ -230,24 +179,23 @@ def loss_weights(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float | None,
 
 def noise_loss(
     stack: GeneratorStack,
-    latents: Tensor,
+    rows: TrainingBatch,
     batch: ConditionBatch,
-    generator: torch.Generator,
     settings: TrainSettings,
     control: nn.Module | None,
+    compute: Compute,
 ) -> Tensor:
-    """Weighted mean squared error of the prediction at random times; a scalar."""
-    scheduler = stack.scheduler
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
-    noise = torch.randn(latents.shape, generator=generator)
-    noisy = scheduler.add_noise(latents, noise, timesteps)
-    target = noise if stack.prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, timesteps)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
+    """Weighted mean squared error of the predicted noise (or velocity) at the rows' times; a scalar."""
+    scheduler, timesteps = stack.scheduler, rows.timesteps
+    noisy = scheduler.add_noise(rows.latents, rows.noise, timesteps)
+    is_epsilon = stack.prediction_type == "epsilon"
+    target = rows.noise if is_epsilon else scheduler.get_velocity(rows.latents, rows.noise, timesteps)
+    with compute.autocast(settings.precision):
         prediction = predict_noise(stack.unet, control, noisy, timesteps, batch)
     residual = prediction.float() - target
-    alphas = scheduler.alphas_cumprod
+    alphas = scheduler.alphas_cumprod.to(residual.device)
     weights = loss_weights(alphas, timesteps, settings.min_snr_gamma, stack.prediction_type)
-    coarse = coarse_error(residual, alphas[timesteps]) if settings.coarse_weight else torch.zeros(())
+    coarse = coarse_error(residual, alphas[timesteps]) if settings.coarse_weight else residual.new_zeros(())
     return (residual.square().mean(dim=(1, 2, 3)) * weights + settings.coarse_weight * coarse).mean()
 
 
@@ -278,13 +226,58 @@ def _parameter_groups(stack: GeneratorStack, settings: TrainSettings) -> list[tu
         (stack.text_encoder, settings.text_rate),
         (stack.controlnet, settings.control_rate),
     ]
+    lora = list(lora_parameters(stack.unet).values())
     for module, rate in chosen:
-        if module is not None and rate > 0:
-            module.requires_grad_(True).train()
-            groups.append(([p for p in module.parameters() if p.requires_grad], rate))
+        if module is None or rate <= 0:
+            continue
+        if module is stack.unet and lora:
+            for parameter in lora:
+                parameter.requires_grad_(True)
+        else:
+            module.requires_grad_(True)
+        module.train()
+        groups.append(([p for p in module.parameters() if p.requires_grad], rate))
     if not groups:
         raise InvalidInput("nothing to train: unet_rate, text_rate and control_rate are all 0")
     return groups
+
+
+class NoiseObjective:
+    """The loss of a stack on a corpus, computed in parts by every process on its own rows."""
+
+    def __init__(
+        self,
+        stack: GeneratorStack,
+        corpus: LatentCorpus,
+        settings: TrainSettings,
+        compute: Compute,
+        text_states: np.ndarray | None,
+    ) -> None:
+        """`text_states`: cached states (U, L, D) of the corpus' texts, None to encode texts as they come."""
+        self.stack, self.corpus, self.settings, self.compute = stack, corpus, settings, compute
+        self.text_states = text_states
+        self.control = stack.controlnet if sum(settings.mode_mix[1:]) > 0 else None
+
+    def loss(self, draw: Draw, own: slice) -> Tensor:
+        """Mean loss of some rows of a drawn batch."""
+        rows = load_rows(self.corpus, draw, own, self.compute)
+        batch = make_batch(self._states(rows), rows.hint, rows.text_present, rows.mask_present)
+        return noise_loss(self.stack, rows, batch, self.settings, self.control, self.compute)
+
+    def _states(self, rows: TrainingBatch) -> Tensor:
+        if self.text_states is not None:
+            return self.compute.put(torch.from_numpy(self.text_states[rows.text_ids.numpy()])).float()
+        with self.compute.autocast(self.settings.precision):
+            ids = self.compute.put(self.corpus.token_ids[rows.text_ids])
+            states: Tensor = self.stack.text_encoder(input_ids=ids).last_hidden_state
+        return states.float()
+
+    def parts(self, draw: Draw) -> Iterator[tuple[Tensor, int]]:
+        """The losses of this process' rows, part by part; their sum is the mean over the rows."""
+        n = self.settings.accumulation
+        for part in range(n):
+            own = self.compute.own_rows(len(draw.rows), part, n)
+            yield self.loss(draw, own) / n, own.stop - own.start
 
 
 def train(
@@ -296,29 +289,42 @@ def train(
     seed: int = 0,
     on_checkpoint: Callable[[int], None] | None = None,
     stop_after: int | None = None,
+    compute: Compute | None = None,
+    observe: Callable[[int], dict[str, Any]] | None = None,
 ) -> GeneratorStack:
     """Train (or resume) the stack in place and return it with averaged weights, frozen.
 
-    InvalidInput where masks are asked for and the stack has no ControlNet.
+    Raises:
+        InvalidInput: masks are asked for and the stack has no ControlNet; a batch that the processes cannot share;
+            fp16 without CUDA; a loss that became no number.
+        RadprefError: the device's memory did not suffice.
     """
-    with_masks = sum(settings.mode_mix[1:]) > 0
-    if with_masks and stack.controlnet is None:
+    if sum(settings.mode_mix[1:]) > 0 and stack.controlnet is None:
         raise InvalidInput(f"mode mix {settings.mode_mix} trains masks, but the stack has no ControlNet: add one first")
+    compute = compute or Compute(stack.device)
+    compute.check_batch(settings.batch_size, settings.accumulation)
+    for module in (stack.unet, stack.controlnet):
+        if module is not None:
+            prepare_module(module, compute, checkpointing=settings.checkpointing)
+    prepare_module(stack.text_encoder, compute)
     choose_attention(stack)
     groups = _parameter_groups(stack, settings)
     generator = torch.Generator().manual_seed(seed)
-    loop = TrainingLoop(folder, groups, generator, budget, settings.loop)
-    control = stack.controlnet if with_masks else None
+    cached = settings.cache_text and settings.text_rate <= 0
+    states = cache_text_states(stack, corpus, folder, compute) if cached else None
+    objective = NoiseObjective(stack, corpus, settings, compute, states)
+    loop = TrainingLoop(folder, groups, generator, budget, settings.loop, compute, settings.precision)
+    control_group = len(groups) - 1 if settings.control_rate > 0 and stack.controlnet is not None else None
+    n_timesteps = int(stack.scheduler.config.num_train_timesteps)
 
-    def loss_fn(step: int, progress: float) -> tuple[Tensor, int]:
+    def parts(step: int, progress: float) -> Iterator[tuple[Tensor, int]]:
         del step, progress
-        drawn = draw_batch(corpus, settings, generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
-            states = stack.text_encoder(input_ids=drawn.token_ids).last_hidden_state
-        batch = make_batch(states.float(), drawn.hint, drawn.text_present)
-        return noise_loss(stack, drawn.latents, batch, generator, settings, control), len(drawn.latents)
+        draw = draw_batch(corpus, settings, generator, n_timesteps)
+        if control_group is not None:
+            loop.active[control_group] = bool(draw.keep.any())
+        return objective.parts(draw)
 
-    loop.run(loss_fn, on_checkpoint, stop_after)
+    loop.run_parts(parts, on_checkpoint, stop_after, observe)
     loop.ema.copy_to_model()
     stack.text_cache.clear()
     return stack.eval()

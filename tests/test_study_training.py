@@ -136,7 +136,7 @@ def test_only_training_images_are_trained_on(trainable, monkeypatch):
     monkeypatch.setattr(trainable.store, "image", lambda sha: (read.append(splits[sha]), real(sha))[1])
     corpora: list[object] = []
     monkeypatch.setattr(
-        study_training, "_train_stages", lambda study, stack, corpus, folder: corpora.append(corpus) or {}
+        study_training, "_train_stages", lambda study, stack, corpus, *rest: corpora.append(corpus) or {}
     )
     run_train(trainable)
     assert Counter(read) == {"train": 24}
@@ -169,7 +169,11 @@ def test_a_generator_of_another_size_is_refused(tiny_study):
 
 
 def test_training_without_validation_records_or_masks_works(tmp_path):
-    toml = '[data]\nimage_size = 64\nn_train = 4\nn_val = 0\nn_test = 0\nstructures = ["lungs"]\n' + TRAIN_TOML
+    toml = (
+        '[data]\nimage_size = 64\nn_train = 4\nn_val = 0\nn_test = 0\nstructures = ["lungs"]\n'
+        + TRAIN_TOML
+        + 'control = "none"\n'
+    )
     opened = Study.create(tmp_path / "study", toml)
     import_records(opened)
     save_stack(tiny_stack(0, size=64, structures=("heart",)), opened.root / "start")

@@ -14,20 +14,13 @@ from torch import Tensor
 
 from data.errors import InvalidInput, NotFound
 from data.phantom import HELD_OUT, Finding
-from generation.corpus import Corpus, build_phantom_corpus, corpus_from_arrays, load_corpus
+from generation.compute import Compute
+from generation.corpus import build_phantom_corpus, corpus_from_arrays, load_corpus
 from generation.embedded import STAGES, EmbeddedSettings, train_embedded
+from generation.latents import LatentCorpus, augment, encode_corpus
 from generation.loop import Budget, LoopSettings, TrainingLoop, learning_rate_at
-from generation.models import GeneratorStack, UnetSettings, load_stack, tiny_stack
-from generation.training import (
-    LatentCorpus,
-    TrainSettings,
-    augment,
-    coarse_error,
-    draw_batch,
-    encode_corpus,
-    loss_weights,
-    train,
-)
+from generation.models import UnetSettings, load_stack, tiny_stack
+from generation.training import TrainSettings, coarse_error, draw_batch, load_rows, loss_weights, train
 from generation.vae_training import (
     VaeSettings,
     build_vae,
@@ -37,28 +30,18 @@ from generation.vae_training import (
     reconstruction_report,
     train_vae,
 )
+from tests.support_training import FAST, MIXED, moved_networks, training_corpus
 
 TINY_VAE = VaeSettings(channels=(8, 16), latent_channels=4, crop=16, batch_size=4, full_batch_size=2, bf16=False)
-FAST = LoopSettings(learning_rate=1e-3, warmup_steps=2, log_every=2, checkpoint_s=1e9)
-MIXED = TrainSettings(batch_size=4, mode_mix=(0.3, 0.3, 0.4), text_rate=0.5, control_rate=1.0, bf16=False, loop=FAST)
-
-
-def _corpus(n: int = 12, size: int = 32, structures: tuple[str, ...] = ("lungs", "heart")) -> Corpus:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (n, size, size), dtype=np.uint8)
-    lungs = np.zeros((n, size, size), dtype=bool)
-    lungs[:, 8:24, 4:12] = True
-    captions = [["Normal", "clear lungs"] if i % 2 else ["severe effusion"] for i in range(n)]
-    return corpus_from_arrays(images, captions, [f"p{i // 2}" for i in range(n)], {"lungs": lungs}, structures)
 
 
 @pytest.fixture(scope="module")
 def latents(tmp_path_factory: pytest.TempPathFactory) -> LatentCorpus:
-    return encode_corpus(tiny_stack(0), _corpus(), tmp_path_factory.mktemp("latents"))
+    return encode_corpus(tiny_stack(0), training_corpus(), tmp_path_factory.mktemp("latents"))
 
 
 def test_corpus_round_trip_split_and_masks(tmp_path: Path) -> None:
-    corpus = _corpus()
+    corpus = training_corpus()
     corpus.save(tmp_path)
     loaded = load_corpus(tmp_path)
     assert np.array_equal(loaded.images, corpus.images)
@@ -143,28 +126,18 @@ def test_training_moves_what_it_should_and_logs(latents: LatentCorpus, tmp_path:
     before, after = tiny_stack(0), tiny_stack(0)
     text_only = replace(MIXED, mode_mix=(1.0, 0.0, 0.0), control_rate=0.0)
     train(after, latents, tmp_path, Budget(n_steps=4), text_only, seed=1)
-    assert _moved(before, after) == {"unet", "text_encoder"}
+    assert moved_networks(before, after) == {"unet", "text_encoder"}
     record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"step", "loss", "images_per_s"} <= set(record)
     mixed = tiny_stack(0)
     train(mixed, latents, tmp_path / "m", Budget(n_steps=4), replace(MIXED, text_rate=0.0), seed=1)
-    assert _moved(before, mixed) == {"unet", "controlnet"}
-
-
-def _moved(before: GeneratorStack, after: GeneratorStack) -> set[str]:
-    return {
-        name
-        for name, module in before.modules().items()
-        if any(
-            not torch.equal(a, b) for a, b in zip(module.parameters(), after.modules()[name].parameters(), strict=True)
-        )
-    }
+    assert moved_networks(before, mixed) == {"unet", "controlnet"}
 
 
 def test_batches_have_the_modes_asked_for(latents: LatentCorpus) -> None:
     generator = torch.Generator().manual_seed(0)
     settings = replace(MIXED, batch_size=600, text_drop=0.0)
-    batch = draw_batch(latents, settings, generator)
+    batch = load_rows(latents, draw_batch(latents, settings, generator), slice(0, 600), Compute())
     has_mask = batch.hint.flatten(1).any(dim=1)
     counts = Counter(
         "TM2I" if text and mask else "T2I" if text else "M2I"
@@ -172,6 +145,7 @@ def test_batches_have_the_modes_asked_for(latents: LatentCorpus) -> None:
     )
     assert counts["T2I"] / 600 == pytest.approx(0.3, abs=0.06)
     assert counts["M2I"] / 600 == pytest.approx(0.3, abs=0.06)
+    assert torch.equal(has_mask, batch.mask_present.bool())
     assert not batch.hint[:, 1].any()  # the heart is unknown in this corpus
     assert set(batch.hint.unique().tolist()) == {0.0, 1.0}
 
@@ -179,7 +153,7 @@ def test_batches_have_the_modes_asked_for(latents: LatentCorpus) -> None:
 def test_text_is_dropped_for_guidance_and_channels_never_all(latents: LatentCorpus) -> None:
     generator = torch.Generator().manual_seed(0)
     settings = replace(MIXED, batch_size=400, text_drop=0.5, channel_drop=0.95, mode_mix=(0.0, 0.0, 1.0))
-    batch = draw_batch(latents, settings, generator)
+    batch = load_rows(latents, draw_batch(latents, settings, generator), slice(0, 400), Compute())
     assert float(batch.text_present.mean()) == pytest.approx(0.5, abs=0.08)
     assert bool(batch.hint.flatten(1).any(dim=1).all())
 
@@ -199,16 +173,16 @@ def test_augmented_variants_move_image_and_mask_alike(tmp_path: Path) -> None:
     images, moved = augment(masks * 1.6 - 0.8, masks, torch.Generator().manual_seed(0))
     assert ((images > 0).float() - moved).abs().mean() < 0.02
     assert (moved - masks).abs().sum() > 0
-    corpus = encode_corpus(tiny_stack(0), _corpus(), tmp_path, n_variants=3)
+    corpus = encode_corpus(tiny_stack(0), training_corpus(), tmp_path, n_variants=3)
     assert len(corpus) == 36
     assert corpus.hints(np.array([0, 13])).shape == (2, 2, 32, 32)
 
 
 def test_corpora_that_do_not_fit_the_stack_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="resize"):
-        encode_corpus(tiny_stack(0), _corpus(size=64), tmp_path)
+        encode_corpus(tiny_stack(0), training_corpus(size=64), tmp_path)
     with pytest.raises(InvalidInput, match="masks are"):
-        encode_corpus(tiny_stack(0), _corpus(structures=("lungs",)), tmp_path)
+        encode_corpus(tiny_stack(0), training_corpus(structures=("lungs",)), tmp_path)
 
 
 def test_min_snr_weights() -> None:
@@ -239,7 +213,7 @@ def test_gradient_distance_sees_lines() -> None:
 
 
 def test_normalising_latents_keeps_the_reconstructions() -> None:
-    corpus, vae = _corpus(), build_vae(TINY_VAE, 32, seed=0).eval()
+    corpus, vae = training_corpus(), build_vae(TINY_VAE, 32, seed=0).eval()
     before = reconstruction_report(vae, corpus.images)
     normalise_latents(vae, corpus)
     after = reconstruction_report(vae, corpus.images)
