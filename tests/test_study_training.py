@@ -38,6 +38,7 @@ vae_steps = 2
 unet_steps = 3
 control_steps = 3
 batch_size = 4
+sheet_every = 0
 """
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "real-cxr.toml"
 SMALL_PLANS = {

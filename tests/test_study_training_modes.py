@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -77,6 +76,8 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_lora_and_a_new_controlnet_are_trained_kept_and_read_by_plain_diffusers(tiny_study: Study) -> None:
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
     opened = _study(tiny_study, LORA_AND_NEW_CONTROLNET, structures=("lungs", "ribs"))
     result = run_train(opened, device="cpu")
     folder, run = Path(result["model"]), opened.root / "runs" / result["run_id"]
