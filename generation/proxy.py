@@ -21,13 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.errors import InvalidInput, NotFound, RadprefError
-from data.files import sha256_bytes, sha256_file
+from data.errors import InvalidInput, NotFound
 from generation.measure import resize_square
+from generation.proxy_models import EMBEDDED, load_open_clip
 
 log = logging.getLogger(__name__)
-EMBEDDED = Path(__file__).parent / "weights" / "measure" / "proxy"
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 FLOAT = npt.NDArray[np.float32]
 
 
@@ -53,11 +51,7 @@ class ProxyScorer:
             NotFound: no such folder, or the embedded proxy is missing.
             InvalidInput: the folder is no open_clip model, or open_clip refuses the name.
         """
-        folder = _folder(source)
-        name = str(source) if folder is None else f"local-dir:{folder.resolve()}"
-        if folder is not None and not (folder / CONFIG).is_file():
-            raise NotFound(f"{folder} holds no {CONFIG}: give an open_clip folder, or 'embedded'")
-        model, tokenizer = _open_clip(name, device)
+        model, tokenizer, sha256 = load_open_clip(source, device)
         preprocess = dict(getattr(model.visual, "preprocess_cfg", {}))
         size = getattr(model.visual, "image_size", None) or preprocess.get("size", 224)
         return cls(
@@ -67,7 +61,7 @@ class ProxyScorer:
             image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
             mean=tuple(preprocess.get("mean", (0.5, 0.5, 0.5))),
             std=tuple(preprocess.get("std", (0.5, 0.5, 0.5))),
-            sha256=_identity(model, folder),
+            sha256=sha256,
         )
 
     def preprocess(self, images: npt.NDArray[Any]) -> Tensor:
@@ -121,51 +115,6 @@ class ProxyScorer:
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-
-def _folder(source: str | Path) -> Path | None:
-    """The local folder `source` means; None for a hub or built-in name."""
-    if source == "embedded":
-        return EMBEDDED
-    text = str(source).removeprefix("local-dir:")
-    is_path = isinstance(source, Path) or text != str(source) or Path(text).exists() or text.startswith((".", "/", "~"))
-    return Path(text).expanduser() if is_path else None
-
-
-def _open_clip(name: str, device: str) -> tuple[Any, Callable[[list[str]], Tensor]]:
-    try:
-        import open_clip
-
-        tag = None if ":" in name else _first_tag(name)
-        model = open_clip.create_model(
-            name, pretrained=tag, device=device, pretrained_text=False, require_pretrained=True
-        )
-        tokenizer = open_clip.get_tokenizer(name)
-    except RadprefError:
-        raise
-    except Exception as error:  # open_clip, the hub client and transformers raise many kinds
-        detail = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InvalidInput(
-            f"open_clip cannot load {name!r} ({detail}): give 'embedded', a folder or 'hf-hub:NAME'"
-        ) from error
-    return model.eval(), tokenizer
-
-
-def _first_tag(name: str) -> str:
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if not tags:
-        raise InvalidInput(f"open_clip has no weights for {name!r}: give 'embedded', a folder or 'hf-hub:NAME'")
-    return str(tags[0])
-
-
-def _identity(model: torch.nn.Module, folder: Path | None) -> str:
-    if folder is not None and (folder / WEIGHTS).is_file():
-        return sha256_file(folder / WEIGHTS)
-    import safetensors.torch
-
-    return sha256_bytes(safetensors.torch.save({k: v.contiguous().clone() for k, v in model.state_dict().items()}))
 
 
 def _unit_rows(rows: list[Tensor]) -> FLOAT:

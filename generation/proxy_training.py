@@ -23,7 +23,8 @@ from data.errors import InvalidInput
 from data.files import write_atomic
 from generation.measure_data import MeasureData
 from generation.measure_training import MeasureSettings, augment, resized
-from generation.proxy import CONFIG, WEIGHTS, ProxyScorer
+from generation.proxy import ProxyScorer
+from generation.proxy_models import CONFIG, WEIGHTS
 from generation.tokenizer import MAX_TOKENS, build_tokenizer
 
 log = logging.getLogger(__name__)
