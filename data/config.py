@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from data.config_base import Section as _Section
+from data.config_generator import GeneratorConfig as GeneratorConfig
 from data.config_rating import AnnotateConfig as AnnotateConfig
 from data.config_rating import SimulateConfig as SimulateConfig
 from data.config_rating import SimulatedRater as SimulatedRater
@@ -164,24 +165,6 @@ class CaptionsConfig(_Section):
     """Price of a million tokens answered."""
     body: dict[str, Any] = Field(default_factory=dict)
     """More keys for the request, as the endpoint wants them (e.g. ``reasoning_effort = "low"``)."""
-
-
-class GeneratorConfig(_Section):
-    """The baseline generator and how it samples; equal in all arms that are compared."""
-
-    model: str = "embedded"
-    """``embedded``, a diffusers directory, or ``trained``: trained on this study's training split (section [train])."""
-    n_steps: int = Field(default=20, ge=1, le=1000)
-    guidance_scale: float = Field(default=2.0, ge=1.0, le=30.0)
-    batch_size: int = Field(default=32, ge=1)
-    precision: Literal["f32", "bf16", "fp16"] = "f32"
-    """Of the networks while sampling; fp16 needs a GPU."""
-    compile: bool = Field(default=False, exclude=True)
-    """``torch.compile`` the networks for sampling on a GPU: minutes at the start, then faster. No other images: it is
-    not part of what a run is known by."""
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = Field(default="default", exclude=True)
-    """How; ``reduce-overhead`` and ``max-autotune`` use CUDA graphs."""
-    seed: int = 0
 
 
 class TrainConfig(_Section):

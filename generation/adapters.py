@@ -20,7 +20,10 @@ from torch import nn
 from data.errors import Conflict, InvalidInput, NotFound
 from data.files import sha256_tree, write_atomic
 from data.records import now
-from generation.models import EMBEDDED_FOLDER, GeneratorStack, add_lora, load_stack
+from generation.brought import ModelOptions, options_of
+from generation.identity import extras_identity, identity
+from generation.models import EMBEDDED_FOLDER, MANIFEST, GeneratorStack, add_lora, load_stack
+from generation.parts import read_network
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -133,8 +136,7 @@ def load_adapters(stack: GeneratorStack, folder: Path, *, merge: bool = True) ->
     if merge:
         merge_lora(stack.unet)
     if (folder / CONTROLNET_FOLDER).is_dir():
-        options: dict[str, Any] = {"local_files_only": True}
-        stack.controlnet = ControlNetModel.from_pretrained(folder / CONTROLNET_FOLDER, **options)
+        stack.controlnet = read_network(folder, CONTROLNET_FOLDER, ControlNetModel)
     stack.to(device, dtype)
     return stack.eval()
 
@@ -146,13 +148,54 @@ def merge_lora(unet: UNet2DConditionModel) -> None:
 
 
 def model_path(study: Study, name: str) -> str | Path:
-    """Where the study's generator is: "embedded", "trained" (the newest trained here), or a path (from the study)."""
+    """Where a generator is: "embedded", "trained" (the newest trained here), a path (from the study), or a hub id that
+    is in the local cache; nothing is ever downloaded."""
     if name == "embedded":
         return name
     if name == TRAINED:
         return study.root / str(find_model(study, TRAINED)["path"])
     path = Path(name).expanduser()
-    return path if path.is_absolute() else study.root / path
+    path = path if path.is_absolute() else study.root / path
+    return path if path.exists() else cached_model(name) or path
+
+
+def cached_model(hub_id: str) -> Path | None:
+    """The folder of a hub model that was downloaded before; None for a path that is not there.
+
+    Raises:
+        NotFound: it looks like a hub id and is not in the cache; names the command that puts it there.
+    """
+    import re
+
+    from huggingface_hub import snapshot_download
+
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", hub_id):
+        return None
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except Exception as error:  # huggingface_hub has its own tree of errors
+        raise NotFound(
+            f"no generator at {hub_id}: neither a folder or file, nor in the cache of the Hugging Face hub; get it with"
+            f" `hf download {hub_id}`"
+        ) from error
+
+
+def load_generator(study: Study, name: str, device: str = "cpu") -> GeneratorStack:
+    """The stack called ``name`` in study.toml.
+
+    What [generator] says about a brought model (ControlNet, LoRA, ...) counts for a model named by its place; one that
+    was trained here was saved with it.
+
+    Raises:
+        NotFound: it is not there.
+        InvalidInput: a part is missing or broken, or does not fit.
+    """
+    return load_stack(model_path(study, name), device, options=None if name == TRAINED else study_options(study))
+
+
+def study_options(study: Study) -> ModelOptions:
+    """What study.toml says about a brought model."""
+    return options_of(study.config.generator, study.config.data.structures, study.root)
 
 
 def register_model(study: Study, run_id: str, arm: str, sha256: str, detail: Mapping[str, Any]) -> None:
@@ -191,12 +234,27 @@ def find_model(study: Study, arm: str) -> dict[str, Any]:
 
 def arm_identity(study: Study, arm: str) -> str:
     """SHA-256 of everything that makes up an arm's model, for the records of runs."""
-    base = model_path(study, study.config.generator.model)
+    base = generator_identity(study, study.config.generator.model)
+    return base if arm == BASELINE else f"{base}+{find_model(study, arm)['sha256']}"
+
+
+def generator_identity(study: Study, name: str) -> str:
+    """SHA-256 of a generator as :func:`load_generator` would load it.
+
+    Raises:
+        NotFound: it is not there.
+        InvalidInput: a part is missing.
+    """
+    base = model_path(study, name)
     folder = EMBEDDED_FOLDER if base == "embedded" else Path(base)
-    if not folder.is_dir():
+    if not folder.exists():
         raise NotFound(f"no generator at {folder}: set generator.model in study.toml to 'embedded' or a stack folder")
-    identity = sha256_tree(folder, without=(MODEL_CARD,))
-    return identity if arm == BASELINE else f"{identity}+{find_model(study, arm)['sha256']}"
+    options = study_options(study)
+    if not (folder / MANIFEST).exists():
+        return identity(folder, options)
+    own = sha256_tree(folder, without=(MODEL_CARD,))
+    added = "" if name == TRAINED else extras_identity(options)
+    return f"{own}+{added}" if added else own
 
 
 def load_arm(study: Study, arm: str = BASELINE, device: str = "cpu") -> GeneratorStack:
@@ -207,5 +265,5 @@ def load_arm(study: Study, arm: str = BASELINE, device: str = "cpu") -> Generato
         InvalidInput: a part is broken.
     """
     row = None if arm == BASELINE else find_model(study, arm)
-    stack = load_stack(model_path(study, study.config.generator.model), device)
+    stack = load_generator(study, study.config.generator.model, device)
     return stack if row is None else load_adapters(stack, study.root / str(row["path"]))

@@ -4,14 +4,15 @@
 - No mask (None or all black): the ControlNet's residuals are multiplied by 0; a black hint alone would not do, as a
   trained ControlNet answers to it. Where no sample of a batch has a mask the ControlNet is not run at all.
 - The unconditional branch of guidance takes the text away (zero vector, or the empty prompt for brought models) and
-  keeps the mask. Under "zero" an M2I sample has two identical branches, so it needs only one.
+  keeps the mask. Where there is no text to take away (M2I) it is the conditional branch itself, so only one is run.
+- The hint is one channel per structure everywhere; a ControlNet that reads RGB gets it painted in its own colours.
 
 Input: `Condition`s. Output: `ConditionBatch`, noise predictions (B, C, h, w).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +31,15 @@ Mode = Literal["T2I", "M2I", "TM2I"]
 Masked = Literal["none", "some", "all"]
 NO_TEXT = "N/A"
 MAX_CACHED_TEXTS = 4096
+PALETTE: dict[str, str] = {
+    "lungs": "#0000ff",
+    "heart": "#ff0000",
+    "lesion": "#00ff00",
+    "pneumothorax": "#ffff00",
+    "rib_fractures": "#ff00ff",
+    "chest_tubes": "#00ffff",
+}
+"""Colours of the structures in the hint of an RGB ControlNet; ``generator.palette`` of study.toml overrules them."""
 
 
 def has_text(text: str | None) -> bool:
@@ -83,10 +93,13 @@ class ConditionBatch:
         return ConditionBatch(self.text_states[chosen], self.hint[chosen], self.text_present[chosen], mask_present)
 
     def without_text(self, unconditional_states: Tensor | None = None) -> ConditionBatch:
-        """The unconditional branch: zero text states, or the given ones (L, D); the mask stays."""
+        """The unconditional branch: zero text states, or the given ones (L, D); the mask stays.
+
+        Rows without text have nothing to take away: they stay zero under both.
+        """
         states = torch.zeros_like(self.text_states)
         if unconditional_states is not None:
-            states = states + unconditional_states.to(states)
+            states = self.text_present.to(states)[:, None, None] * unconditional_states.to(states)
         return replace(self, text_states=states, text_present=torch.zeros_like(self.text_present))
 
 
@@ -141,7 +154,10 @@ def encode_conditions(stack: GeneratorStack, conditions: Sequence[Condition]) ->
     n_structures = len(stack.structures)
     modes = [condition.mode for condition in conditions]
     if stack.controlnet is None and any(mode != "T2I" for mode in modes):
-        raise InvalidInput(f"mask condition given, but model {stack.model_id!r} has no ControlNet: use text only")
+        raise InvalidInput(
+            f"mask condition given, but model {stack.model_id!r} has no ControlNet: use text only, name one"
+            " as generator.controlnet, or train one (generator.model = 'trained', with masks imported)"
+        )
     present = torch.tensor([float(mode != "M2I") for mode in modes], device=stack.device)
     # A row without text borrows any encodable text; its states are multiplied by 0 below.
     texts = [condition.text if has_text(condition.text) else "normal" for condition in conditions]
@@ -159,6 +175,55 @@ def masked_rows(batch: ConditionBatch) -> Masked:
     """How many samples have a mask. Reads the device: a loop over steps asks once, before its first step."""
     present = batch.mask_present.tolist()
     return "all" if all(present) else "some" if any(present) else "none"
+
+
+def choose_colours(structures: Sequence[str], palette: Mapping[str, str]) -> list[tuple[int, int, int]]:
+    """(red, green, blue) of each structure, 0-255: from ``palette``, else `PALETTE`; a single structure is white.
+
+    Raises:
+        InvalidInput: a structure has no colour or is black, which means nothing; the palette names an unknown one.
+    """
+    unknown = sorted(set(palette) - set(structures))
+    if unknown:
+        raise InvalidInput(f"generator.palette.{unknown[0]}: no such structure; data.structures has {list(structures)}")
+    known = PALETTE if len(structures) > 1 else dict.fromkeys(structures, "#ffffff")
+    colours = []
+    for name in structures:
+        code = palette.get(name, known.get(name))
+        if code is None:
+            raise InvalidInput(f"structure '{name}' has no colour: set generator.palette.{name} = '#rrggbb'")
+        red, green, blue = bytes.fromhex(code.removeprefix("#"))
+        if not (red or green or blue):
+            raise InvalidInput(f"generator.palette.{name} = '{code}': black means no structure; take another colour")
+        colours.append((red, green, blue))
+    return colours
+
+
+def set_hint_colours(controlnet: ControlNetModel, colours: Sequence[tuple[int, int, int]] | None) -> None:
+    """Write the colours of the structures into the ControlNet's configuration, so that copies of it keep them."""
+    controlnet.register_to_config(hint_colours=None if colours is None else [list(one) for one in colours])
+
+
+def hint_colours(controlnet: ControlNetModel) -> list[list[int]] | None:
+    """(red, green, blue) of each structure, 0-255, for a ControlNet that reads RGB; else None."""
+    colours: list[list[int]] | None = controlnet.config.get("hint_colours")
+    return colours
+
+
+def controlnet_hint(controlnet: ControlNetModel, hint: Tensor) -> Tensor:
+    """What the ControlNet reads: the hint (B, S, H, W) itself, or a colour map (B, 3, H, W) in [0, 1].
+
+    In the map nothing is black, and where structures overlap the later one in data.structures covers the earlier. A hint
+    that was encoded beforehand (the ControlNet then has no hint encoder) is left as it is.
+    """
+    colours = hint_colours(controlnet)
+    if colours is None or isinstance(controlnet.controlnet_cond_embedding, torch.nn.Identity):
+        return hint
+    picture = hint.new_zeros(hint.shape[0], 3, *hint.shape[2:])
+    for index, colour in enumerate(colours):
+        for channel, level in enumerate(colour):
+            picture[:, channel].masked_fill_(hint[:, index] > 0.5, level / 255)
+    return picture
 
 
 def control_residuals(
@@ -182,7 +247,7 @@ def control_residuals(
         latents,
         steps,
         encoder_hidden_states=part.text_states,
-        controlnet_cond=part.hint,
+        controlnet_cond=controlnet_hint(controlnet, part.hint),
         return_dict=False,
     )
     if every:
@@ -224,10 +289,8 @@ def predict_noise(
 
 
 def needs_guidance(stack: GeneratorStack, batch: ConditionBatch, guidance_scale: float) -> bool:
-    """False where both branches would be equal: scale 1, or "zero" models and no text in the batch."""
-    if guidance_scale == 1.0:
-        return False
-    return stack.unconditional == "empty_prompt" or bool(batch.text_present.any())
+    """False where both branches would be equal: scale 1, or no text in the batch."""
+    return guidance_scale != 1.0 and bool(batch.text_present.any())
 
 
 def both_branches(stack: GeneratorStack, batch: ConditionBatch) -> ConditionBatch:

@@ -2,7 +2,7 @@
 
 Made once per batch: the text states of both guidance branches, whether there are masks (no look at the device between
 two steps), and the ControlNet's hint encoder, whose output depends on the hint alone. T2I never runs the ControlNet,
-and M2I under "zero" has one branch. Input: a `GeneratorStack` and a `ConditionBatch`. Output: noise (B, C, h, w).
+and M2I has one branch. Input: a `GeneratorStack` and a `ConditionBatch`. Output: noise (B, C, h, w).
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InvalidInput
-from generation.conditions import ConditionBatch, both_branches, guide, masked_rows, needs_guidance, predict_noise
+from generation.conditions import (
+    ConditionBatch,
+    both_branches,
+    controlnet_hint,
+    guide,
+    masked_rows,
+    needs_guidance,
+    predict_noise,
+)
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -67,7 +75,8 @@ def encoded_hints(controlnet: ControlNetModel, hint: Tensor) -> Iterator[Tensor]
     """The hint encoder's output (B, C, h, w) for `hint`; inside the block the ControlNet takes that for a hint."""
     encoder = controlnet.controlnet_cond_embedding
     swapped = controlnet.config.controlnet_conditioning_channel_order == "bgr"
-    encoded = encoder(hint.flip(1) if swapped else hint)
+    painted = controlnet_hint(controlnet, hint)
+    encoded = encoder(painted.flip(1) if swapped else painted)
     controlnet.controlnet_cond_embedding = nn.Identity()
     try:
         # the ControlNet turns the channels of what it is given, so they are turned beforehand

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from data.errors import InvalidInput, NotFound
+from data.errors import InvalidInput
 from data.files import write_atomic
 from generation.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
+from generation.parts import part_folder, quiet_libraries, read_json, read_network, read_tokenizer
 from generation.tokenizer import build_tokenizer
 from generation.vae_training import VaeSettings, adapt_signal, build_vae, fold_of, restore_signal
+
+if TYPE_CHECKING:
+    from generation.brought import ModelOptions
 
 EMBEDDED_FOLDER = Path(__file__).parent / "weights" / "embedded"
 MANIFEST = "radpref.json"
@@ -127,27 +129,6 @@ def choose_attention(stack: GeneratorStack) -> None:
             module.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """No progress bars or warnings about casts from diffusers and transformers while weights are read or written."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
-    levels = [library.get_verbosity() for library in libraries]
-    bars = [library.is_progress_bar_enabled() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, level, had_bars in zip(libraries, levels, bars, strict=True):
-            library.set_verbosity(level)
-            if had_bars:
-                library.enable_progress_bar()
-
-
 def save_stack(stack: GeneratorStack, folder: Path, half: bool = False) -> None:
     """Write the stack as safetensors (fp16 with `half`); the manifest last, as the sign of completeness."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,26 +150,42 @@ def save_stack(stack: GeneratorStack, folder: Path, half: bool = False) -> None:
 
 
 def load_stack(
-    path_or_name: str | Path = "embedded", device: str = "cpu", dtype: torch.dtype = torch.float32
+    path_or_name: str | Path = "embedded",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: ModelOptions | None = None,
 ) -> GeneratorStack:
-    """Load a stack folder, or the shipped one by the name "embedded"; frozen, in evaluation mode.
+    """Load a stack folder, the shipped one by the name "embedded", or a brought model; frozen, in evaluation mode.
 
-    NotFound where the folder or its manifest is missing, InvalidInput naming the part that is missing or unreadable.
+    Args:
+        options: what study.toml says about a brought model; without it the defaults.
+
+    Raises:
+        NotFound: there is nothing at that place.
+        InvalidInput: a part is missing or unreadable, or the model is of a kind that does not work here; one line.
     """
+    from generation.brought import ModelOptions, apply_options, load_brought
+
     folder = EMBEDDED_FOLDER if str(path_or_name) == "embedded" else Path(path_or_name)
     with quiet_libraries():
-        return _load(folder, _read_manifest(folder)).to(device, dtype).eval()
+        if (folder / MANIFEST).exists():
+            stack = _load(folder, _read_manifest(folder))
+            if options is not None:
+                apply_options(stack, options)
+        else:
+            stack = load_brought(folder, options or ModelOptions())
+        return stack.to(device, dtype).eval()
 
 
 def _load(folder: Path, manifest: dict[str, Any]) -> GeneratorStack:
-    controlnet = _load_part(folder, "controlnet", ControlNetModel) if manifest["has_controlnet"] else None
+    text_encoder = read_network(folder, "text_encoder", CLIPTextModel)
     return GeneratorStack(
-        vae=_load_part(folder, "vae", AutoencoderKL),
-        unet=_load_part(folder, "unet", UNet2DConditionModel),
-        controlnet=controlnet,
-        text_encoder=_load_part(folder, "text_encoder", CLIPTextModel),
-        tokenizer=_load_part(folder, "tokenizer", CLIPTokenizer),
-        scheduler=_load_part(folder, "scheduler", DDPMScheduler),
+        vae=read_network(folder, "vae", AutoencoderKL),
+        unet=read_network(folder, "unet", UNet2DConditionModel),
+        controlnet=read_network(folder, "controlnet", ControlNetModel) if manifest["has_controlnet"] else None,
+        text_encoder=text_encoder,
+        tokenizer=read_tokenizer(folder, int(text_encoder.config.max_position_embeddings)),
+        scheduler=_read_scheduler(folder),
         structures=tuple(manifest["structures"]),
         image_size=int(manifest["image_size"]),
         unconditional=manifest["unconditional"],
@@ -196,16 +193,16 @@ def _load(folder: Path, manifest: dict[str, Any]) -> GeneratorStack:
     )
 
 
+def _read_scheduler(folder: Path) -> DDPMScheduler:
+    scheduler: DDPMScheduler = DDPMScheduler.from_config(
+        read_json(part_folder(folder, "scheduler") / "scheduler_config.json")
+    )
+    return scheduler
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise NotFound(f"no generator at {folder}: give a stack folder, or the name 'embedded'")
     path = folder / MANIFEST
-    if not path.exists():
-        raise NotFound(f"{folder} has no {MANIFEST}: it must say structures, unconditional and image_size")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"{path} is not JSON ({error}): write it again") from error
+    manifest = read_json(path)
     manifest.setdefault("model_id", folder.name)
     manifest.setdefault("has_controlnet", (folder / "controlnet").is_dir())
     missing = [key for key in ("structures", "unconditional", "image_size") if key not in manifest]
@@ -214,18 +211,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["unconditional"] not in ("zero", "empty_prompt"):
         raise InvalidInput(f"{path}: unconditional is {manifest['unconditional']!r}: choose 'zero' or 'empty_prompt'")
     return manifest
-
-
-def _load_part(folder: Path, name: str, kind: Any) -> Any:
-    part = folder / name
-    if not part.is_dir():
-        raise InvalidInput(f"generator {folder} lacks its part {name!r}: copy the folder {name}/ into it")
-    try:
-        options: dict[str, Any] = {"local_files_only": True}
-        return kind.from_pretrained(part, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidInput(f"part {name!r} of generator {folder} cannot be read ({reason}): copy it again") from error
 
 
 def add_lora(

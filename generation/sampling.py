@@ -2,8 +2,9 @@
 
 Each image starts from noise of its own `torch.Generator(seed)`, so it does not depend on the batch it is sampled in
 (up to floating-point summation order: at most a few grey levels of 255 in float32). Conditions are sampled grouped by
-mode: T2I never runs the ControlNet, and M2I under "zero" skips the second branch, which would be identical. What does
-not depend on the step is computed once a batch (`generation/denoising.py`). Nothing here is approximate.
+            images[part] = to_pixels(decode(stack, latents, precision, whole=dtype != np.uint8), dtype)[: len(part)]
+            if on_batch is not None:
+                on_batch(part, images[part])
 """
 
 from __future__ import annotations
@@ -85,8 +86,15 @@ def to_pixels(signal: Tensor, dtype: Any = np.uint8) -> np.ndarray:
 
 
 @torch.no_grad()
-def decode(stack: GeneratorStack, latents: Tensor, precision: str = "f32") -> Tensor:
-    """Scaled latents (n, C, h, w) -> (n, 1, H, W) float32 in [-1, 1], as many at once as memory allows."""
+def decode(stack: GeneratorStack, latents: Tensor, precision: str = "f32", *, whole: bool = False) -> Tensor:
+    """Scaled latents (n, C, h, w) -> (n, 1, H, W) float32 in [-1, 1], as many at once as memory allows.
+
+    `whole` decodes in float32 whatever the precision, for 16-bit images: an autoencoder that rounds to 8 or 11
+    significant bits would invent the lower ones.
+    """
+    if whole:
+        stack.vae.float()
+        precision = "f32"
     most = max(1, DECODED_PIXELS // stack.image_size**2)
     at_once = next(size for size in range(min(most, len(latents)), 0, -1) if len(latents) % size == 0)
     weights = next(iter(stack.vae.parameters())).dtype
@@ -139,9 +147,16 @@ def sample(
                 guidance_scale=guidance_scale,
                 precision=precision,
             )
+<<<<<<< HEAD
             images[part] = to_pixels(decode(stack, latents, precision), dtype)[: len(part)]
             if on_batch is not None:
                 on_batch(part, images[part])
+=======
+            # 16-bit grey levels would be invented by an autoencoder that rounds to 8 significant bits.
+            with torch.autocast(stack.device.type, dtype=torch.bfloat16, enabled=bf16 and dtype == np.uint8):
+                decoded = stack.decode_latents(latents)
+            images[part] = to_pixels(decoded, dtype)
+>>>>>>> 5baa57b (Any Stable Diffusion 1.x/2.x diffusers directory loads as the generator; RGB ControlNets read a colour map; M2I is not guided)
             if progress is not None:
                 progress(len(part))
     return images

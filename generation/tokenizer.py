@@ -1,19 +1,24 @@
-"""A small CLIP tokenizer made offline: byte-pair merges learned from the corpus' own captions and radiology words.
+"""CLIP tokenizers made offline: a small one learned from the corpus' own captions, and CLIP's own.
 
-Input: texts. Output: a `CLIPTokenizer` (lower case, at most 32 tokens) that is the same for the same texts.
+Input: texts, or nothing. Output: a `CLIPTokenizer` (lower case); the small one has at most 32 tokens and is the same
+for the same texts.
 """
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 MAX_TOKENS = 32
+CLIP_TOKENS, CLIP_VOCABULARY = 77, 49408
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 _WORDS = """
@@ -93,6 +98,28 @@ def build_tokenizer(texts: Sequence[str], n_merges: int = 1200) -> CLIPTokenizer
         unk_token=END,
         pad_token=END,
         model_max_length=MAX_TOKENS,
+    )
+
+
+def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
+    """CLIP's own tokenizer (49,408 tokens, texts of 77) from the byte-pair merges that open_clip ships.
+
+    Stable Diffusion 1.x pads with the end token, 2.x (OpenCLIP) with id 0, which is "!".
+    """
+    package = importlib.util.find_spec("open_clip")  # not imported: it is heavy, and only its file is wanted
+    folder = Path(next(iter(package.submodule_search_locations or ()))) if package else Path()
+    lines = gzip.decompress((folder / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode("utf-8").split("\n")
+    merges = [(first, second) for first, second in (line.split() for line in lines[1 : CLIP_VOCABULARY - 512 - 2 + 1])]
+    symbols = list(_byte_symbols().values())
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *(a + b for a, b in merges), START, END]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=merges,
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=pad_token,
+        model_max_length=CLIP_TOKENS,
     )
 
 

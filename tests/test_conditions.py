@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -15,11 +17,13 @@ from generation.conditions import (
     Condition,
     ConditionBatch,
     encode_conditions,
+    encode_text,
     guided,
     has_text,
     mask_to_hint,
     needs_guidance,
     predict_noise,
+    unconditional_states,
 )
 from generation.models import GeneratorStack, tiny_stack
 
@@ -172,17 +176,52 @@ def test_guidance_formula_and_the_mask_in_both_branches(stack: GeneratorStack) -
     torch.testing.assert_close(guided(stack, noisy, step, batch, 3.0), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_guidance_of_mask_only_is_skipped_under_zero_and_not_under_empty_prompt(stack: GeneratorStack) -> None:
-    batch = encode_conditions(stack, [Condition(None, _mask())])
-    assert not needs_guidance(stack, batch, 3.0)
+@pytest.mark.parametrize("unconditional", ["zero", "empty_prompt"])
+def test_guidance_of_mask_only_is_skipped_as_there_is_no_text_to_guide_by(
+    stack: GeneratorStack, unconditional: Literal["zero", "empty_prompt"]
+) -> None:
+    brought = copy.copy(stack)
+    brought.unconditional = unconditional
+    batch = encode_conditions(brought, [Condition(None, _mask())])
+    assert not needs_guidance(brought, batch, 3.0)
     noisy, step = _noisy(1), torch.tensor(600)
     plain = predict_noise(stack.unet, stack.controlnet, noisy, step, batch)
-    assert torch.equal(guided(stack, noisy, step, batch, 7.0), plain)
+    assert torch.equal(guided(brought, noisy, step, batch, 7.0), plain)
+
+
+def test_absent_text_is_zero_and_unguided_under_empty_prompt_in_mixed_batches_too(stack: GeneratorStack) -> None:
     brought = copy.copy(stack)
     brought.unconditional = "empty_prompt"
-    assert needs_guidance(brought, batch, 3.0)
-    assert not needs_guidance(brought, batch, 1.0)
-    assert (guided(brought, noisy, step, batch, 7.0) - plain).abs().max() > 1e-5
+    conditions = [Condition("Normal"), Condition(None, _mask()), Condition("Normal", _mask("right"))]
+    batch = encode_conditions(brought, conditions)
+    assert torch.count_nonzero(batch.text_states[1]) == 0
+    free = batch.without_text(unconditional_states(brought))
+    assert torch.count_nonzero(free.text_states[1]) == 0
+    empty = encode_text(brought, [""])[0]
+    torch.testing.assert_close(free.text_states[0], empty)
+    torch.testing.assert_close(free.text_states[2], empty)
+    noisy, step = _noisy(3), torch.tensor(600)
+    together = guided(brought, noisy, step, batch, 4.0)
+    for row, condition in enumerate(conditions):
+        alone = guided(brought, noisy[row : row + 1], step, encode_conditions(brought, [condition]), 4.0)
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("unconditional", ["zero", "empty_prompt"])
+def test_the_unconditional_branch_keeps_the_mask(
+    stack: GeneratorStack, unconditional: Literal["zero", "empty_prompt"]
+) -> None:
+    brought = copy.copy(stack)
+    brought.unconditional = unconditional
+    batch = encode_conditions(brought, [Condition("Normal", _mask())])
+    noisy, step = _noisy(1), torch.tensor([600])
+    states = torch.zeros_like(batch.text_states) if unconditional == "zero" else encode_text(brought, [""])
+    free = replace(batch, text_states=states, text_present=torch.zeros(1))
+    conditional, bare = (predict_noise(stack.unet, stack.controlnet, noisy, step, one) for one in (batch, free))
+    expected = bare + 2.5 * (conditional - bare)
+    torch.testing.assert_close(guided(brought, noisy, step, batch, 2.5), expected, atol=1e-5, rtol=1e-4)
+    without_mask = predict_noise(stack.unet, None, noisy, step, free)
+    assert (bare - without_mask).abs().max() > 1e-3
 
 
 def test_hint_is_resized_and_binary() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from data.errors import InvalidInput, NotFound
+from generation.brought import ModelOptions
 from generation.conditions import Condition, encode_conditions, predict_noise
 from generation.models import EMBEDDED_FOLDER, GeneratorStack, add_lora, load_stack, save_stack, tiny_stack
 from generation.tokenizer import MAX_TOKENS, build_tokenizer, tokenize
@@ -93,8 +94,11 @@ def test_bad_manifests_are_explained(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="not JSON"):
         load_stack(folder)
     (folder / "radpref.json").unlink()
-    with pytest.raises(NotFound, match=r"no radpref\.json"):
-        load_stack(folder)
+    brought = load_stack(folder, options=ModelOptions(structures=("lungs", "heart")))
+    assert brought.unconditional == "empty_prompt"  # without a manifest it is a brought model
+    (folder / "empty").mkdir()
+    with pytest.raises(InvalidInput, match=r"neither radpref\.json nor"):
+        load_stack(folder / "empty")
 
 
 def test_seeds_make_stacks() -> None:
