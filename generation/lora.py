@@ -80,9 +80,7 @@ def load_lora(stack: GeneratorStack, path: Path, name: str = NAME) -> None:
             if n_layers["unet"]:
                 Loader.load_lora_into_unet(state, unet=stack.unet, adapter_name=name, **extra)
             if n_layers["text_encoder"]:
-                Loader.load_lora_into_text_encoder(
-                    state, text_encoder=stack.text_encoder, prefix="text_encoder", adapter_name=name, **extra
-                )
+                _load_text_lora(stack.text_encoder, state, alphas or {}, metadata, name)
     except Exception as error:  # RuntimeError, ValueError, KeyError, IndexError: all mean that it does not fit
         reason = " ".join(str(error).split())[:160]
         raise InvalidInput(f"LoRA {file} does not fit generator {stack.model_id!r} ({reason}): take another") from error
@@ -93,6 +91,34 @@ def load_lora(stack: GeneratorStack, path: Path, name: str = NAME) -> None:
                 f"LoRA {file} does not fit generator {stack.model_id!r} (it has {n_layers[part]} layers for the {part},"
                 f" {placed} of them exist): take another"
             )
+
+
+def _load_text_lora(
+    encoder: nn.Module,
+    state: dict[str, torch.Tensor],
+    alphas: dict[str, float],
+    metadata: dict[str, Any] | None,
+    name: str,
+) -> None:
+    """Put the text encoder's part on by peft itself: transformers' own way refuses peft versions it works with."""
+    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+    start = "text_encoder."
+    own = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+    own = convert_state_dict_to_peft(convert_state_dict_to_diffusers(own))
+    ranks = {key.split(".lora_A.")[0]: int(value.shape[0]) for key, value in own.items() if ".lora_A." in key}
+    said = {key.removeprefix(start): value for key, value in (metadata or {}).items() if key.startswith(start)}
+    scales = {module: float(said.get("lora_alpha", rank)) for module, rank in ranks.items()}
+    scales |= {module: float(said["alpha_pattern"][module]) for module in said.get("alpha_pattern") or {}}
+    named = {key.removeprefix(start).removesuffix(".alpha"): a for key, a in alphas.items() if key.startswith(start)}
+    for key, alpha in convert_state_dict_to_peft(convert_state_dict_to_diffusers(named)).items() if named else ():
+        scales[key.split(".lora_A.")[0]] = float(alpha)
+    config = LoraConfig(
+        r=max(ranks.values()), target_modules=list(ranks), rank_pattern=dict(ranks), alpha_pattern=dict(scales)
+    )
+    inject_adapter_in_model(config, encoder, adapter_name=name)
+    set_peft_model_state_dict(encoder, own, adapter_name=name)
 
 
 def _layers(state: dict[str, torch.Tensor], part: str) -> int:
@@ -160,8 +186,7 @@ def _fuse(stack: GeneratorStack) -> None:
         if _placed(stack.text_encoder, NAME):
             fuse_text_encoder_lora(stack.text_encoder, safe_fusing=True, adapter_names=[NAME])
             recurse_remove_peft_layers(stack.text_encoder)
-            del stack.text_encoder.peft_config
-            stack.text_encoder._hf_peft_config_loaded = False
+            stack.text_encoder.__dict__.pop("peft_config", None)
     except ValueError as error:
         raise InvalidInput(
             f"a LoRA of generator {stack.model_id!r} has weights that are not finite: drop it"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel
 
@@ -140,6 +140,8 @@ def _read_networks(path: Path, folder: Path, tokenizer: Any, scheduler: Any) -> 
     Raises:
         InvalidInput: the weights do not fit the configuration, or some are missing.
     """
+    from diffusers import StableDiffusionPipeline
+
     try:
         with quiet_libraries():
             pipeline = StableDiffusionPipeline.from_single_file(
