@@ -148,14 +148,22 @@ def merge_lora(unet: UNet2DConditionModel) -> None:
 
 
 def model_path(study: Study, name: str) -> str | Path:
-    """Where a generator is: "embedded", "trained" (the newest trained here), a path (from the study), or a hub id that
-    is in the local cache; nothing is ever downloaded."""
-    if name == "embedded":
-        return name
+    """Where a generator of a study is: "trained" is the newest trained here; else see :func:`place_of`."""
     if name == TRAINED:
         return study.root / str(find_model(study, TRAINED)["path"])
+    return place_of(name, study.root)
+
+
+def place_of(name: str, root: Path) -> str | Path:
+    """ "embedded", a path (from ``root``), or the folder of a hub id in the local cache; nothing is ever downloaded.
+
+    Raises:
+        NotFound: it looks like a hub id and is not in the cache.
+    """
+    if name == "embedded":
+        return name
     path = Path(name).expanduser()
-    path = path if path.is_absolute() else study.root / path
+    path = path if path.is_absolute() else root / path
     return path if path.exists() else cached_model(name) or path
 
 

@@ -1,4 +1,4 @@
-"""Commands of ``radpref generate``: train, sets, pool, fidelity. What is heavy is imported inside the commands."""
+"""Commands of ``radpref generate``: check, train, sets, pool, fidelity; heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -27,6 +27,21 @@ def parse_mix(text: str | None) -> tuple[int, ...] | None:
     if len(parts) != 3 or not all(part.isdigit() for part in parts):
         raise InvalidInput(f"--mix {text}: give three percentages of T2I/M2I/TM2I, e.g. 75/15/10")
     return tuple(int(part) for part in parts)
+
+
+@app.command()
+def check(
+    model: Annotated[
+        str | None, typer.Argument(help="Directory, single file or hub id; default generator.model of study.toml.")
+    ] = None,
+    study: StudyOption = Path(),
+    out: Annotated[Path | None, typer.Option(help="Folder for the test images as PNG.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a generator, say what it is, and draw one tiny test image in every mode it can do."""
+    from generation.model_check import run_check
+
+    emit(run_check(study, model, out), as_json)
 
 
 @app.command()

@@ -213,8 +213,8 @@ def hint_colours(controlnet: ControlNetModel) -> list[list[int]] | None:
 def controlnet_hint(controlnet: ControlNetModel, hint: Tensor) -> Tensor:
     """What the ControlNet reads: the hint (B, S, H, W) itself, or a colour map (B, 3, H, W) in [0, 1].
 
-    In the map nothing is black, and where structures overlap the later one in data.structures covers the earlier. A hint
-    that was encoded beforehand (the ControlNet then has no hint encoder) is left as it is.
+    In the map nothing is black, and where structures overlap the later one in data.structures covers the earlier. A
+    hint that was encoded beforehand (the ControlNet then has no hint encoder) is left as it is.
     """
     colours = hint_colours(controlnet)
     if colours is None or isinstance(controlnet.controlnet_cond_embedding, torch.nn.Identity):

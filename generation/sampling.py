@@ -2,9 +2,8 @@
 
 Each image starts from noise of its own `torch.Generator(seed)`, so it does not depend on the batch it is sampled in
 (up to floating-point summation order: at most a few grey levels of 255 in float32). Conditions are sampled grouped by
-            images[part] = to_pixels(decode(stack, latents, precision, whole=dtype != np.uint8), dtype)[: len(part)]
-            if on_batch is not None:
-                on_batch(part, images[part])
+mode: T2I never runs the ControlNet, and M2I skips the second branch, which would be identical. What does not depend
+on the step is computed once a batch (`generation/denoising.py`). Nothing here is approximate.
 """
 
 from __future__ import annotations
@@ -147,16 +146,9 @@ def sample(
                 guidance_scale=guidance_scale,
                 precision=precision,
             )
-<<<<<<< HEAD
-            images[part] = to_pixels(decode(stack, latents, precision), dtype)[: len(part)]
+            images[part] = to_pixels(decode(stack, latents, precision, whole=dtype != np.uint8), dtype)[: len(part)]
             if on_batch is not None:
                 on_batch(part, images[part])
-=======
-            # 16-bit grey levels would be invented by an autoencoder that rounds to 8 significant bits.
-            with torch.autocast(stack.device.type, dtype=torch.bfloat16, enabled=bf16 and dtype == np.uint8):
-                decoded = stack.decode_latents(latents)
-            images[part] = to_pixels(decoded, dtype)
->>>>>>> 5baa57b (Any Stable Diffusion 1.x/2.x diffusers directory loads as the generator; RGB ControlNets read a colour map; M2I is not guided)
             if progress is not None:
                 progress(len(part))
     return images
