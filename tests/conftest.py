@@ -60,6 +60,27 @@ def tiny_study(tmp_path: Path, _tiny_template: Path) -> Iterator[Study]:
     opened.db.close()
 
 
+@pytest.fixture
+def imported(tmp_path: Path) -> Iterator[Callable[..., tuple[Study, dict[str, Any]]]]:
+    """Imports a tree of a published set into a study with these lines in [data], and verifies it."""
+    from data.verify import verify
+    from tests.support_datasets import study_of
+
+    opened: list[Study] = []
+
+    def run(reader: str, tree: Path, data: str = "", expect_quarantined: int = 0) -> tuple[Study, dict[str, Any]]:
+        study = study_of(tmp_path / f"study{len(opened)}", data)
+        opened.append(study)
+        result = import_records(study, reader, tree)
+        assert result["n_quarantined"] == expect_quarantined
+        assert verify(study)["problems"] == []
+        return study, result
+
+    yield run
+    for study in opened:
+        study.db.close()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A real Chromium, one for the tests of a file."""

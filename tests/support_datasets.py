@@ -7,12 +7,15 @@ import gzip
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from data.config import parse_config
 from data.datasets.findings import FINDINGS
 from data.datasets.outlines import SIDE
+from data.readers import Found, ImportPlan, get_reader
 from data.rle import Convention, encode_rle
 from data.study import Study
 
@@ -225,3 +228,22 @@ def mimic_tree(root: Path, *, end: str = ".csv.gz", dicom: bool = False, reports
     for name, rows in (("metadata", metadata), ("split", split), ("chexpert", findings)):
         write_csv(root / f"mimic-cxr-2.0.0-{name}{end}", rows)
     return root
+
+
+# --- importing them
+
+
+def quarantine(result: dict[str, Any]) -> dict[str, str]:
+    """record_id -> reason."""
+    with Path(result["quarantine"]).open(newline="") as file:
+        return {row["record_id"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def found(reader: str, tree: Path | None, **data: Any) -> dict[str, Found]:
+    """what -> the line of the layout check."""
+    return {line.what: line for line in plan(reader, tree, **data).found}
+
+
+def plan(reader: str, tree: Path | None, **data: Any) -> ImportPlan:
+    """The plan of a reader, with these keys in [data]."""
+    return get_reader(reader)(parse_config({"data": {"image_size": 64, **data}}).data, tree)

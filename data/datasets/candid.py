@@ -77,7 +77,7 @@ def read_candid(config: DataConfig, path: Path | None) -> ImportPlan:
     conventions = _conventions(config, table, others)
     ids, starts = np.unique(table["SOPInstanceUID"].to_numpy(str), return_index=True)
     bounds = (*map(int, starts), len(table))
-    files = image_index(root)
+    files = image_index(root, len(ids))
     rows = list(zip(*(map(str, table[name]) for name in ("EncodedPixels", "filename", "Report")), strict=True))
     source = _Source(config, root, files, rows, tuple(map(str, ids)), bounds, others, conventions)
     images = [_image(source, i) for i in range(len(ids))]

@@ -23,7 +23,7 @@ from data.datasets.findings import (
     finding_codes,
     finding_columns,
     finding_labels,
-    policies_found,
+    findings_found,
 )
 from data.datasets.layout import (
     Compact,
@@ -32,6 +32,7 @@ from data.datasets.layout import (
     need_file,
     probe,
     read_columns,
+    read_tables,
     repeats,
     set_folder,
     spread,
@@ -92,7 +93,7 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
         part: need_file(root, with_gzip(f"{part}.csv"), f"{part}.csv lies beside the folder {part}/ in the archive")
         for part in ("valid", "train")  # of two equal images the first stays: the test split's
     }
-    tables = {part: _read_part(file, part, columns) for part, file in files.items()}
+    tables = read_tables(files, lambda part, file: _read_part(file, part, columns))
     found = [line for part, table in tables.items() for line in _counts(table, part)]
     both = pd.concat(tables.values(), ignore_index=True)
     test_patients = frozenset(both.loc[both["part"] == "valid", "patient"].unique())
@@ -101,7 +102,7 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
     source = _source(config, tuple(dict.fromkeys(folders)), columns, table, test_patients)
     rows = [_row(source, i) for i in spread(len(source.places))]
     probe([first_file(_places(source.folders, row.place)) for row in rows if not row.problem], root)
-    found += policies_found(source.codes, list(columns.values()), config)
+    found += findings_found(source.codes, list(columns.values()), config)
     return ImportPlan(Planned(len(source.places), partial(_planned, source)), tuple(found), tuple(files.values()))
 
 

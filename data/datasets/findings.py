@@ -90,15 +90,15 @@ def finding_labels(codes: Sequence[int], names: Sequence[str], config: DataConfi
     return labels
 
 
-def policies_found(codes: Codes, names: Sequence[str], config: DataConfig) -> list[Found]:
-    """Per label how many cells are uncertain or blank, and what study.toml makes of them."""
+def findings_found(codes: Codes, names: Sequence[str], config: DataConfig) -> list[Found]:
+    """Per label how many records are positive, how many uncertain or blank, and what study.toml makes of those."""
     found = []
     for k, name in enumerate(names):
         value = uncertain_value(config.uncertain, name)
         became = "unknown" if value is None else f"{value:.0f}"
-        blank = int((codes[:, k] == BLANK).sum())
-        note = f"become {became} (data.uncertain); {blank} blank become {config.blank} (data.blank)"
-        found.append(Found(f"{name}: uncertain", int((codes[:, k] == -1).sum()), None, note))
+        uncertain, blank = (int((codes[:, k] == code).sum()) for code in (-1, BLANK))
+        note = f"{uncertain} uncertain become {became} (data.uncertain), {blank} blank {config.blank} (data.blank)"
+        found.append(Found(f"positive: {name}", int((codes[:, k] == 1).sum()), None, note))
     return found
 
 

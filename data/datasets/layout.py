@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from data.errors import InvalidInput, NotFound
+from data.progress import bar, track
 
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 N_PROBES = 20
@@ -97,18 +98,27 @@ def read_columns(path: Path, columns: Sequence[str], optional: Sequence[str] = (
     return pd.DataFrame({name: table[name].fillna("").str.strip() for name in (*columns, *optional)})
 
 
-def image_index(root: Path) -> dict[str, str]:
+def read_tables(files: Mapping[str, Path], read: Callable[[str, Path], pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Name -> what ``read(name, path)`` makes of each file, under a progress bar."""
+    return {name: read(name, path) for name, path in track(files.items(), "read tables", len(files))}
+
+
+def image_index(root: Path, n_expected: int) -> dict[str, str]:
     """Image name without suffix -> path relative to ``root``, for all images below it (files without suffix too).
 
+    Shows a progress bar of ``n_expected`` images: a set of 12,047 lies in 36,000 folders.
     Names hold dots (1.2.276...), so only known suffixes are cut. The first in sorted order keeps a repeated name.
     """
     found: dict[str, str] = {}
-    for folder, inner, files in os.walk(root):
-        inner.sort()
-        for name in sorted(files):
-            stem = stem_of(name)
-            if stem is not None:
-                found.setdefault(stem, str((Path(folder) / name).relative_to(root)))
+    with bar("look for images", n_expected) as advance:
+        for folder, inner, files in os.walk(root):
+            inner.sort()
+            before = len(found)
+            for name in sorted(files):
+                stem = stem_of(name)
+                if stem is not None:
+                    found.setdefault(stem, str((Path(folder) / name).relative_to(root)))
+            advance(min(len(found), n_expected) - min(before, n_expected))
     return found
 
 

@@ -26,9 +26,19 @@ from data.datasets.findings import (
     finding_codes,
     finding_columns,
     finding_labels,
-    policies_found,
+    findings_found,
 )
-from data.datasets.layout import Compact, first_file, need_file, probe, read_columns, repeats, set_folder, spread
+from data.datasets.layout import (
+    Compact,
+    first_file,
+    need_file,
+    probe,
+    read_columns,
+    read_tables,
+    repeats,
+    set_folder,
+    spread,
+)
 from data.errors import InvalidInput
 from data.framing import frame, read_radiograph
 from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
@@ -80,10 +90,14 @@ def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
     root = set_folder(path, "mimic")
     columns = finding_columns(config)
     files = {name: _table(root, name) for name in TABLES}
-    metadata = read_columns(files["metadata"], ["dicom_id", "subject_id", "study_id", "ViewPosition"])
+    wanted = {
+        "metadata": ["dicom_id", "subject_id", "study_id", "ViewPosition"],
+        "split": ["dicom_id", "subject_id", "split"],
+        "chexpert": ["study_id", *columns],
+    }
+    tables = read_tables(files, lambda name, file: read_columns(file, wanted[name]))
+    metadata, split, findings = (tables[name] for name in wanted)
     metadata["row"] = np.arange(len(metadata)) + 2
-    split = read_columns(files["split"], ["dicom_id", "subject_id", "split"])
-    findings = read_columns(files["chexpert"], ["study_id", *columns])
     owners = pd.concat([metadata[["dicom_id", "subject_id"]], split[["dicom_id", "subject_id"]]]).drop_duplicates()
     two_patients = frozenset(owners.loc[owners["dicom_id"].duplicated(), "dicom_id"])
     frontal = metadata[metadata["ViewPosition"].isin(FRONTAL)].reset_index(drop=True)
@@ -94,7 +108,7 @@ def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
     n_reports = sum(_report_file(root, row) is not None for row in rows)
     found += [
         Found(f"reports of {len(rows)} images tried", n_reports, len(rows), "s<study>.txt beside the study's folder"),
-        *policies_found(source.codes, list(columns.values()), config),
+        *findings_found(source.codes, list(columns.values()), config),
     ]
     return ImportPlan(Planned(len(source.dicoms), partial(_planned, source)), tuple(found), tuple(files.values()))
 

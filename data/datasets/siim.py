@@ -53,8 +53,8 @@ def read_siim(config: DataConfig, path: Path | None) -> ImportPlan:
     names = [name for table in TABLES for name in with_gzip(table)]
     file = need_file(root, names, "it comes with the competition's data")
     table = read_columns(file, ["ImageId", "EncodedPixels"]).sort_values("ImageId", kind="stable", ignore_index=True)
-    files = image_index(root)
     ids, starts = np.unique(table["ImageId"].to_numpy(str), return_index=True)
+    files = image_index(root, len(ids))
     texts = tuple(table["EncodedPixels"])
     source = _Source(config, root, files, tuple(map(str, ids)), texts, (*map(int, starts), len(table)))
     n_files = sum(image in files for image in source.ids)
