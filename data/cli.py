@@ -240,19 +240,6 @@ def restore(
     emit(data.backup.restore(source, path), as_json)
 
 
-@study_app.command()
-def export(
-    target: Annotated[Path, typer.Argument(help="Folder for the CSV files.")],
-    study: StudyOption = Path(),
-    as_json: JsonOption = False,
-) -> None:
-    """Write every table as CSV; no password hashes and no logins, and no arms until they may be named."""
-    import data.backup
-    from data.study import Study
-
-    emit(data.backup.export(Study(study), target), as_json)
-
-
 @data_app.command("import")
 def import_command(
     dataset: Annotated[
@@ -300,3 +287,5 @@ def list_command(study: StudyOption = Path(), as_json: JsonOption = False) -> No
 
 
 data_app.command("caption")(cli_texts.caption)
+study_app.command("export")(cli_texts.export)
+study_app.command("import")(cli_texts.import_sets)

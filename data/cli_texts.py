@@ -1,4 +1,7 @@
-"""Commands about texts: ``radpref data caption``. Registered in data/cli.py; heavy imports inside."""
+"""Commands about captions and exchange: ``data caption``, ``study export``, ``study import``.
+
+Registered in data/cli.py; what is heavy is imported inside.
+"""
 
 from __future__ import annotations
 
@@ -96,3 +99,56 @@ def print_captions(found: Mapping[str, Any]) -> None:
         typer.echo(f"{found['n_conditions_kept']} conditions were drawn from earlier captions and keep their text.")
     for one in found["examples"]:
         typer.echo(f"  {one['caption']:<44} <- {' '.join(one['text'].split())[:70]}")
+
+
+def export(
+    target: Annotated[Path, typer.Argument(help="Folder for the files.")],
+    study: Annotated[Path, typer.Option("--study", help="Folder of the study.")] = Path(),
+    format_: Annotated[
+        str, typer.Option("--format", help="csv (every table), pick-a-pic, study-jsonl or datasets.")
+    ] = "csv",
+    raters: Annotated[
+        str, typer.Option(help="Whose scores (pick-a-pic, study-jsonl): human, simulated, or auto: the kind there is.")
+    ] = "auto",
+    ties: Annotated[
+        bool | None,
+        typer.Option("--ties/--no-ties", help="Pairs scored alike; default: in pick-a-pic, not in study-jsonl."),
+    ] = None,
+    criterion: Annotated[str | None, typer.Option(help="pick-a-pic: only text or only mask.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")] = False,
+) -> None:
+    """Every table as CSV, or preferences in other projects' formats; no arms until they may be named."""
+    from data.cli import emit
+    from data.lifecycle import operator
+    from data.study import Study
+
+    opened = Study(study)
+    if format_ == "csv":
+        import data.backup
+
+        emit(data.backup.export(opened, target), as_json)
+        return
+    from data.exchange import export_exchange
+    from data.export import HIDDEN
+
+    found = export_exchange(opened, target, format_, actor=operator(), raters=raters, ties=ties, criterion=criterion)
+    emit(found, as_json)
+    if not as_json and not found["arms"]:
+        typer.echo(HIDDEN)
+
+
+def import_sets(
+    path: Annotated[Path, typer.Argument(help="The study authors' JSONL file, or the folder that holds it.")],
+    study: Annotated[Path, typer.Option("--study", help="Folder of the study.")] = Path(),
+    structure: Annotated[
+        str | None, typer.Option(help="What the masks show (of data.structures), where the file does not say.")
+    ] = None,
+    rater: Annotated[str | None, typer.Option(help="Name for the rater of a file that names none.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")] = False,
+) -> None:
+    """Import scored sets of four from a pair file; its raters are marked as imported and never log in."""
+    from data.cli import emit
+    from data.jsonl_import import import_study_jsonl
+    from data.study import Study
+
+    emit(import_study_jsonl(Study(study), path, structure=structure, rater=rater), as_json)
