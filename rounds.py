@@ -30,7 +30,7 @@ DEMO_ACCOUNTS: tuple[tuple[str, Role, str], ...] = (
 
 
 def import_step(study: Study) -> dict[str, Any]:
-    """Import the records of study.toml's reader; returns at once where they are all there.
+    """Import the records of study.toml's reader and caption those that bring none; at once where all is there.
 
     A table whose path came with ``radpref data import table PATH`` is not read again.
     """
@@ -38,8 +38,22 @@ def import_step(study: Study) -> dict[str, Any]:
 
     n_records = int(study.db.value("SELECT count(*) FROM records"))
     if study.config.data.reader == "table" and study.config.data.path is None and n_records:
-        return {"reader": "table", "n_imported": 0, "n_existing": n_records}
-    return import_records(study)
+        return {"reader": "table", "n_imported": 0, "n_existing": n_records} | _missing_captions(study)
+    return import_records(study) | _missing_captions(study)
+
+
+def _missing_captions(study: Study) -> dict[str, Any]:
+    """Captions for records with a report or labels and none of their own; nothing is sent off this machine unasked."""
+    from data.captioning import write_captions
+    from data.lifecycle import stage
+
+    def refuse(_: dict[str, Any]) -> None:
+        raise Conflict("captions come from an endpoint off this machine: write them first with `radpref data caption`")
+
+    if stage(study.db) in ("locked", "frozen"):
+        return {}
+    found = write_captions(study, missing=True, environ=os.environ, confirm=refuse)
+    return {"captions": found} if found["n_due"] else {}
 
 
 def before_scoring(study: Study) -> list[Step]:

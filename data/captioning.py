@@ -69,6 +69,7 @@ def write_captions(
     source: str | None = None,
     *,
     redo: bool = False,
+    missing: bool = False,
     split: str | None = None,
     limit: int | None = None,
     environ: Mapping[str, str] | None = None,
@@ -79,7 +80,7 @@ def write_captions(
 
     Args:
         source: "rules" or "endpoint"; default: captions.source of study.toml.
-        redo: also replace the data set's own captions that keep the rules.
+        redo: also replace the data set's own captions that keep the rules. missing: replace none that is there.
         split: only records of this split. limit: at most so many records.
         environ: where the endpoint's key is looked up.
         confirm: called with the estimate before anything is sent off this machine; it raises to stop.
@@ -99,17 +100,25 @@ def write_captions(
         version = version_of(source, study.config.captions.model)
         unfinished = _unfinished(study, source, version, redo, split, limit)
         due, counts = _due(study, version, split, unfinished if redo else None, redo=redo)
-        due = due[:limit]
+        due = [one for one in due if not (missing and one[1])][:limit]
         result: dict[str, Any] = {"source": source, "version": version, **counts, "n_due": len(due)}
         if not due:
             return {**result, "run_id": None, "n_written": 0}
         if endpoint is not None and confirm is not None and endpoint.place != "this machine":
             confirm(estimate(study, endpoint, [record_id for record_id, _ in due]))
         config = _run_config(study, source, version, redo, split, limit)
-        with start_run(study, "caption", config) as run:
-            result |= _write_all(study, run, due, version, endpoint)
-            result["run_id"] = run.run_id
-            run.result = dict(result)
+        runs: list[Run] = []
+
+        def begin() -> Run:  # with the first caption: a call that finds nothing to write leaves no run
+            if not runs:
+                runs.append(stack.enter_context(start_run(study, "caption", config)))
+            return runs[0]
+
+        result |= _write_all(study, begin, due, version, endpoint)
+        result["run_id"] = runs[0].run_id if runs else None
+        if runs:
+            result["n_conditions_kept"] = _conditions_of(study, runs[0])
+            runs[0].result = dict(result)
     return result
 
 
@@ -241,7 +250,11 @@ def _known_answers(study: Study) -> dict[str, Answer]:
 
 
 def _write_all(
-    study: Study, run: Run, due: Sequence[tuple[str, str | None]], version: str, endpoint: ChatEndpoint | None
+    study: Study,
+    begin: Callable[[], Run],
+    due: Sequence[tuple[str, str | None]],
+    version: str,
+    endpoint: ChatEndpoint | None,
 ) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
@@ -255,8 +268,15 @@ def _write_all(
                 for work in works:
                     _by_rules(work)
             else:
-                _by_endpoint(study, works, endpoint, known)
-            _store(study, run, works, version)
+                try:
+                    _by_endpoint(study, works, endpoint, known)
+                except BaseException:
+                    _store_answers(study, works)  # they were paid for
+                    raise
+            if endpoint is not None:
+                _store_answers(study, works)
+            if ready := [work for work in works if work.caption is not None and not work.skipped]:
+                _store(study, begin(), ready, version)
             for work in works:
                 rejected.update(work.rejected)
                 for answer in work.fresh.values():
@@ -281,7 +301,7 @@ def _write_all(
         "rejected": dict(sorted(rejected.items())),
         "n_labelled": counts["labelled"],
         "n_asking": counts["asking"],
-        "n_conditions_kept": _conditions_of(study, run),
+        "n_conditions_kept": 0,
         "asked": {"n_answers": len(known) - n_before, "tokens_sent": usage[0], "tokens_answered": usage[1]},
         "examples": examples,
     }
@@ -313,7 +333,11 @@ def _by_endpoint(study: Study, works: Sequence[_Work], endpoint: ChatEndpoint, k
             groups.setdefault(work.found.text, []).append(work)
     stop = Event()
     with ThreadPoolExecutor(study.config.captions.concurrency) as pool:
-        list(pool.map(lambda group: _ask(group[0], endpoint, known, stop), groups.values()))
+        try:
+            list(pool.map(lambda group: _ask(group[0], endpoint, known, stop), groups.values()))
+        except BaseException:
+            stop.set()  # what has not begun is not asked
+            raise
     for first, *others in groups.values():
         known |= first.fresh
         for work in others:
@@ -352,19 +376,21 @@ def _ask(work: _Work, endpoint: ChatEndpoint, known: Mapping[str, Answer], stop:
     work.source = "fallback"
 
 
+def _store_answers(study: Study, works: Sequence[_Work]) -> None:
+    """The endpoint's answers, whatever becomes of them."""
+    rows = [
+        (key, study.config.captions.model, one.text, one.prompt_tokens, one.completion_tokens, now())
+        for work in works
+        for key, one in work.fresh.items()
+    ]
+    with study.db.write() as connection:
+        connection.executemany("INSERT INTO caption_answers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
+
+
 def _store(study: Study, run: Run, works: Sequence[_Work], version: str) -> None:
-    """Captions, who wrote them, and the answers that were paid for, in one transaction."""
+    """Captions and who wrote them, in one transaction."""
     with study.db.write() as connection:
         for work in works:
-            connection.executemany(
-                "INSERT INTO caption_answers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                [
-                    (key, study.config.captions.model, one.text, one.prompt_tokens, one.completion_tokens, now())
-                    for key, one in work.fresh.items()
-                ],
-            )
-            if work.caption is None or work.skipped:
-                continue
             detail = {"section": work.found.section if work.found else None, "rejected": work.rejected}
             connection.execute("UPDATE records SET caption = ? WHERE record_id = ?", (work.caption, work.record_id))
             connection.execute(

@@ -24,6 +24,7 @@ def caption(
     redo: Annotated[
         bool, typer.Option("--redo", help="Also replace valid captions that the data set brought.")
     ] = False,
+    missing: Annotated[bool, typer.Option("--missing", help="Only records without any caption.")] = False,
     split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before reports are sent off this machine.")] = False,
@@ -54,7 +55,9 @@ def caption(
             raise Conflict(f"{question} Repeat the command with --yes to say so")
         typer.confirm(f"{question} Go on?", abort=True)
 
-    found = write_captions(opened, source, redo=redo, split=split, limit=limit, environ=os.environ, confirm=confirm)
+    found = write_captions(
+        opened, source, redo=redo, missing=missing, split=split, limit=limit, environ=os.environ, confirm=confirm
+    )
     emit(found, True) if as_json else print_captions(found)
 
 
@@ -80,7 +83,7 @@ def print_captions(found: Mapping[str, Any]) -> None:
     if found["broken"]:
         listed = ", ".join(f"{n} {rule}" for rule, n in found["broken"].items())
         typer.echo(f"Captions that were there and broke a rule: {listed}.")
-    if found["run_id"] is None:
+    if not found["n_due"]:
         return
     by = found["by"]
     if found["source"] == "endpoint":

@@ -72,7 +72,8 @@ def draw_conditions(study: Study, n: int, mix: Sequence[int], seed: int, split: 
         if count and not usable:
             need = {"T2I": "captions", "M2I": "masks", "TM2I": "captions and masks"}[mode]
             raise InvalidInput(
-                f"no record of split '{split}' has {need} for {mode} sets; import some or set sets.mix without {mode}"
+                f"no record of split '{split}' has {need} for {mode} sets; import some, write captions with "
+                f"`radpref data caption`, or set sets.mix without {mode}"
             )
         drawn += [condition_from_record(record, mode) for record in _balanced_draw(usable, count, rng)]
     return [drawn[i] for i in rng.permutation(len(drawn))]

@@ -138,6 +138,38 @@ def test_a_record_that_says_nothing_keeps_what_it_has(study: Study) -> None:
     assert captions_of(study) == ["Stable chest, as before", None]
 
 
+def test_nothing_to_write_leaves_no_run(study: Study) -> None:
+    add_records(study, ["IMPRESSION: See above."])
+    with study.db.write() as connection:
+        connection.execute("UPDATE labels SET value = NULL")
+    found = write_captions(study)
+    assert (found["n_due"], found["n_unread"], found["run_id"]) == (1, 1, None)
+    assert study.db.rows("SELECT * FROM runs") == []
+
+
+def test_missing_replaces_nothing(study: Study) -> None:
+    add_records(study, list(REPORTS), ["Stable, effusion", None, "Edema", None])
+    found = write_captions(study, missing=True)
+    assert (found["n_due"], found["n_written"]) == (2, 2)
+    assert captions_of(study) == ["Stable, effusion", "Normal", "Edema", "Left pneumothorax"]
+
+
+def test_a_round_captions_what_it_imports(filled: Study) -> None:
+    import rounds
+
+    found = rounds._missing_captions(filled)
+    assert found["captions"]["n_written"] == 4
+    assert rounds._missing_captions(filled) == {}
+    with filled.db.write() as connection:
+        connection.execute("UPDATE records SET caption = NULL")
+    remote = with_endpoint(filled, "https://api.example.com/v1", 'allow_remote = true\nsource = "endpoint"\n')
+    with pytest.raises(Conflict, match="write them first with `radpref data caption`"):
+        rounds._missing_captions(remote)
+    add_rated_set(remote, source="r0")
+    lifecycle.lock(remote, "office")
+    assert rounds._missing_captions(remote) == {}
+
+
 def test_labels_write_where_there_is_no_report(study: Study) -> None:
     add_records(study, [None, "IMPRESSION: edema"])
     with study.db.write() as connection:
@@ -382,6 +414,29 @@ def test_content_in_parts_and_thoughts(endpoint: Endpoint) -> None:
 )  # fmt: skip
 def test_a_caption_is_read_out_of_an_answer(answer: str, caption: str) -> None:
     assert read_answer(answer) == caption
+
+
+def test_answers_that_were_paid_for_survive_an_interruption(
+    filled: Study, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = with_endpoint(filled, endpoint.url, "concurrency = 1\n")
+    endpoint.reply = by_report
+    real, calls = ChatEndpoint.ask, iter(range(100))
+
+    def interrupted(self: ChatEndpoint, messages: Any) -> Answer:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, messages)
+
+    monkeypatch.setattr(ChatEndpoint, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_captions(study, "endpoint")
+    assert captions_of(study) == [None] * 4
+    assert study.db.value("SELECT count(*) FROM caption_answers") == len(endpoint.requests) >= 2
+    monkeypatch.setattr(ChatEndpoint, "ask", real)
+    write_captions(study, "endpoint")
+    assert captions_of(study) == CAPTIONS
+    assert len(endpoint.requests) == 4
 
 
 # --- privacy and cost --------------------------------------------------------------------------------------------
