@@ -11,57 +11,26 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
-from data.caption_prompt import (
-    PROMPT_VERSION,
-    again,
-    estimated_tokens,
-    first_messages,
-    read_answer,
-)
-from data.caption_rules import RULES_VERSION, broken_rules
-from data.captioner import CAPTIONER_VERSION, rule_caption
+from data.caption_due import Work, batches, chosen_source, due_records, estimate, known_answers, load, version_of
+from data.caption_prompt import again, first_messages, read_answer
+from data.caption_rules import broken_rules
+from data.captioner import rule_caption
 from data.conditions_store import asked_attributes
 from data.endpoint import Answer, ChatEndpoint, EndpointFailed
-from data.errors import Conflict, InvalidInput
+from data.errors import Conflict
 from data.lifecycle import stage
 from data.progress import bar
 from data.records import Run, now, start_run
-from data.reports import Impression, impression
-from data.splits import SPLITS
 from data.study import Study
 
-BATCH = 64
-"""Records per transaction: what an interruption loses at most (answers that were paid for are kept)."""
 N_EXAMPLES = 8
-_DUE = """
-SELECT r.record_id, r.caption, e.caption AS written, e.version, e.run_id
-FROM records r LEFT JOIN caption_events e
-ON e.event_id = (SELECT max(l.event_id) FROM caption_events l WHERE l.record_id = r.record_id)
-WHERE ? IS NULL OR r.split = ? ORDER BY r.record_id
-"""
-
-
-@dataclass
-class _Work:
-    """One due record: what is known of it, and what came out."""
-
-    record_id: str
-    previous: str | None
-    labels: dict[str, float | None]
-    found: Impression | None
-    caption: str | None = None
-    source: str = "rules"
-    rejected: list[str] = field(default_factory=list)
-    fresh: dict[str, Answer] = field(default_factory=dict)
-    failed: EndpointFailed | None = None
-    skipped: bool = False
+"""Captions that are shown when a run ends."""
 
 
 def write_captions(
@@ -83,14 +52,14 @@ def write_captions(
         redo: also replace the data set's own captions that keep the rules. missing: replace none that is there.
         split: only records of this split. limit: at most so many records.
         environ: where the endpoint's key is looked up.
-        confirm: called with the estimate before anything is sent off this machine; it raises to stop.
+        confirm: called with the estimate before an endpoint is asked; it raises to stop.
 
     Raises:
         Conflict: the study is locked or frozen.
         InvalidInput: an unknown source or split, or an endpoint that may not be used.
         EndpointFailed: the endpoint does not work; what it wrote so far is stored.
     """
-    source = _source(study, source, split)
+    source = chosen_source(study, source, split)
     if (found := stage(study.db)) in ("locked", "frozen"):
         raise Conflict(f"the study is {found}: its captions are fixed; caption another study")
     with ExitStack() as stack:
@@ -99,12 +68,12 @@ def write_captions(
             endpoint = stack.enter_context(ChatEndpoint(study.config.captions, environ or {}, sleep))
         version = version_of(source, study.config.captions.model)
         unfinished = _unfinished(study, source, version, redo, split, limit)
-        due, counts = _due(study, version, split, unfinished if redo else None, redo=redo)
+        due, counts = due_records(study, version, split, unfinished if redo else None, redo=redo)
         due = [one for one in due if not (missing and one[1])][:limit]
         result: dict[str, Any] = {"source": source, "version": version, **counts, "n_due": len(due)}
         if not due:
             return {**result, "run_id": None, "n_written": 0}
-        if endpoint is not None and confirm is not None and endpoint.place != "this machine":
+        if endpoint is not None and confirm is not None:
             confirm(estimate(study, endpoint, [record_id for record_id, _ in due]))
         config = _run_config(study, source, version, redo, split, limit)
         runs: list[Run] = []
@@ -120,22 +89,6 @@ def write_captions(
             result["n_conditions_kept"] = _conditions_of(study, runs[0])
             runs[0].result = dict(result)
     return result
-
-
-def _source(study: Study, source: str | None, split: str | None) -> str:
-    chosen = source or study.config.captions.source
-    if chosen not in ("rules", "endpoint"):
-        raise InvalidInput(f"--source {chosen} is unknown; choose rules or endpoint")
-    if split is not None and split not in SPLITS:
-        raise InvalidInput(f"--split {split} is unknown; choose {', '.join(SPLITS)}")
-    return chosen
-
-
-def version_of(source: str, model: str | None) -> str:
-    """By what a caption was made: changes where the same report may get another caption."""
-    if source == "rules":
-        return f"rules {CAPTIONER_VERSION}.{RULES_VERSION}"
-    return f"{model}, prompt {PROMPT_VERSION}.{RULES_VERSION}"
 
 
 def _run_config(
@@ -155,98 +108,7 @@ def _unfinished(study: Study, *parts: Any) -> str | None:
     return None if found is None else str(found)
 
 
-def _due(
-    study: Study, version: str, split: str | None, unfinished: str | None, *, redo: bool
-) -> tuple[list[tuple[str, str | None]], dict[str, Any]]:
-    """(record_id, present caption) of what is due, and counts of what is not."""
-    due: list[tuple[str, str | None]] = []
-    broken: Counter[str] = Counter()
-    n_records = n_kept = 0
-    for row in study.db.connection.execute(_DUE, (split, split)):
-        record_id, caption, written, made_by, run_id = row
-        n_records += 1
-        rules = broken_rules(caption) if caption else []
-        broken.update(one.rule for one in rules)
-        outdated = written is not None and written == caption and made_by != version
-        done_before = redo and unfinished is not None and run_id == unfinished
-        if (redo and not done_before) or not caption or rules or outdated:
-            due.append((str(record_id), caption))
-        else:
-            n_kept += 1
-    return due, {"n_records": n_records, "n_kept": n_kept, "broken": dict(sorted(broken.items()))}
-
-
-def estimate(study: Study, endpoint: ChatEndpoint, record_ids: Sequence[str]) -> dict[str, Any]:
-    """What asking for these records would take: reports, answers already paid for, tokens, and the price if known."""
-    known = _known_answers(study)
-    n_reports = n_cached = sent = answered = 0
-    for batch in _batches(record_ids):
-        for work in _load(study, [(record_id, None) for record_id in batch]):
-            if work.found is None:
-                continue
-            n_reports += 1
-            if endpoint.key(first_messages(work.found.text)) in known:
-                n_cached += 1
-                continue
-            tokens = estimated_tokens(work.found.text)
-            sent, answered = sent + tokens[0], answered + tokens[1]
-    settings = endpoint.settings
-    prices = (settings.price_input, settings.price_output)
-    cost = None if None in prices else (sent * float(prices[0] or 0) + answered * float(prices[1] or 0)) / 1e6
-    return {
-        "endpoint": endpoint.url,
-        "place": endpoint.place,
-        "model": settings.model,
-        "n_due": len(record_ids),
-        "n_reports": n_reports,
-        "n_cached": n_cached,
-        "n_to_ask": n_reports - n_cached,
-        "tokens_sent": sent,
-        "tokens_answered": answered,
-        "cost": cost,
-    }
-
-
-def estimate_only(
-    study: Study, *, redo: bool = False, split: str | None = None, limit: int | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The estimate for what :func:`write_captions` would ask the endpoint; nothing is sent and nothing written."""
-    _source(study, "endpoint", split)
-    endpoint = ChatEndpoint(study.config.captions, environ or {})
-    version = version_of("endpoint", study.config.captions.model)
-    due, _ = _due(study, version, split, None, redo=redo)
-    return estimate(study, endpoint, [record_id for record_id, _ in due[:limit]])
-
-
 # --- writing -----------------------------------------------------------------------------------------------------
-
-
-def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), BATCH):
-        yield items[start : start + BATCH]
-
-
-def _load(study: Study, due: Sequence[tuple[str, str | None]]) -> list[_Work]:
-    """Reports and labels of a batch, the impressions read out of them."""
-    ids = [record_id for record_id, _ in due]
-    marks = ",".join("?" * len(ids))
-    labels: dict[str, dict[str, float | None]] = {}
-    for row in study.db.rows(f"SELECT record_id, label, value FROM labels WHERE record_id IN ({marks})", ids):
-        labels.setdefault(row["record_id"], {})[row["label"]] = row["value"]
-    reports = {
-        str(row["record_id"]): row["report"]
-        for row in study.db.rows(f"SELECT record_id, report FROM records WHERE record_id IN ({marks})", ids)
-    }
-    return [
-        _Work(record_id, previous, labels.get(record_id, {}), impression(reports[record_id] or ""))
-        for record_id, previous in due
-    ]
-
-
-def _known_answers(study: Study) -> dict[str, Answer]:
-    rows = study.db.connection.execute("SELECT key, answer, prompt_tokens, completion_tokens FROM caption_answers")
-    return {str(key): Answer(text, sent, answered) for key, text, sent, answered in rows}
 
 
 def _write_all(
@@ -259,11 +121,11 @@ def _write_all(
     counts: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     examples: list[dict[str, Any]] = []
-    known = _known_answers(study) if endpoint else {}
+    known = known_answers(study) if endpoint else {}
     n_before, usage = len(known), [0, 0]
     with bar("captions", len(due)) as advance:
-        for batch in _batches(due):
-            works = _load(study, batch)
+        for batch in batches(due):
+            works = load(study, batch)
             if endpoint is None:
                 for work in works:
                     _by_rules(work)
@@ -318,14 +180,14 @@ def _conditions_of(study: Study, run: Run) -> int:
     )
 
 
-def _by_rules(work: _Work) -> None:
+def _by_rules(work: Work) -> None:
     caption = rule_caption(work.found.text if work.found else None, work.labels)
     work.caption = caption if caption and not broken_rules(caption) else None
 
 
-def _by_endpoint(study: Study, works: Sequence[_Work], endpoint: ChatEndpoint, known: dict[str, Answer]) -> None:
+def _by_endpoint(study: Study, works: Sequence[Work], endpoint: ChatEndpoint, known: dict[str, Answer]) -> None:
     """Ask for a batch, equal impressions once; a failure stops what has not begun."""
-    groups: dict[str, list[_Work]] = {}
+    groups: dict[str, list[Work]] = {}
     for work in works:
         if work.found is None:
             _by_rules(work)
@@ -348,7 +210,7 @@ def _by_endpoint(study: Study, works: Sequence[_Work], endpoint: ChatEndpoint, k
             work.source = "fallback"
 
 
-def _ask(work: _Work, endpoint: ChatEndpoint, known: Mapping[str, Answer], stop: Event) -> None:
+def _ask(work: Work, endpoint: ChatEndpoint, known: Mapping[str, Answer], stop: Event) -> None:
     """Ask for one caption, again with the reason where it breaks the rules; at last the rules write it."""
     assert work.found is not None
     messages = first_messages(work.found.text)
@@ -376,7 +238,7 @@ def _ask(work: _Work, endpoint: ChatEndpoint, known: Mapping[str, Answer], stop:
     work.source = "fallback"
 
 
-def _store_answers(study: Study, works: Sequence[_Work]) -> None:
+def _store_answers(study: Study, works: Sequence[Work]) -> None:
     """The endpoint's answers, whatever becomes of them."""
     rows = [
         (key, study.config.captions.model, one.text, one.prompt_tokens, one.completion_tokens, now())
@@ -387,7 +249,7 @@ def _store_answers(study: Study, works: Sequence[_Work]) -> None:
         connection.executemany("INSERT INTO caption_answers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
 
-def _store(study: Study, run: Run, works: Sequence[_Work], version: str) -> None:
+def _store(study: Study, run: Run, works: Sequence[Work], version: str) -> None:
     """Captions and who wrote them, in one transaction."""
     with study.db.write() as connection:
         for work in works:

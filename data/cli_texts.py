@@ -33,7 +33,8 @@ def caption(
     """Write a five-word caption for every record that has none, or one that breaks the study's rules."""
     import os
 
-    from data.captioning import estimate_only, write_captions
+    from data.caption_due import estimate_only
+    from data.captioning import write_captions
     from data.cli import emit
     from data.study import Study
 
@@ -46,7 +47,7 @@ def caption(
     def confirm(expected: dict[str, Any]) -> None:
         if not as_json:
             print_estimate(expected)
-        if yes or not expected["n_to_ask"]:
+        if yes or not expected["n_to_ask"] or expected["place"] == "this machine":
             return
         question = f"The impressions of {expected['n_to_ask']} reports leave this machine for {expected['endpoint']}."
         if as_json or not sys.stdin.isatty():

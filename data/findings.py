@@ -49,6 +49,7 @@ FINDINGS: tuple[Finding, ...] = (
         sided=False,
     ),
     Finding("edema", "heart failure", r"(?:(?:congestive )?(?:heart|cardiac) failure|chf)", sided=False),
+    Finding("edema", "fluid overload", r"(?:fluid|volume) overload", sided=False),
     Finding("pneumonia", "pneumonia", r"(?:(?:broncho-?)?pneumonias?|(?:chest|lung|pulmonary) infections?)"),
     Finding("consolidation", "consolidation", r"consolidat(?:ions?|ive (?:opacit(?:y|ies)|changes?|process(?:es)?))"),
     Finding(

@@ -52,8 +52,8 @@ _AFTER = re.compile(
 )
 _DOUBT = re.compile(
     r"\b(?:possibl[ey]|possibilit\w+|may|might|could|questionable|question(?:s)? of|question|queried|versus|vs\.?|"
-    r"concern(?:ing)?(?: for)?|suspicious for|suspicion of|differential(?: diagnosis)?|equivocal|or|and/or|"
-    r"if|consider|potential(?:ly)?|should be considered)\b|\?",
+    r"concern(?:ing)?(?: for)?|worrisome for|suspicious for|suspicion of|differential(?: diagnosis)?|equivocal|or|"
+    r"and/or|if|consider|potential(?:ly)?|should be considered)\b|\?",
     re.I,
 )
 _STOP = re.compile(
@@ -98,6 +98,12 @@ _SITES = re.compile(
     r"(vertebra\w*|spinal|spine|compression|thoracic)|(humer\w+|shoulder)|(biapical)|([rl][ul]l|rml))\b",
     re.I,
 )
+_MODIFIERS = frozenset(
+    [*SEVERITIES, *(word for words in SIDE_WORDS.values() for word in words),
+     "upper", "lower", "middle", "lobe", "lung", "base", "apex", "now", "currently", "to", "and", "in", "at", "the",
+     "is"]
+)  # fmt: skip
+"""A part between commas of these words alone belongs to the one finding of its clause."""
 _SITE_WORDS = ("", "apical", "basilar", "retrocardiac", "hilar", "mediastinal", "lingular", "subpulmonic", "rib",
                "clavicle", "vertebral", "humerus", "apical")  # fmt: skip
 _LOBES = {"rul": ("right", "upper lobe"), "rml": ("right", "middle lobe"), "rll": ("right", "lower lobe"),
@@ -171,7 +177,8 @@ def _clause_mentions(clause: str, place: int) -> list[Mention]:
         tail = clause[spans[following - 1][1] : spans[following][0] if following < len(spans) else len(clause)]
         words = _around(before, clause[start:end], after if _WHERE.match(after) else tail, len(spans) == 1)
         side, size, kind, site = words
-        if not side and not site and k and found[-1].state != "absent" and _SAME.match(before):
+        linked = _SAME.match(before) or _SAME.match(before.split(",")[-1])
+        if not side and not site and k and found[-1].state != "absent" and linked:
             side, site = found[-1].side, found[-1].site
         if not finding.sided:
             side = site = ""
@@ -250,6 +257,8 @@ def _doubts(blank: str, doubt: re.Match[str], start: int) -> bool:
 def _around(before: str, named: str, after: str, alone: bool) -> tuple[str, str, str, str]:
     """(side, size, kind, site) from the words before a finding, in it, and after it where they say where it is."""
     near = before.split(",")[-1] if not alone else before
+    if alone:  # "effusion, small, left"; "edema has worsened, now moderate"
+        near += " " + " ".join(part for part in after.split(",") if _only_modifiers(part))
     where = after.split(",")[0] if _WHERE.match(after) else ""
     inner = f"{near} {named}"
     side = _side(inner) or _side(where) or _side(after.split(",")[-1] if alone and "greater" in after else "")
@@ -258,6 +267,11 @@ def _around(before: str, named: str, after: str, alone: bool) -> tuple[str, str,
     if not site:
         site, lobe_side = _site(where)
     return side or lobe_side, size, kind, site
+
+
+def _only_modifiers(part: str) -> bool:
+    words = re.findall(r"[a-z-]+", part.replace("-to-", " to ").lower())
+    return bool(words) and all(word in _MODIFIERS for word in words)
 
 
 def _side(text: str) -> str:
@@ -269,7 +283,11 @@ def _side(text: str) -> str:
 
 def _size_and_kind(text: str) -> tuple[str, str]:
     """The caption's words for size ("mild to moderate": moderate; else e.g. chronic) and kind, or ""."""
-    words = [SEVERITIES[word] for word in re.findall(r"[a-z-]+", text.lower()) if SEVERITIES.get(word)]
+    words = [
+        SEVERITIES[word]
+        for word in re.findall(r"[a-z-]+", text.lower().replace("-to-", " to "))
+        if SEVERITIES.get(word)
+    ]
     sizes = [word for word in words if word in SIZES]
     others = [word for word in words if word not in SIZES and word not in _KINDS]
     kinds = [word for word in words if word in _KINDS]

@@ -87,6 +87,13 @@ def read_pair_lines(path: Path) -> list[PairLine]:
     lines = [_read_line(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise InvalidInput(f"{path} holds no pair")
+    programs = {line.rater for line in lines if line.simulated}
+    for line in lines:
+        if not line.simulated and line.rater in programs:
+            raise InvalidInput(
+                f"{path.name}, line {line.number}: rater {line.rater or '(none)'} is simulated in other lines; "
+                "people and programs need names of their own"
+            )
     return lines
 
 

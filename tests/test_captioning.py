@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from data import lifecycle
+from data.caption_due import estimate_only
 from data.caption_prompt import estimated_tokens, read_answer
 from data.caption_rules import Broken, broken_rules
-from data.captioning import estimate_only, write_captions
+from data.captioning import write_captions
 from data.cli import data_app
 from data.config import CaptionsConfig
 from data.endpoint import Answer, ChatEndpoint, EndpointFailed, where
@@ -182,7 +183,7 @@ def test_a_new_version_of_the_rules_rewrites_only_its_own(filled: Study, monkeyp
     write_captions(filled)
     with filled.db.write() as connection:
         connection.execute("UPDATE records SET caption = 'Right effusion' WHERE record_id = 'r0'")  # by hand
-    monkeypatch.setattr("data.captioning.CAPTIONER_VERSION", 2)
+    monkeypatch.setattr("data.caption_due.CAPTIONER_VERSION", 2)
     found = write_captions(filled)
     assert (found["n_due"], found["n_kept"]) == (3, 1)
     assert captions_of(filled)[0] == "Right effusion"
@@ -206,7 +207,7 @@ def test_conditions_keep_the_text_that_was_shown(filled: Study) -> None:
 
 
 def test_an_interrupted_run_goes_on(filled: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.captioning.BATCH", 1)
+    monkeypatch.setattr("data.caption_due.BATCH", 1)
     import data.captioning as module
 
     real, calls = module._by_rules, iter(range(100))
@@ -291,7 +292,7 @@ def test_a_changed_rule_asks_only_what_it_must(filled: Study, endpoint: Endpoint
     study = with_endpoint(filled, endpoint.url, "re_ask = 1\n")
     endpoint.reply = by_report
     write_captions(study, "endpoint")
-    monkeypatch.setattr("data.captioning.RULES_VERSION", 2)
+    monkeypatch.setattr("data.caption_due.RULES_VERSION", 2)
     import data.captioning as module
 
     def stricter(caption: str | None) -> list[Broken]:

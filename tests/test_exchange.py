@@ -384,6 +384,7 @@ def test_a_finished_import_does_nothing_again(study: Study, tmp_path: Path) -> N
         ({"image_1": ""}, "image_1 = '' is no text"),
         ({"text": 5}, "text = 5 is no text"),
         ({"masks": [1]}, "masks must be an object"),
+        ({"simulated": True}, "people and programs need names of their own"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_imported(
