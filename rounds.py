@@ -32,13 +32,14 @@ DEMO_ACCOUNTS: tuple[tuple[str, Role, str], ...] = (
 def import_step(study: Study) -> dict[str, Any]:
     """Import the records of study.toml's reader and caption those that bring none; at once where all is there.
 
-    A table whose path came with ``radpref data import table PATH`` is not read again.
+    A set whose path came with ``radpref data import READER PATH`` is not read again.
     """
     from data.importing import import_records
 
     n_records = int(study.db.value("SELECT count(*) FROM records"))
-    if study.config.data.reader == "table" and study.config.data.path is None and n_records:
-        return {"reader": "table", "n_imported": 0, "n_existing": n_records} | _missing_captions(study)
+    reader = study.config.data.reader
+    if reader != "phantom" and study.config.data.path is None and n_records:
+        return {"reader": reader, "n_imported": 0, "n_existing": n_records} | _missing_captions(study)
     return import_records(study) | _missing_captions(study)
 
 

@@ -62,7 +62,8 @@ def new(
     from data.templates import named_template
 
     study = Study.create(path, named_template(template, name or path.resolve().name))
-    source = " table PATH" if study.config.data.reader == "table" and study.config.data.path is None else ""
+    config = study.config.data
+    source = f" {config.reader} PATH" if config.reader != "phantom" and config.path is None else ""
     following = f"radpref data import{source} --study {path}"
     if as_json:
         emit({"study": str(study.root), "next": following}, True)

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,12 +64,14 @@ def sha256_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of the file at ``path``, read in blocks of 1 MiB."""
+def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of the file at ``path``, read in blocks of 1 MiB; ``advance`` is told the bytes of each."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            if advance is not None:
+                advance(len(block))
     return digest.hexdigest()
 
 

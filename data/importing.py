@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 """Records per transaction: what an interruption loses at most."""
+LARGE = 256 << 20
+"""Bytes of inputs from which hashing them shows a bar."""
 
 
 def import_records(
@@ -96,12 +98,17 @@ def _pending(study: Study, plan: ImportPlan) -> list[int]:
 
 
 def _hashes(plan: ImportPlan) -> dict[str, str]:
-    """Name -> SHA-256 of the plan's inputs; two of one name carry their folders' names."""
+    """Name -> SHA-256 of the plan's inputs; two of one name carry their folders' names. A bar where it takes long."""
     names = [path.name for path in plan.inputs]
-    return {
-        path.name if names.count(path.name) == 1 else f"{path.resolve().parent.name}/{path.name}": sha256_file(path)
+    keys = [
+        path.name if names.count(path.name) == 1 else f"{path.resolve().parent.name}/{path.name}"
         for path in plan.inputs
-    }
+    ]
+    n_bytes = sum(path.stat().st_size for path in plan.inputs)
+    if n_bytes < LARGE:
+        return {key: sha256_file(path) for key, path in zip(keys, plan.inputs, strict=True)}
+    with bar("hash", n_bytes) as advance:
+        return {key: sha256_file(path, advance) for key, path in zip(keys, plan.inputs, strict=True)}
 
 
 def _check_size(study: Study) -> None:

@@ -1,6 +1,7 @@
 """Whatever a user gets wrong about data is one line; one bad image never stops an import; a full disk loses nothing."""
 
 import csv
+import json
 import shutil
 
 import numpy as np
@@ -8,13 +9,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import radpref
 from data.cli import data_app, study_app
 from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
 from data.importing import import_records
 from data.readers import ImportPlan, PlannedRecord, get_reader
+from data.rle import encode_rle
 from data.study import Study
 from data.verify import verify
 from tests.support_data import full_disk_after, gray, table_study
+from tests.support_dicom import write_dicom
 
 
 def reasons(result):
@@ -218,3 +222,75 @@ def test_commands_raise_only_errors_of_the_tree(study, app, arguments):
 def test_what_is_asked_of_every_new_record_is_looked_up_not_searched(study, sql):
     plan = study.db.rows(f"EXPLAIN QUERY PLAN {sql}", ("x",) * sql.count("?"))
     assert [row["detail"].split()[0] for row in plan] == ["SEARCH"]
+
+
+def spoilt_table(tmp_path):
+    """A study on a table whose rows go wrong in every way that one row can."""
+    masks = [encode_rle(np.ones((80, 64), bool), "relative")] * 8
+    masks[3] = "5000 900"
+    files = ["images/cut.dcm", *(f"images/{i}.png" for i in range(1, 8))]
+    study = table_study(
+        tmp_path,
+        replace=(('mask.lungs = "mask"', 'rle.lungs = "mask"'), ("[data]\n", '[data]\nrle = "relative"\n')),
+        file=files, mask=masks, ill=["0", "2", "0", "1", "0", "1", "0", "1"],
+    )  # fmt: skip
+    path = write_dicom(tmp_path / "tree" / "images" / "cut.dcm", gray(0, 80))
+    path.write_bytes(path.read_bytes()[:-999])
+    (tmp_path / "tree" / "images" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    return study
+
+
+def test_the_command_goes_past_every_bad_row_and_counts_them(tmp_path):
+    study = spoilt_table(tmp_path)
+    shown = CliRunner().invoke(data_app, ["import", "--study", str(study.root), "--json"])
+    assert shown.exit_code == 0
+    found = reasons(json.loads(shown.stdout))
+    expected = {
+        "cut.dcm": "pixel data",
+        "1.png": "'2'",
+        "2.png": "not a readable image",
+        "3.png": "pixel 5900 of 64x80",
+    }
+    assert {name: words in found[f"tree/images/{name}"] for name, words in expected.items()} == dict.fromkeys(
+        expected, True
+    )
+    assert len(found) == 4
+    assert study.db.value("SELECT count(*) FROM records") == 4
+    assert verify(study)["problems"] == []
+    study.db.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["table"], "give PATH"),
+        (["table", "{root}/none.csv"], "no table at"),
+        (["table", "{root}/empty"], "is a folder"),
+        (["table", "{root}/image.png"], "not a readable table"),
+        (["table", "{root}/head.csv"], "no row to read"),
+        (["medmnist"], "give PATH"),
+        (["medmnist", "{root}/none.npz"], "no archive at"),
+        (["medmnist", "{root}/empty"], "is a folder"),
+        (["medmnist", "{root}/head.csv"], "not a readable .npz archive"),
+        (["chexpert", "{root}/none"], "no folder at"),
+        (["chexpert", "{root}/head.csv"], "is a file"),
+        (["siim", "{root}/empty"], "put it there"),
+        (["phantom", "{root}/head.csv"], "reads no file"),
+        (["nope"], "choose one of"),
+    ],
+)
+def test_wrong_paths_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, arguments, words):
+    study = table_study(tmp_path, replace=((f'path = "{tmp_path}/tree/table.csv"\n', ""),))
+    (tmp_path / "empty").mkdir()
+    Image.fromarray(gray(0)).save(tmp_path / "image.png")
+    (tmp_path / "head.csv").write_text("file,person,part,words,ill,kind,population,mask\n")
+    given = [argument.format(root=tmp_path) for argument in arguments]
+    monkeypatch.setattr("sys.argv", ["radpref", "data", "import", *given, "--study", str(study.root)])
+    with pytest.raises(SystemExit) as stopped:
+        radpref.main()
+    assert stopped.value.code == 2
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert len(shown.err.strip().splitlines()) == 1
+    assert study.db.value("SELECT count(*) FROM runs") == 0
+    study.db.close()
