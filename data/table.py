@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.caption_rules import broken_rules
 from data.column_map import check_map, mapped_columns, mask_columns
 from data.config import ColumnsConfig, DataConfig
 from data.datasets.outlines import convention_of, frame_scaled
@@ -182,13 +183,18 @@ def _used(columns: ColumnsConfig) -> set[str | None]:
 
 
 def _texts(row: Row, columns: ColumnsConfig) -> tuple[str | None, str | None]:
-    """(caption, report): the caption is the cleaned text, the report the text as it stands."""
+    """(caption, report): the caption is the cleaned text, the report the text as it stands.
+
+    Without a text column a report is the caption only if it is as short as one.
+    """
     text = None
     if columns.text is not None:
         template = columns.text if "{" in columns.text else None
         text = template.format_map(row) if template else row[columns.text]
     report = row[columns.report] if columns.report else text
     caption = clean_caption(text if text is not None else report or "")
+    if text is None and broken_rules(caption):
+        caption = ""  # a whole report is no caption: `radpref data caption` makes one of it
     return caption or None, report or None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 from sqlite_utils import Database
@@ -235,7 +236,7 @@ def _captions(study: Study, found: _Findings) -> None:
     texts = [str(row[0]) for row in study.db.connection.execute("SELECT caption FROM records WHERE caption > ''")]
     broken = [(text, rules[0]) for text in texts if (rules := broken_rules(text))]
     if broken:
-        text, rule = broken[0]
+        text, rule = shorten(broken[0][0], 60), broken[0][1]
         found.notes.append(
             f"{len(broken)} of {len(texts)} captions break the study's rules, e.g. {text!r}: {rule.reason}; "
             "`radpref data caption` replaces them"

@@ -158,6 +158,16 @@ def test_table_without_splits_is_patient_disjoint(tmp_path):
     study.db.close()
 
 
+def test_a_report_alone_is_a_caption_only_if_it_is_short(tmp_path):
+    reports = ["IMPRESSION: Small right pleural effusion, unchanged."] * 4 + ["Pneumonia"] * 4
+    study = table_study(tmp_path, (('text = "words"', 'report = "words"'),), words=reports)
+    import_records(study)
+    rows = study.db.rows("SELECT caption, report FROM records ORDER BY record_id")
+    assert [row["report"] for row in rows] == reports
+    assert [row["caption"] for row in rows] == [None] * 4 + ["Pneumonia"] * 4
+    study.db.close()
+
+
 def test_table_where_template_and_report(tmp_path):
     study = table_study(tmp_path, replace=(
         (
