@@ -55,21 +55,22 @@ def caption_of_text(text: str, labels: Mapping[str, float | None] | None = None)
 
 
 def caption_of_labels(labels: Mapping[str, float | None]) -> str | None:
-    """Caption from labels alone: the first positive finding with its sides; None where nothing is known.
+    """Caption from labels alone: the main positive finding with its sides; None where nothing is known.
 
-    "Normal" needs a label that says so, or at least `MIN_DENIED` findings that are all known and 0.
+    "Normal" needs a label that says so (devices do not contradict it, as in CheXpert's "No Finding"), or at least
+    `MIN_DENIED` findings that are all known and 0 and no label that says the opposite.
     """
     known = {label: finding for label in labels if "/" not in label and (finding := main_finding(label))}
     positive = [label for label in known if labels[label] == 1]
-    if positive:
-        label = min(positive, key=lambda one: (RANK[known[one]], one))
-        sides = label_sides(label, labels) if known[label].sided else []
-        return _write(
-            Mention(known[label], "present", "bilateral" if len(sides) == 2 else "".join(sides), "", "", "", 0)
-        )
-    if any(labels.get(name) == 1 for name in NORMAL_LABELS):
+    said = [labels[name] for name in NORMAL_LABELS if labels.get(name) is not None]
+    if 1 in said and all(known[label].label == "support_devices" for label in positive):
         return NORMAL
-    return NORMAL if len(known) >= MIN_DENIED and all(labels[label] == 0 for label in known) else None
+    if not positive:
+        denied = not said and len(known) >= MIN_DENIED and all(labels[label] == 0 for label in known)
+        return NORMAL if denied else None
+    label = min(positive, key=lambda one: (RANK[known[one]], one))
+    sides = label_sides(label, labels) if known[label].sided else []
+    return _write(Mention(known[label], "present", "bilateral" if len(sides) == 2 else "".join(sides), "", "", "", 0))
 
 
 def rule_caption(text: str | None, labels: Mapping[str, float | None]) -> str | None:

@@ -193,6 +193,9 @@ def test_labels_alone_give_a_caption() -> None:
     assert caption_of_labels({"no_finding": 1, "support_devices": None}) == "Normal"
     denied = dict.fromkeys(("pneumonia", "edema", "pneumothorax", "pleural_effusion", "cardiomegaly"), 0.0)
     assert caption_of_labels(denied) == "Normal"
+    assert caption_of_labels({**denied, "normal": 0.0}) is None  # something is there that no label names
+    assert caption_of_labels({"normal": 1, "support_devices": 1}) == "Normal"  # devices are no finding
+    assert caption_of_labels({"normal": 0, "support_devices": 1}) == "Support devices"
     assert caption_of_labels({"pneumothorax": 0.0}) is None  # one absent disease is no normal radiograph
     assert caption_of_labels({"pneumonia": None, "edema": 0.0}) is None  # not all is known
     assert caption_of_labels({"adult": 1.0, "site_b": 1.0}) is None  # no finding
