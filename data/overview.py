@@ -23,10 +23,13 @@ _COUNTS = {
 
 
 def overview(study: Study) -> dict[str, Any]:
-    """{name, study, records, images, sets, raters, scores, runs, models: {kind: count}, next: command}."""
+    """{name, study, records, images, sets, raters, scores, runs, models: {kind: count}, captions: count,
+    reports: count, next: command}."""
     found: dict[str, Any] = {"name": study.config.name, "study": str(study.root)}
     for section, sql in _COUNTS.items():
         found[section] = {str(row["k"]): int(row["n"]) for row in study.db.rows(sql + " ORDER BY 1")}
+    for text in ("captions", "reports"):
+        found[text] = int(study.db.value(f"SELECT count(*) FROM records WHERE {text.removesuffix('s')} > ''"))
     found["next"] = next_command(found)
     return found
 
@@ -36,6 +39,7 @@ def next_command(found: dict[str, Any]) -> str:
     done = {key.removesuffix(" done") for key in found["runs"] if key.endswith(" done")}
     steps = (
         (bool(found["records"]), "data import"),
+        (bool(found["captions"] or found["sets"] or not found["reports"]), "data caption"),
         (bool(found["sets"]), "generate sets"),
         (bool(found["scores"]), "annotate serve"),
         ("pairs" in done, "align pairs"),
@@ -49,7 +53,7 @@ def next_command(found: dict[str, Any]) -> str:
 
 
 def data_overview(study: Study) -> dict[str, Any]:
-    """{readers, reader, splits: per split n_records, n_patients, sha256, positive labels, masks per structure}."""
+    """{readers, reader, splits: per split n_records, n_patients, sha256, captions, positive labels, masks}."""
     manifest = split_manifest(study.db)
     for split in SPLITS:
         labels = study.db.rows(
@@ -61,6 +65,9 @@ def data_overview(study: Study) -> dict[str, Any]:
             "SELECT structure, count(*) AS n FROM record_masks JOIN records USING (record_id) WHERE split = ?"
             " GROUP BY 1 ORDER BY 1",
             (split,),
+        )
+        manifest[split]["captions"] = int(
+            study.db.value("SELECT count(*) FROM records WHERE split = ? AND caption > ''", (split,))
         )
         manifest[split]["positive"] = {str(row["label"]): int(row["n"] or 0) for row in labels}
         manifest[split]["masks"] = {str(row["structure"]): int(row["n"]) for row in masks}

@@ -148,6 +148,18 @@ def test_nothing_to_write_leaves_no_run(study: Study) -> None:
     assert study.db.rows("SELECT * FROM runs") == []
 
 
+def test_the_overview_names_the_step(filled: Study) -> None:
+    from data.overview import data_overview, overview
+
+    assert overview(filled)["next"].startswith("radpref data caption ")
+    write_captions(filled)
+    found = overview(filled)
+    assert (found["captions"], found["reports"]) == (4, 4)
+    assert found["next"].startswith("radpref generate sets ")
+    splits = data_overview(filled)["splits"]
+    assert [splits[split]["captions"] for split in ("train", "val", "test")] == [3, 1, 0]
+
+
 def test_missing_replaces_nothing(study: Study) -> None:
     add_records(study, list(REPORTS), ["Stable, effusion", None, "Edema", None])
     found = write_captions(study, missing=True)
