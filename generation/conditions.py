@@ -239,15 +239,17 @@ def control_residuals(
     `masked` is what `masked_rows` says of the batch, where the caller knows it.
     """
     every = (masked or masked_rows(batch)) == "all"
-    latents, steps, part = noisy_latents, timesteps, batch
+    latents, steps, states, hint = noisy_latents, timesteps, batch.text_states, batch.hint
     if not every:
-        rows = torch.nonzero(batch.mask_present).flatten().to(noisy_latents.device)
-        latents, steps, part = noisy_latents[rows], timesteps[rows], batch.select(rows)
+        rows = torch.nonzero(batch.mask_present).flatten()
+        if rows.device != latents.device:  # known on the CPU: no waiting for the device
+            rows = rows.pin_memory().to(latents.device, non_blocking=True)
+        latents, steps, states, hint = latents[rows], steps[rows], states[rows], hint[rows]
     down, mid = controlnet(
         latents,
         steps,
-        encoder_hidden_states=part.text_states,
-        controlnet_cond=controlnet_hint(controlnet, part.hint),
+        encoder_hidden_states=states,
+        controlnet_cond=controlnet_hint(controlnet, hint),
         return_dict=False,
     )
     if every:

@@ -28,7 +28,6 @@ FRESH = "fresh"
 SMALL_RATE, LARGE_RATE, LARGE_LORA_RATE, LARGE_CONTROL_RATE = 5e-4, 1e-5, 1e-4, 1e-5
 LARGE_PARAMETERS = 100_000_000
 """From so many parameters on a UNet counts as Stable-Diffusion-sized (SD 1.5: 860 million)."""
-LARGE_BYTES = 2 * LARGE_PARAMETERS
 SMALL_HINT, LARGE_HINT = (8, 16, 32, 64, 96, 128), (16, 32, 96, 256, 256, 256)
 """Widths of a new ControlNet's hint encoder, as many as there are halvings from image to latents, and one; the large
 ones are ControlNet's own (Zhang et al. 2023)."""
@@ -45,11 +44,20 @@ class Recipe:
 
 
 def is_large(path: Path) -> bool:
-    """Whether a start model on disk is Stable-Diffusion-sized, judged by its files alone."""
+    """Whether a start model on disk is Stable-Diffusion-sized, by the shapes in its files alone.
+
+    path: a diffusers directory (its ``unet/`` counts) or a single safetensors file.
+    """
+    from safetensors import safe_open
+
     folder = path / "unet" if (path / "unet").is_dir() else path
     files: Iterable[Path] = folder.glob("*.safetensors") if folder.is_dir() else [folder]
-    sizes = [file.stat().st_size for file in files if file.is_file()]
-    return max(sizes, default=0) >= LARGE_BYTES
+    sizes: dict[str, int] = {}  # by name: a directory may hold shards, or the same weights in two precisions
+    for file in files:
+        if file.is_file():
+            with safe_open(file, framework="pt") as opened:
+                sizes |= {name: math.prod(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    return sum(sizes.values()) >= LARGE_PARAMETERS
 
 
 def learning_rates(settings: TrainConfig, large: bool) -> tuple[float, float]:
@@ -95,6 +103,8 @@ def make_recipe(settings: TrainConfig, large: bool, *, masks: bool) -> Recipe:
             loop=loop,
         )
 
+    if not (unet or text or masks) and settings.control_steps and settings.control != "none":
+        raise InvalidInput("[train] trains a ControlNet alone, but no training image has a mask: import masks")
     text_stage = mask_stage = None
     if settings.unet_steps and (unet or text):
         text_stage = replace(common(TEXT_STAGE, rate), cache_text=not text)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from data.config import TrainConfig, parse_config
 from data.errors import InvalidInput
@@ -36,12 +37,14 @@ def test_rates_follow_the_size_of_the_model(tmp_path: Path) -> None:
     assert learning_rates(_train(unet="lora"), large=True) == (1e-4, 1e-5)
     assert learning_rates(_train(learning_rate=2e-4), large=False) == (2e-4, 1e-4)
     assert learning_rates(_train(learning_rate=2e-4, control_learning_rate=3e-6), large=True) == (2e-4, 3e-6)
-    weights = tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors"
-    weights.parent.mkdir()
-    weights.touch()
+    (tmp_path / "unet").mkdir()
+    save_file({"a": torch.zeros(1000)}, tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
     assert not is_large(tmp_path)
-    with weights.open("r+b") as file:
-        file.truncate(1_700_000_000)  # SD 1.5's UNet in fp16
+    assert not is_large(tmp_path / "absent.safetensors")
+    header = b'{"b":{"dtype":"F16","shape":[50000000,2],"data_offsets":[0,200000000]}}'
+    with (tmp_path / "unet" / "diffusion_pytorch_model-00002.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 200_000_000)  # a hole, no bytes on disk
     assert is_large(tmp_path)
 
 
@@ -84,6 +87,8 @@ def test_a_controlnet_can_be_trained_alone_after_the_text() -> None:
 def test_a_section_that_trains_nothing_is_refused() -> None:
     with pytest.raises(InvalidInput, match="trains nothing: set unet_steps"):
         make_recipe(_train(unet_steps=0, vae_steps=0), large=False, masks=False)
+    with pytest.raises(InvalidInput, match="no training image has a mask: import masks"):
+        make_recipe(_train(unet="frozen", text_encoder="frozen"), large=False, masks=False)
     with pytest.raises(InvalidInput, match=r"mix = .* must be three percentages that sum to 100"):
         _train(mix=[50, 50, 50])
 
