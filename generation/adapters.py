@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,8 +189,8 @@ def cached_model(hub_id: str) -> Path | None:
         ) from error
 
 
-def load_generator(study: Study, name: str, device: str = "cpu") -> GeneratorStack:
-    """The stack called ``name`` in study.toml.
+def load_generator(study: Study, name: str, device: str = "cpu", *, with_controlnet: bool = True) -> GeneratorStack:
+    """The stack called ``name`` in study.toml; without its ControlNet where one is to be grown anew.
 
     What [generator] says about a brought model (ControlNet, LoRA, ...) counts for a model named by its place; one that
     was trained here was saved with it.
@@ -198,7 +199,10 @@ def load_generator(study: Study, name: str, device: str = "cpu") -> GeneratorSta
         NotFound: it is not there.
         InvalidInput: a part is missing or broken, or does not fit.
     """
-    return load_stack(model_path(study, name), device, options=None if name == TRAINED else study_options(study))
+    options = None if name == TRAINED else study_options(study)
+    if not with_controlnet:
+        options = replace(options or ModelOptions(), with_controlnet=False)
+    return load_stack(model_path(study, name), device, options=options)
 
 
 def study_options(study: Study) -> ModelOptions:

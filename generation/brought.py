@@ -39,6 +39,8 @@ class ModelOptions:
     image_size: int | None = None
     variant: str | None = None
     config: Path | None = None
+    with_controlnet: bool = True
+    """False: a ControlNet is left out, also the model's own, as one is going to be grown from the UNet."""
 
 
 def options_of(settings: GeneratorConfig, structures: tuple[str, ...], root: Path) -> ModelOptions:
@@ -88,6 +90,8 @@ def apply_options(stack: GeneratorStack, options: ModelOptions, own_controlnet: 
     if options.image_size is not None:
         stack.image_size = options.image_size
     folder = options.controlnet or own_controlnet
+    if not options.with_controlnet:
+        folder = stack.controlnet = None
     if folder is not None and (options.controlnet or folder.is_dir()):
         stack.controlnet = read_controlnet(folder, options)
     check_size(stack)

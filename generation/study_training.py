@@ -20,7 +20,7 @@ import numpy as np
 from data.conditions_store import record_conditions
 from data.config import TrainConfig
 from data.errors import InvalidInput
-from data.files import sha256_bytes, sha256_file, sha256_tree, write_atomic
+from data.files import sha256_bytes, sha256_tree, write_atomic
 from data.progress import track
 from data.records import Run, finished_run, start_run
 from generation.study_corpus import (
@@ -99,7 +99,7 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
             "settings": settings.model_dump(mode="json"),
         }
         if compute.is_main:
-            _keep(study, stack, run, start)
+            _keep(study, stack, run)
         compute.wait()
     return run.result
 
@@ -119,13 +119,16 @@ def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
 
 
 def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
-    from generation.adapters import model_path
-    from generation.models import load_stack
+    from generation.adapters import load_generator
     from generation.recipes import FRESH, fresh_stack
 
     settings = study.config.train
     if settings.start != FRESH:
-        return load_stack(model_path(study, settings.start))
+        try:
+            return load_generator(study, settings.start, with_controlnet=settings.control != "new")
+        except InvalidInput as error:
+            mend = ", or train.control = 'new' trains one" if str(error).startswith("the ControlNet") else ""
+            raise InvalidInput(f"{error}{mend}") from error
     if not settings.vae_steps:
         raise InvalidInput("train.start = 'fresh' with vae_steps = 0 leaves a random autoencoder: set vae_steps")
     texts = [record["caption"] for record in records if record["caption"]]
@@ -143,14 +146,23 @@ def _shared_run(study: Study, config: dict[str, Any], inputs: dict[str, str], co
         yield run
 
 
-def _keep(study: Study, stack: GeneratorStack, run: Run, start: Path | None) -> None:
+def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
     """Write weights, LoRA and model card, and register the model."""
-    from generation.adapters import ADAPTER, LORA_FOLDER, TRAINED, lora_parameters, merge_lora, register_model
+    from generation.adapters import (
+        ADAPTER,
+        LORA_FOLDER,
+        TRAINED,
+        generator_identity,
+        lora_parameters,
+        merge_lora,
+        register_model,
+    )
     from generation.models import save_stack
+    from generation.recipes import FRESH
     from generation.train_card import train_card
 
-    if start is not None:
-        run.result["start_sha256"] = sha256_file(start) if start.is_file() else sha256_tree(start)
+    if study.config.train.start != FRESH:
+        run.result["start_sha256"] = generator_identity(study, study.config.train.start)
     if lora_parameters(stack.unet):
         run.model_folder.mkdir(parents=True, exist_ok=True)
         stack.unet.save_lora_adapter(run.model_folder / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)

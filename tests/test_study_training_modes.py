@@ -18,14 +18,17 @@ from safetensors.torch import load_file
 
 from data.conditions_store import record_conditions
 from data.errors import InvalidInput
+from data.importing import import_records
 from data.study import Study
 from generation import loop
-from generation.adapters import find_model
+from generation.adapters import find_model, study_options
+from generation.conditions import hint_colours
 from generation.loop import TrainingLoop
 from generation.models import load_stack, save_stack, tiny_stack
 from generation.sets import run_sets
 from generation.study_corpus import read_images, study_corpus
 from generation.study_training import run_config, run_train
+from tests.support_brought import save_brought
 
 ROOT = Path(__file__).parent.parent
 MODEL = '[generator]\nmodel = "trained"\nn_steps = 2\n'
@@ -219,3 +222,70 @@ def test_two_processes_train_what_one_trains_also_after_one_was_interrupted(
         assert study.db.value("SELECT count(*) FROM models") == 1
         assert study.db.value("SELECT count(*) FROM runs WHERE kind = 'train' AND status = 'done'") == 1
         study.db.close()
+
+
+# ---- brought models
+
+BROUGHT = """
+[generator]
+model = "trained"
+n_steps = 2
+
+[train]
+start = "brought"
+vae_steps = 0
+unet_steps = 2
+control_steps = 2
+batch_size = 4
+variants = 1
+unet = "lora"
+lora_rank = 2
+text_encoder = "frozen"
+loss = "plain"
+precision = "f32"
+sheet_images = 2
+"""
+
+
+def _brought_study(root: Path, toml: str, **brought: Any) -> Study:
+    data = '[data]\nimage_size = 32\nn_train = 6\nn_val = 3\nn_test = 0\nstructures = ["lungs", "heart"]\n'
+    opened = Study.create(root, data + toml)
+    import_records(opened)
+    save_brought(opened.root / "brought", **brought)
+    return opened
+
+
+def test_a_brought_model_of_velocity_gets_a_lora_and_a_controlnet_of_its_own(tmp_path: Path) -> None:
+    """Stable-Diffusion-2-like, v-prediction to zero signal; its ControlNet of five channels is not looked at."""
+    opened = _brought_study(tmp_path / "study", BROUGHT + 'control = "new"\n', family="sd2", hint=5)
+    result = run_train(opened, device="cpu")
+    stack = load_stack(Path(result["model"]))
+    assert (stack.prediction_type, stack.unconditional) == ("v_prediction", "empty_prompt")
+    assert stack.structures == ("lungs", "heart")
+    assert stack.controlnet is not None
+    assert stack.controlnet.config.conditioning_channels == 2
+    for stage in ("text", "masks"):
+        last = _lines(opened.root / "runs" / result["run_id"] / stage)[-1]
+        assert np.isfinite(last["validation_loss"])
+    assert run_sets(opened, n=2, mix=(50, 50, 0))["n_sets"] == 2
+    opened.db.close()
+
+
+def test_a_brought_controlnet_that_does_not_fit_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    opened = _brought_study(tmp_path / "study", BROUGHT, hint=5)
+    with pytest.raises(InvalidInput, match=r"reads 5 channels, .* or train.control = 'new' trains one"):
+        run_train(opened, device="cpu")
+    opened.db.close()
+
+
+def test_a_brought_controlnet_that_reads_colours_is_trained_further(tmp_path: Path) -> None:
+    opened = _brought_study(tmp_path / "study", BROUGHT + "control_alone = true\n", hint=3)
+    result = run_train(opened, device="cpu")
+    before = load_stack(opened.root / "brought", options=study_options(opened)).controlnet
+    after = load_stack(Path(result["model"])).controlnet
+    assert before is not None
+    assert after is not None
+    assert len(hint_colours(after) or []) == 2
+    moved = [n for n, p in before.named_parameters() if not torch.equal(p.half(), after.state_dict()[n].half())]
+    assert moved
+    opened.db.close()
