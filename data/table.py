@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from data.caption_rules import broken_rules
@@ -67,7 +66,6 @@ def read_table(config: DataConfig, path: Path | None = None) -> ImportPlan:
         raise InvalidInput("the table reader needs a file; give PATH or set data.path in study.toml")
     cells = read_table_file(path)
     rules = check_map(config, list(cells.columns), path)
-    cells["#"] = np.arange(2, len(cells) + 2).astype(str)  # the line of the file, which messages name
     for column, value in config.columns.where.items():
         cells = cells[cells[column] == value]
     if cells.empty:
@@ -81,7 +79,7 @@ def read_table(config: DataConfig, path: Path | None = None) -> ImportPlan:
 def _group(config: DataConfig, path: Path, rules: list[LabelRule], cells: pd.DataFrame) -> _Table:
     columns, folder = config.columns, path.resolve().parent.name
     names = cells[columns.record or columns.image].tolist()
-    numbers = cells["#"].tolist()
+    numbers = [int(number) + 2 for number in cells.index]  # lines of the file, also after `where`
     has_masks = bool(mask_columns(columns))
     agreeing = [cells[name].to_numpy(object) for name in mapped_columns(columns, rules)]
     table = _Table(config, path, rules, cells, _splits(cells, config), [], [], {}, {})
@@ -179,7 +177,7 @@ def _load(table: _Table, i: int) -> Record:
 def _used(columns: ColumnsConfig) -> set[str | None]:
     """Columns that are not repeated in ``extra``: paths, identifiers, free texts and masks."""
     texts = {columns.text, columns.report} if columns.text and "{" not in columns.text else {columns.report}
-    return {"#", columns.image, columns.patient, columns.split, *texts, *mask_columns(columns)}
+    return {columns.image, columns.patient, columns.split, *texts, *mask_columns(columns)}
 
 
 def _texts(row: Row, columns: ColumnsConfig) -> tuple[str | None, str | None]:

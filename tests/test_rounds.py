@@ -179,6 +179,24 @@ def test_a_table_that_was_imported_by_hand_is_not_asked_for_again(tmp_path):
     opened.db.close()
 
 
+def test_an_archive_that_was_imported_by_hand_is_not_asked_for_again(tmp_path):
+    import numpy as np
+
+    from data.importing import import_records
+
+    opened = Study.create(tmp_path / "s", '[data]\nreader = "medmnist"\nimage_size = 32\n')
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28)).astype(np.uint8)
+    arrays = {f"{split}_images": images[k : k + 1] for k, split in enumerate(("train", "val", "test"))}
+    arrays |= {f"{split}_labels": np.array([[1]]) for split in ("train", "val", "test")}
+    np.savez(tmp_path / "pneumoniamnist.npz", **arrays)
+    with pytest.raises(InvalidInput, match=r"needs an \.npz file"):
+        rounds.import_step(opened)
+    import_records(opened, path=tmp_path / "pneumoniamnist.npz")
+    found = rounds.import_step(opened)
+    assert (found["reader"], found["n_imported"], found["n_existing"]) == ("medmnist", 0, 3)
+    opened.db.close()
+
+
 def test_the_demo_refuses_another_study_and_another_size(tmp_path, steps):
     with pytest.raises(InvalidInput, match="--size huge: choose demo or full"):
         rounds.run_demo(tmp_path / "demo", size="huge", serve=False, port=1)

@@ -191,8 +191,11 @@ def test_rows_of_one_image_that_disagree_are_not_united(tmp_path):
 
 def test_messages_name_the_line_of_the_file_also_after_where(tmp_path):
     where = ('mask.lungs = "mask"', 'where.population = "child"')
-    study = table_study(tmp_path, replace=(where,), file=[f"images/{i}.png" for i in (0, 1, 2, 3, 4, 5, 6, 6)])
+    files = [f"images/{i}.png" for i in (0, 1, 2, 3, 4, 5, 6, 6)]
+    study = table_study(tmp_path, replace=(where,), file=files, **{"#": list("abcdefgh")})
     assert set(reasons(import_records(study))) == {"tree/images/6.png#row9"}
+    extra = study.db.value("SELECT extra FROM records WHERE record_id = 'tree/images/4.png'")
+    assert json.loads(extra)["#"] == "e"
     study.db.close()
 
 
