@@ -210,6 +210,17 @@ class AlignConfig(_Section):
     seed: int = 0
 
 
+class PoolConfig(_Section):
+    """Sampling of augmentation pools (docs/pools.md)."""
+
+    shard_size: int = Field(default=256, ge=1)
+    """Images that are sampled and stored as one: what an interruption loses at most."""
+    engine: Literal["process", "ray"] = "process"
+    """``ray``: workers under Ray (``pip install 'radpref[ray]'``)."""
+    workers: int = Field(default=0, ge=0)
+    """Ray workers; 0: one a GPU, or one a processor core."""
+
+
 class TaskConfig(_Section):
     """One downstream task."""
 
@@ -221,6 +232,13 @@ class TaskConfig(_Section):
     """Segmentation: the structure whose mask is the label."""
     where: dict[str, str] = Field(default_factory=dict)
     """Keep only records whose column has this value (e.g. population = "adult")."""
+    prompts: Literal["auto", "captions", "labels"] = Field(default="auto", exclude_if=lambda value: value == "auto")
+    """What pools are asked by: training captions that name one label alone; the label's name ("pneumonia"), as the
+    study did; auto: captions, and the name where there are none."""
+    synthetic: Literal["balanced", "positive-only"] = Field(
+        default="balanced", exclude_if=lambda value: value == "balanced"
+    )
+    """``balanced``: pools hold "Normal" images too (binary: half); ``positive-only``: none, as the study's."""
 
 
 class DownstreamConfig(_Section):
@@ -263,6 +281,7 @@ class StudyConfig(_Section):
     annotate: AnnotateConfig = AnnotateConfig()
     simulate: SimulateConfig = SimulateConfig()
     align: AlignConfig = AlignConfig()
+    pool: PoolConfig = PoolConfig()
     downstream: DownstreamConfig = DownstreamConfig()
 
 

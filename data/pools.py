@@ -1,14 +1,64 @@
-"""The synthetic training images of a task and arm, as the downstream grid reads them."""
+"""The synthetic training images of a task and arm: the real records they go by, and how the grid reads them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data.errors import NotFound
 
 if TYPE_CHECKING:
+    from data.config import TaskConfig
     from data.study import Study
+
+NORMAL = "normal"
+"""Name of the class without any of a task's labels."""
+_MATERIAL = """
+SELECT record_id, caption, extra,
+  (SELECT json_group_object(label, value) FROM labels l WHERE l.record_id = r.record_id) AS labels,
+  (SELECT json_group_object(structure, json_array(mask_sha, n_pixels)) FROM record_masks m
+   JOIN masks ON masks.sha256 = m.mask_sha WHERE m.record_id = r.record_id) AS masks
+FROM records r WHERE """
+
+
+def training_material(
+    study: Study, where: Mapping[str, str] | None = None, records: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Training records one after the other, by record_id: record_id, caption, labels, masks, known_masks.
+
+    ``masks`` maps structure -> SHA-256 of masks with pixels; ``known_masks`` also names empty ones (structure -> number
+    of pixels). ``where`` keeps records whose extra columns match; ``records`` only those (at most some hundreds).
+    """
+    condition, parameters = "split = 'train'", list[Any]()
+    if records is not None:
+        condition += f" AND record_id IN ({','.join('?' * len(records))})"
+        parameters = list(records)
+    for row in study.db.tables.query(_MATERIAL + condition + " ORDER BY record_id", parameters):
+        extra = json.loads(row["extra"])
+        if any(str(extra.get(column)) != value for column, value in (where or {}).items()):
+            continue
+        masks: dict[str, tuple[str, int]] = json.loads(row["masks"])
+        yield {
+            "record_id": row["record_id"],
+            "caption": row["caption"],
+            "labels": json.loads(row["labels"]),
+            "masks": {name: sha for name, (sha, n_pixels) in masks.items() if n_pixels},
+            "known_masks": {name: n_pixels for name, (_, n_pixels) in masks.items()},
+        }
+
+
+def is_usable(task: TaskConfig, record: Mapping[str, Any]) -> bool:
+    """Whether the task can train on a real record, and so counts it: a label of it is known, or the mask is.
+
+    A mask is known if it is there (also empty), or absent where the label of that name is 0 or other masks were drawn.
+    """
+    labels = record["labels"]
+    if task.kind != "segmentation":
+        return any(labels.get(label) is not None for label in task.labels)
+    if task.structure in record["known_masks"]:
+        return True
+    return bool(labels[task.structure] == 0) if task.structure in labels else bool(record["known_masks"])
 
 
 def pool_run(study: Study, task: str, arm: str) -> str:
@@ -39,3 +89,14 @@ def pool_rows(study: Study, task: str, arm: str) -> list[dict[str, Any]]:
         [pool_run(study, task, arm)],
     )
     return [{**row, "labels": json.loads(row["labels"])} for row in rows]
+
+
+def class_counts(study: Study, run_id: str) -> dict[str, int]:
+    """Images of a pool by what they are labelled: each label, "normal" where all labels are 0, "mask" for masks."""
+    counts: dict[str, int] = {}
+    for row in study.db.rows("SELECT labels, count(*) AS n FROM pool_images WHERE run_id = ? GROUP BY 1", [run_id]):
+        labels = json.loads(row["labels"])
+        named = [label for label, value in labels.items() if value == 1]
+        name = "+".join(named) or (NORMAL if labels else "mask")
+        counts[name] = counts.get(name, 0) + int(row["n"])
+    return dict(sorted(counts.items()))

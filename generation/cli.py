@@ -136,13 +136,34 @@ def pool(
     study: StudyOption = Path(),
     arm: Annotated[list[str] | None, typer.Option(help="Arm to sample (repeatable); default downstream.arms.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Task to sample for (repeatable); default all.")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="Images of each pool; default what the grid needs.")
+    ] = None,
+    multiple: Annotated[
+        int | None, typer.Option(min=1, help="Or: this multiple of the largest real training subset.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="process or ray; default pool.engine of study.toml.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Ray workers; 0: one a GPU, or one a core; default pool.workers.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(help="Part of a GPU that each Ray worker takes, e.g. 0.5.")] = 1.0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Processor threads; 0: all of them, a Ray worker one. Equal: equal bytes.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Sample the synthetic training images that the downstream grid needs, for every arm. Run again to resume."""
     from data.study import Study
+    from generation.engines import EngineOptions
     from generation.pool import run_pool
 
-    emit(run_pool(Study(study), arms=arm, tasks=task), as_json)
+    opened = Study(study)
+    settings = opened.config.pool
+    options = EngineOptions(
+        engine or settings.engine, settings.workers if workers is None else workers, gpus, threads, device
+    )
+    emit(run_pool(opened, arms=arm, tasks=task, n=n, multiple=multiple, engine=options), as_json)
 
 
 @app.command()

@@ -1,156 +1,61 @@
 """Augmentation pools: synthetic training images for each downstream task and arm, with labels.
 
-Input: training-split records (single-finding captions, masks) and an arm's generator. Output: rows of
-``pool_images``; a multiple m of n real images takes the first m*n ordinals, so 2x lies inside 5x, and so on.
-All arms share conditions and seeds, ordinal by ordinal (paper, "Downstream benchmark").
+Input: training-split records and an arm's generator. Output: rows of ``pool_images``; a multiple m of n real images
+takes the first m*n ordinals, so 2x lies inside 5x, and so on. All arms share conditions and seeds, ordinal by ordinal
+(paper, "Downstream benchmark"). A larger pool begins with the shards of a smaller one and does not sample them again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from data.conditions_store import StoredCondition, asked_attributes, mask_stack, record_conditions, save_conditions
 from data.errors import InvalidInput
+from data.pools import class_counts
 from data.progress import bar
-from data.records import finished_run, start_run
+from data.records import start_run
+from generation.engines import EngineOptions, make_engine
+from generation.pool_plan import Material, PoolPlan, gather
 
 if TYPE_CHECKING:
     from data.config import TaskConfig
-    from data.images import Mask
     from data.records import Run
     from data.study import Study
 
-CHUNK = 32
-MAX_DRAWS = 100
-"""Draws of one transformed mask before giving up."""
+RECIPE = 2
+"""Changes where equal settings would give other images."""
 
 
-def pool_size(study: Study, task: TaskConfig) -> int:
-    """Images the grid needs at most: the largest multiple of the largest real subset of the task."""
-    records = record_conditions(study, "train", task.where)
+def pool_size(study: Study, task: TaskConfig, multiple: int | None = None, material: Material | None = None) -> int:
+    """Images the grid needs at most: the largest multiple (or ``multiple``) of the largest real subset of the task."""
     settings = study.config.downstream
-    return int(np.ceil(max(settings.fractions) * len(records))) * max(settings.multiples, default=0)
+    usable = (gather(study, task) if material is None else material).n_usable
+    times = max(settings.multiples, default=0) if multiple is None else multiple
+    return math.ceil(max(settings.fractions) * usable) * times
 
 
-def class_cycle(task: TaskConfig, records: Sequence[dict[str, Any]]) -> list[str]:
-    """Labels in the order in which the pool asks for them, one period.
-
-    Binary: the label and "normal" in turn (balanced). Multi-label: every label as often as it takes to balance the
-    real training set's classes to the most frequent one (rarer classes come more often), and "normal" once.
-    """
-    if task.kind == "binary":
-        return [task.labels[0], "normal"]
-    counts = {label: sum(r["labels"].get(label) == 1 for r in records) for label in task.labels}
-    most = max(counts.values(), default=0)
-    weights = {label: 1 + (most - count) / max(most, 1) for label, count in counts.items()}
-    period: list[str] = ["normal"]
-    for label, weight in weights.items():
-        period += [label] * max(1, round(2 * weight))
-    return period
-
-
-def classification_conditions(
-    task: TaskConfig, records: Sequence[dict[str, Any]], n: int, rng: np.random.Generator
-) -> list[tuple[StoredCondition, dict[str, int]]]:
-    """``n`` (text condition, labels): captions of training records that name exactly one label of the task.
-
-    Raises:
-        InvalidInput: no training record gives a caption for one of the labels.
-    """
-    prompts: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        asked = [a for a in asked_attributes(record["caption"] or "", record["labels"]) if "/" not in a]
-        own = [label for label in task.labels if label in asked]
-        positives = [label for label in task.labels if record["labels"].get(label) == 1]
-        if len(own) == 1 and positives == own:
-            prompts.setdefault(own[0], []).append(record)
-        elif not positives and record["labels"].get("normal") == 1 and record["caption"]:
-            prompts.setdefault("normal", []).append(record)
-    period = class_cycle(task, records)
-    missing = sorted(set(period) - set(prompts))
-    if missing:
-        raise InvalidInput(
-            f"task '{task.name}': no training record has a caption for '{missing[0]}'; "
-            "import such records or leave the label out"
-        )
-    order = [period[i] for i in rng.permutation(len(period))]
-    drawn = []
-    for index in range(n):
-        label = order[index % len(order)]
-        record = prompts[label][int(rng.integers(len(prompts[label])))]
-        condition = StoredCondition(
-            "T2I",
-            record["caption"],
-            {},
-            asked_attributes(record["caption"], record["labels"]),
-            text_record=record["record_id"],
-        )
-        drawn.append((condition, {name: int(name == label) for name in task.labels}))
-    return drawn
-
-
-def segmentation_conditions(
-    study: Study, task: TaskConfig, records: Sequence[dict[str, Any]], n: int, rng: np.random.Generator
-) -> list[tuple[StoredCondition, dict[str, int]]]:
-    """``n`` (mask condition, {}) from transformed training masks in which the task's structure is not empty.
-
-    The masks are stored; each is the label of its image. A transform that empties the structure is redrawn.
-
-    Raises:
-        InvalidInput: no training record has a mask of the structure, or the masks are too small to be transformed.
-    """
-    structure = str(task.structure)
-    sources = [record for record in records if structure in record["masks"]]
-    if not sources:
-        raise InvalidInput(
-            f"task '{task.name}': no training record has a mask of '{structure}'; import masks or leave the task out"
-        )
-    channels = study.config.data.structures
-    drawn: list[tuple[StoredCondition, dict[str, int]]] = []
-    while len(drawn) < n:
-        moved = [_moved_masks(study, sources, structure, rng) for _ in range(min(CHUNK, n - len(drawn)))]
-        with study.db.write() as connection:
-            for record_id, stack in moved:
-                masks = {
-                    name: study.store.put_mask(connection, stack[i])
-                    for i, name in enumerate(channels)
-                    if stack[i].any()
-                }
-                drawn.append((StoredCondition("M2I", None, masks, {}, mask_record=record_id), {}))
-    return drawn
-
-
-def _moved_masks(
-    study: Study, sources: Sequence[dict[str, Any]], structure: str, rng: np.random.Generator
-) -> tuple[str, Mask]:
-    """(record, transformed masks (S, H, W)) of a random source; drawn again where ``structure`` comes out empty."""
-    from data.masks import TRANSFORMS, transform_mask
-
-    channel, kinds = study.config.data.structures.index(structure), sorted(TRANSFORMS)
-    for _ in range(MAX_DRAWS):
-        record = sources[int(rng.integers(len(sources)))]
-        stack = mask_stack(study, record["masks"])
-        if stack is None:
-            continue
-        try:
-            moved = transform_mask(stack, kinds[int(rng.integers(len(kinds)))], rng)
-        except InvalidInput:  # this mask cannot be moved so without losing a structure
-            continue
-        if moved[channel].any():
-            return str(record["record_id"]), moved
-    raise InvalidInput(f"{MAX_DRAWS} transforms in a row emptied a mask of '{structure}'; import larger masks")
-
-
-def run_pool(study: Study, *, arms: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> dict[str, Any]:
+def run_pool(
+    study: Study,
+    *,
+    arms: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    n: int | None = None,
+    multiple: int | None = None,
+    engine: EngineOptions | None = None,
+) -> dict[str, Any]:
     """Sample the pools of all tasks and arms that the grid of study.toml needs; resumes; returns counts.
 
+    Args:
+        n: images of each pool, instead of what the grid needs.
+        multiple: of the largest real subset, instead of the largest of downstream.multiples.
+        engine: who samples; default: section [pool] of study.toml.
+
     Raises:
-        InvalidInput: an unknown task, or material for a label is missing.
+        InvalidInput: an unknown task or engine, or material for a label is missing.
         NotFound: an arm has no model yet.
+        StorageFull: the disk is full; the same command resumes.
     """
     settings = study.config.downstream
     wanted = [task for task in settings.tasks if tasks is None or task.name in tasks]
@@ -158,68 +63,84 @@ def run_pool(study: Study, *, arms: Sequence[str] | None = None, tasks: Sequence
         raise InvalidInput(
             f"unknown task in {', '.join(tasks)}; study.toml has {', '.join(t.name for t in settings.tasks)}"
         )
-    counts: dict[str, Any] = {}
+    if n is not None and multiple is not None:
+        raise InvalidInput(f"--n {n} and --multiple {multiple} both say how many images: give one of them")
+    if min(n or 1, multiple or 1) < 1:
+        raise InvalidInput(f"--n {n}, --multiple {multiple}: give 1 or more")
+    names = tuple(arms or settings.arms)
+    if engine is None:
+        engine = EngineOptions(study.config.pool.engine, study.config.pool.workers)
+    make_engine(study, names[0], engine)  # a missing Ray is said before any work
+    counts: dict[str, int] = {}
+    pools: dict[str, Any] = {}
     for task in wanted:
-        for arm in arms or settings.arms:
-            counts[f"{task.name}/{arm}"] = _pool(study, task, arm)
-    return {"images": counts}
+        material = gather(study, task)
+        size = n or pool_size(study, task, multiple, material)
+        plan = PoolPlan(study, task, size, settings.seed, material)
+        for arm in names:
+            pool = _pool(study, plan, arm, engine)
+            counts[f"{task.name}/{arm}"] = pool["n"]
+            pools[f"{task.name}/{arm}"] = pool
+    return {"images": counts, "pools": pools}
 
 
-def _pool(study: Study, task: TaskConfig, arm: str) -> int:
-    from generation.adapters import arm_identity, load_arm
-    from generation.sets import image_seed, sample_stored
+def _pool(study: Study, plan: PoolPlan, arm: str, engine: EngineOptions) -> dict[str, Any]:
+    from generation.adapters import arm_identity
+    from generation.shards import ShardStore
 
-    n = pool_size(study, task)
-    settings = study.config.downstream
-    generator = study.config.generator.model_dump(mode="json")
-    config = {
-        "task": task.model_dump(mode="json"),
+    shard_size = study.config.pool.shard_size
+    recipe = {
+        "task": plan.task.model_dump(mode="json"),
         "arm": arm,
         "model": arm_identity(study, arm),
-        "n": n,
-        "seed": settings.seed,
-        "generator": generator,
+        "seed": plan.seed,
+        "generator": study.config.generator.model_dump(mode="json"),
+        "shard_size": shard_size,
+        "recipe": RECIPE,
     }
-    if finished_run(study, "pool", config):
-        return n
-    rng = np.random.default_rng([settings.seed, 303, image_seed(task.name)])
-    records = record_conditions(study, "train", task.where)
-    draw = (
-        segmentation_conditions(study, task, records, n, rng)
-        if task.kind == "segmentation"
-        else classification_conditions(task, records, n, rng)
-    )
-    with start_run(study, "pool", config) as run:
+    before = _equal_pools(study, recipe)
+    for run_id, n, status in before:
+        if status == "done" and n >= plan.n:
+            return _summary(study, run_id, n, sampled=0)
+    with start_run(study, "pool", {**recipe, "n": plan.n}) as run:
+        _adopt(study, run, plan.n, shard_size, [run_id for run_id, _, _ in before if run_id != run.run_id])
+        with ShardStore(study, run, plan, arm, shard_size) as shards:
+            missing = shards.missing()
+            sampled = sum(map(shards.n_images, missing))
+            with bar(f"pool {plan.task.name} / {arm}", plan.n) as advance:
+                advance(plan.n - sampled)
+                for index in make_engine(study, arm, engine).run(shards.jobs(missing), shards.write):
+                    advance(shards.commit(index))
+        run.result = _summary(study, run.run_id, plan.n, sampled)
+    return run.result
+
+
+def _summary(study: Study, run_id: str, n: int, sampled: int) -> dict[str, Any]:
+    return {"run_id": run_id, "n": n, "sampled": sampled, "classes": class_counts(study, run_id)}
+
+
+def _equal_pools(study: Study, recipe: dict[str, Any]) -> list[tuple[str, int, str]]:
+    """(run, images, status) of pools that differ from a recipe in their number of images alone, largest first."""
+    found = []
+    for row in study.db.rows("SELECT run_id, config, status FROM runs WHERE kind = 'pool'"):
+        config = json.loads(row["config"])
+        n = config.pop("n", 0)
+        if config == recipe:
+            found.append((str(row["run_id"]), int(n), str(row["status"])))
+    return sorted(found, key=lambda one: (-one[1], one[0]))
+
+
+def _adopt(study: Study, run: Run, n: int, shard_size: int, others: Sequence[str]) -> None:
+    """Take over the whole shards of equal pools: a shard's images do not depend on how many come after it."""
+    for other in others:
         with study.db.write() as connection:
-            save_conditions(connection, [condition for condition, _ in draw])
-        known = int(study.db.value("SELECT count(*) FROM pool_images WHERE run_id = ?", [run.run_id]))
-        stack = load_arm(study, arm)
-        with bar(f"pool {task.name} / {arm}", n) as advance:
-            advance(known)
-            for start in range(known, n, CHUNK):
-                chunk = draw[start : start + CHUNK]
-                seeds = [image_seed("pool", settings.seed, task.name, start + i) for i in range(len(chunk))]
-                images = sample_stored(study, stack, [condition for condition, _ in chunk], seeds)
-                _store(study, run, task.name, arm, start, chunk, seeds, images)
-                advance(len(chunk))
-        run.result = {"n": n}
-    return n
-
-
-def _store(
-    study: Study,
-    run: Run,
-    task: str,
-    arm: str,
-    start: int,
-    chunk: list[tuple[StoredCondition, dict[str, int]]],
-    seeds: list[int],
-    images: np.ndarray,
-) -> None:
-    with study.db.write() as connection:
-        for i, ((condition, labels), seed) in enumerate(zip(chunk, seeds, strict=True)):
-            sha = study.store.put_image(connection, images[i], "synthetic")
             connection.execute(
-                "INSERT INTO pool_images VALUES (?,?,?,?,?,?,?,?)",
-                (run.run_id, task, arm, start + i, sha, condition.condition_id, seed, json.dumps(labels)),
-            )
+                "INSERT INTO pool_images SELECT ?, task, arm, ordinal, image_sha, condition_id, seed, labels"
+                " FROM pool_images p WHERE run_id = ? AND ordinal < ? AND ordinal / ? IN"
+                " (SELECT ordinal / ? FROM pool_images WHERE run_id = ? GROUP BY 1 HAVING count(*) = ?)"
+                " AND ordinal / ? NOT IN (SELECT ordinal / ? FROM pool_images WHERE run_id = ?)",
+                (
+                    run.run_id, other, n // shard_size * shard_size, shard_size,
+                    shard_size, other, shard_size, shard_size, shard_size, run.run_id,
+                ),
+            )  # fmt: skip

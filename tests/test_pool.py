@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -10,15 +11,22 @@ import pytest
 from data.conditions_store import record_conditions
 from data.config import TaskConfig
 from data.errors import InvalidInput, NotFound, StorageFull
-from data.pools import pool_rows
+from data.masks import replay_transforms
+from data.pools import is_usable, pool_rows, training_material
 from data.study import Study
-from generation.pool import class_cycle, classification_conditions, pool_size, run_pool, segmentation_conditions
+from downstream.tasks import load_pool, load_split
+from generation.engines import EngineOptions
+from generation.pool import pool_size, run_pool
+from generation.pool_plan import Material, PoolPlan, class_names, class_order, gather, named_class
 from tests.support_data import full_disk_after
 from tests.support_sampling import SAMPLING_TOML, add_aligned_arm, open_copy, stop_after
 
 POOL_TOML = (
     SAMPLING_TOML
     + """
+[pool]
+shard_size = 8
+
 [downstream]
 fractions = [0.25, 0.5]
 multiples = [1, 2]
@@ -40,6 +48,8 @@ kind = "segmentation"
 structure = "pneumothorax"
 """
 )
+TASKS = ("three", "one", "outline")
+FACTS = ("ordinal", "condition_id", "seed", "labels", "image_sha")
 
 
 @pytest.fixture
@@ -65,126 +75,224 @@ def _task(study: Study, name: str) -> TaskConfig:
     return next(task for task in study.config.downstream.tasks if task.name == name)
 
 
-def _record(name: str, caption: str | None, **labels: float | None) -> dict:
-    return {"record_id": name, "caption": caption, "labels": labels, "masks": {}}
+def _record(caption: str | None, **labels: float | None) -> dict:
+    return {"caption": caption, "labels": labels}
+
+
+def _images(study: Study, task: str, arm: str = "baseline") -> list[tuple]:
+    return [tuple(str(row[fact]) for fact in FACTS) for row in pool_rows(study, task, arm)]
 
 
 BINARY = TaskConfig(name="t", kind="binary", labels=("pneumonia",))
+FIVE = TaskConfig(
+    name="five",
+    kind="multilabel",
+    labels=("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion"),
+)
 
 
-# ---- the plan
+# ---- what is asked for
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (_record("mild pneumonia", pneumonia=1.0, normal=0.0), "pneumonia"),
+        (_record("normal", pneumonia=0.0, normal=1.0), "normal"),
+        (_record(None, pneumonia=1.0, normal=0.0), None),
+        (_record("chest radiograph", pneumonia=1.0, normal=0.0), None),  # has it, but does not say so
+        (_record("pneumonia", pneumonia=None, normal=None), None),  # says so, but it is not known
+        (_record(None, pneumonia=0.0, normal=1.0), None),
+    ],
+)
+def test_captions_that_say_one_label_are_its_prompts(record, name):
+    assert named_class(BINARY, record) == name
+
+
+def test_captions_with_two_labels_of_the_task_or_a_hidden_one_are_not_used():
+    both = _record("edema with effusion", edema=1.0, pleural_effusion=1.0, normal=0.0)
+    hidden = _record("edema", edema=1.0, pleural_effusion=1.0, normal=0.0)
+    assert named_class(FIVE, both) is None
+    assert named_class(FIVE, hidden) is None
+    assert named_class(FIVE, _record("mild effusion", pleural_effusion=1.0)) == "pleural_effusion"
+
+
+def _counts(task: TaskConfig, real: dict[str, int], n: int) -> dict[str, int]:
+    names = class_names(task)
+    return {names[k]: count for k, count in Counter(class_order(task, real, n).tolist()).items()}
+
+
+def test_a_binary_pool_is_half_normal_or_positive_only():
+    assert _counts(BINARY, {"pneumonia": 3}, 20) == {"pneumonia": 10, "normal": 10}
+    assert _counts(BINARY, {"pneumonia": 3}, 21) == {"pneumonia": 11, "normal": 10}
+    assert _counts(BINARY.model_copy(update={"synthetic": "positive-only"}), {"pneumonia": 3}, 20) == {"pneumonia": 20}
+
+
+REAL = {"atelectasis": 30, "cardiomegaly": 25, "consolidation": 7, "edema": 50, "pleural_effusion": 80}
+
+
+@pytest.mark.parametrize("synthetic", ["balanced", "positive-only"])
+def test_every_label_reaches_the_most_frequent_one_and_all_grow_alike(synthetic):
+    task = FIVE.model_copy(update={"synthetic": synthetic})
+    counts = _counts(task, REAL, 1200)
+    normal = counts.pop("normal", 0)
+    assert normal == (200 if synthetic == "balanced" else 0)
+    together = [REAL[label] + counts[label] for label in task.labels]
+    assert max(together) - min(together) <= 1  # 1,192 real and synthetic positives in five classes
+    assert sum(together) == sum(REAL.values()) + 1200 - normal
+
+
+def test_a_pool_too_small_to_balance_lifts_the_rarest_as_far_as_it_goes():
+    task = FIVE.model_copy(update={"synthetic": "positive-only"})
+    counts = _counts(task, REAL, 60)
+    together = {label: REAL[label] + counts.get(label, 0) for label in task.labels}
+    low = sorted(together[label] for label in ("atelectasis", "cardiomegaly", "consolidation"))
+    assert low == [40, 41, 41]
+    assert (together["edema"], together["pleural_effusion"]) == (50, 80)
+
+
+def test_a_shorter_order_is_the_beginning_of_a_longer_one():
+    for task in (FIVE, BINARY, FIVE.model_copy(update={"synthetic": "positive-only"})):
+        real = {label: REAL.get(label, 9) for label in task.labels}
+        whole = class_order(task, real, 1000)
+        for n in (0, 1, 7, 250, 999):
+            assert np.array_equal(class_order(task, real, n), whole[:n])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_multiples_are_nested_and_stretches_may_be_drawn_alone(pooled, name):
+    task = _task(pooled, name)
+    whole = PoolPlan(pooled, task, 75, seed=5).draw(0, 75)
+    for multiple in (2, 5, 10, 25):
+        part = PoolPlan(pooled, task, 3 * multiple, seed=5)
+        drawn = part.draw(0, 3 * multiple)
+        assert [(i.condition.condition_id, i.labels) for i in drawn] == [
+            (i.condition.condition_id, i.labels) for i in whole[: 3 * multiple]
+        ]
+    plan = PoolPlan(pooled, task, 75, seed=5)
+    late, early = plan.draw(40, 75), plan.draw(11, 19)  # in any order
+    assert [i.condition for i in late] == [i.condition for i in whole[40:]]
+    assert [i.condition for i in early] == [i.condition for i in whole[11:19]]
+    assert [i.condition for i in PoolPlan(pooled, task, 75, seed=6).draw(0, 75)] != [i.condition for i in whole]
+
+
+def test_every_source_is_used_before_any_comes_again(pooled):
+    task = _task(pooled, "one")
+    sources = gather(pooled, task).sources["normal"]
+    drawn = PoolPlan(pooled, task, 4 * len(sources), seed=1).draw(0, 4 * len(sources))
+    used = [item.condition.text_record for item in drawn if not item.labels["pneumothorax"]]
+    assert Counter(used) == dict.fromkeys(sources, 2)
+
+
+def test_conditions_ask_what_labels_say_and_come_from_the_training_split(pooled):
+    train = {record["record_id"]: record for record in record_conditions(pooled, "train")}
+    for name in ("three", "one"):
+        task = _task(pooled, name)
+        for item in PoolPlan(pooled, task, 60, seed=2).draw(0, 60):
+            assert item.condition.mode == "T2I"
+            positives = [label for label, value in item.labels.items() if value]
+            assert sorted(item.labels) == sorted(task.labels)
+            assert len(positives) <= 1
+            if item.condition.text_record is not None:
+                record = train[item.condition.text_record]
+                assert item.condition.text == record["caption"]
+                assert [label for label in task.labels if record["labels"].get(label) == 1] == positives
+            assert dict(item.condition.asked).get((positives or ["normal"])[0]) == 1
+
+
+def test_labels_without_a_caption_are_asked_by_name(pooled):
+    task = TaskConfig(name="t", kind="multilabel", labels=("pleural_effusion", "pneumonia"), prompts="labels")
+    material = Material(10, {"pleural_effusion": 2, "pneumonia": 1}, {"pneumonia": ["a"], "normal": ["b"]})
+    texts = {
+        (item.condition.text, tuple(item.labels.values()), item.condition.text_record)
+        for item in PoolPlan(pooled, task, 30, 0, material).draw(0, 30)
+    }
+    assert texts == {("pleural effusion", (1, 0), None), ("pneumonia", (0, 1), None), ("Normal", (0, 0), None)}
+    auto = task.model_copy(update={"prompts": "auto"})
+    material = Material(10, {"pleural_effusion": 2, "pneumonia": 1}, {})
+    items = PoolPlan(pooled, auto, 6, 0, material).draw(0, 6)
+    assert {item.condition.text for item in items} == {"pleural effusion", "pneumonia", "Normal"}
+
+
+def test_what_cannot_be_asked_is_named(pooled):
+    task = TaskConfig(name="t", kind="binary", labels=("pneumonia",), prompts="captions")
+    with pytest.raises(InvalidInput, match="task 't': no training record has a caption for 'pneumonia'"):
+        PoolPlan(pooled, task, 4, 0, Material(4, {"pneumonia": 4}, {"normal": ["a"]}))
+    with pytest.raises(InvalidInput, match="task 't': no training record is labelled 'pneumonia'"):
+        PoolPlan(pooled, BINARY, 4, 0, Material(4, {"pneumonia": 0}, {}))
+    outline = TaskConfig(name="t", kind="segmentation", structure="pneumothorax")
+    with pytest.raises(InvalidInput, match="no training record has a mask of 'pneumothorax'"):
+        PoolPlan(pooled, outline, 4, 0, Material(4))
 
 
 def test_the_pool_holds_the_largest_multiple_of_the_largest_real_subset(pooled):
     assert pool_size(pooled, _task(pooled, "one")) == 24 // 2 * 2
-
-
-def test_a_binary_pool_is_balanced_and_its_conditions_name_one_label():
-    records = [
-        _record("a", "mild pneumonia", pneumonia=1.0, normal=0.0),
-        _record("b", "normal", pneumonia=0.0, normal=1.0),
-        _record("c", None, pneumonia=1.0, normal=0.0),  # no caption: never asked for
-        _record("d", "chest radiograph", pneumonia=1.0, normal=0.0),  # has it, but does not say so
-        _record("e", "pneumonia", pneumonia=None, normal=None),  # says so, but it is not known
-    ]
-    drawn = classification_conditions(BINARY, records, 21, np.random.default_rng(0))
-    assert {c.text_record for c, _ in drawn} == {"a", "b"}
-    counts = Counter(labels["pneumonia"] for _, labels in drawn)
-    assert abs(counts[0] - counts[1]) == 1
-    for condition, labels in drawn:
-        assert condition.mode == "T2I"
-        assert labels == {"pneumonia": int(condition.text == "mild pneumonia")}
-        assert dict(condition.asked) == ({"pneumonia": 1} if labels["pneumonia"] else {"normal": 1})
-
-
-def test_a_caption_with_two_labels_of_the_task_is_not_used():
-    task = TaskConfig(name="t", kind="multilabel", labels=("edema", "pleural_effusion"))
-    both = _record("both", "edema with effusion", edema=1.0, pleural_effusion=1.0, normal=0.0)
-    hidden = _record("hidden", "edema", edema=1.0, pleural_effusion=1.0, normal=0.0)
-    singles = [
-        _record("edema", "edema", edema=1.0, pleural_effusion=0.0, normal=0.0),
-        _record("effusion", "effusion", edema=0.0, pleural_effusion=1.0, normal=0.0),
-        _record("normal", "normal", edema=0.0, pleural_effusion=0.0, normal=1.0),
-    ]
-    drawn = classification_conditions(task, [both, hidden, *singles], 60, np.random.default_rng(1))
-    assert {c.text_record for c, _ in drawn} == {"edema", "effusion", "normal"}
-    assert {tuple(labels.values()) for _, labels in drawn} == {(1, 0), (0, 1), (0, 0)}
-
-
-def test_rarer_labels_come_more_often():
-    task = TaskConfig(name="t", kind="multilabel", labels=("often", "seldom"))
-    records = [_record(str(i), "often", often=1.0, seldom=0.0) for i in range(9)]
-    records.append(_record("s", "seldom", often=0.0, seldom=1.0))
-    period = Counter(class_cycle(task, records))
-    assert period["seldom"] > period["often"] >= 1
-    assert period["normal"] == 1
-
-
-def test_a_label_without_captions_is_named():
-    with pytest.raises(InvalidInput, match="task 't': no training record has a caption for 'normal'"):
-        classification_conditions(BINARY, [_record("a", "pneumonia", pneumonia=1.0)], 4, np.random.default_rng(0))
-
-
-def test_a_smaller_plan_is_the_beginning_of_a_larger_one(pooled):
-    for name in ("three", "one"):
-        task, records = _task(pooled, name), record_conditions(pooled, "train")
-        short, long = (classification_conditions(task, records, n, np.random.default_rng(5)) for n in (7, 40))
-        assert long[:7] == short
-    task, records = _task(pooled, "outline"), record_conditions(pooled, "train")
-    short, long = (segmentation_conditions(pooled, task, records, n, np.random.default_rng(5)) for n in (7, 40))
-    assert long[:7] == short
+    assert pool_size(pooled, _task(pooled, "one"), multiple=5) == 60
+    for name in TASKS:
+        task = _task(pooled, name)
+        usable = sum(is_usable(task, record) for record in training_material(pooled, task.where))
+        assert usable == len(load_split(pooled, task, "train", 32)) == gather(pooled, task).n_usable
 
 
 # ---- masks
 
 
-def test_every_mask_condition_keeps_the_structure_and_is_transformed(pooled):
-    records = record_conditions(pooled, "train")
-    drawn = segmentation_conditions(pooled, _task(pooled, "outline"), records, 30, np.random.default_rng(2))
-    originals = {sha for record in records for sha in record["masks"].values()}
-    sources = {record["record_id"] for record in records if "pneumothorax" in record["masks"]}
-    assert len(drawn) == 30
-    for condition, labels in drawn:
-        assert (condition.mode, condition.text, labels) == ("M2I", None, {})
-        assert condition.mask_record in sources
-        assert pooled.store.mask(condition.masks["pneumothorax"]).any()
-    moved = [condition.masks["pneumothorax"] not in originals for condition, _ in drawn]
-    assert np.mean(moved) > 0.8
-    assert len({condition.masks["pneumothorax"] for condition, _ in drawn}) > 15
+def test_masks_are_transformed_and_what_was_done_can_be_done_again(pooled):
+    task, structures = _task(pooled, "outline"), pooled.config.data.structures
+    sources = {r["record_id"]: r for r in record_conditions(pooled, "train") if "pneumothorax" in r["masks"]}
+    kinds = Counter()
+    for item in PoolPlan(pooled, task, 40, seed=2).draw(0, 40):
+        condition = item.condition
+        assert (condition.mode, condition.text, item.labels) == ("M2I", None, {})
+        source = sources[condition.mask_record]["masks"]
+        stack = np.stack(
+            [pooled.store.mask(source[s]) if s in source else np.zeros((64, 64), bool) for s in structures]
+        )
+        steps = condition.extra["transforms"]
+        kinds.update([len(steps), *(step[0] for step in steps)])
+        again = replay_transforms(stack, json.loads(json.dumps(steps)))
+        assert sorted(condition.masks) == sorted(source)
+        for name, sha in condition.masks.items():
+            assert np.array_equal(pooled.store.mask(sha), again[structures.index(name)])
+            assert np.array_equal(item.planes[name], again[structures.index(name)])
+        assert item.planes["pneumothorax"].any()
+    assert set(kinds) == {1, 2, 3, "dilate", "erode", "flip", "translate"}
 
 
 def test_a_transform_that_empties_the_structure_is_redrawn(pooled, monkeypatch):
-    import data.masks
+    import generation.pool_plan
 
-    real, calls = data.masks.transform_mask, []
+    real, calls = generation.pool_plan.compose_transforms, []
 
-    def transform(stack, kind, rng):
-        calls.append(kind)
+    def compose(stack, rng):
+        calls.append(stack)
         if len(calls) % 3 == 1:
-            return np.zeros_like(stack)
+            return np.zeros_like(stack), []
         if len(calls) % 3 == 2:
             raise InvalidInput("emptied in 20 draws")
-        return real(stack, kind, rng)
+        return real(stack, rng)
 
-    monkeypatch.setattr("data.masks.transform_mask", transform)
-    records = record_conditions(pooled, "train")
-    drawn = segmentation_conditions(pooled, _task(pooled, "outline"), records, 4, np.random.default_rng(2))
+    monkeypatch.setattr("generation.pool_plan.compose_transforms", compose)
+    drawn = PoolPlan(pooled, _task(pooled, "outline"), 4, seed=2).draw(0, 4)
     assert len(calls) == 12
-    assert all(pooled.store.mask(condition.masks["pneumothorax"]).any() for condition, _ in drawn)
+    assert all(item.planes["pneumothorax"].any() for item in drawn)
 
 
 def test_masks_that_never_survive_are_one_clear_line(pooled, monkeypatch):
-    monkeypatch.setattr("data.masks.transform_mask", lambda stack, kind, rng: np.zeros_like(stack))
-    records = record_conditions(pooled, "train")
+    monkeypatch.setattr("generation.pool_plan.compose_transforms", lambda stack, rng: (np.zeros_like(stack), []))
     with pytest.raises(InvalidInput, match="emptied a mask of 'pneumothorax'; import larger masks"):
-        segmentation_conditions(pooled, _task(pooled, "outline"), records, 4, np.random.default_rng(2))
+        PoolPlan(pooled, _task(pooled, "outline"), 4, seed=2).draw(0, 1)
 
 
-def test_a_structure_without_training_masks_is_named(pooled):
-    task = TaskConfig(name="t", kind="segmentation", structure="pneumothorax")
-    records = [record for record in record_conditions(pooled, "train") if "pneumothorax" not in record["masks"]]
-    with pytest.raises(InvalidInput, match="no training record has a mask of 'pneumothorax'"):
-        segmentation_conditions(pooled, task, records, 2, np.random.default_rng(0))
+def test_the_mask_asked_for_is_the_label_that_is_trained_on(pooled):
+    run_pool(pooled, arms=["baseline"], tasks=["outline"], n=6)
+    task = _task(pooled, "outline")
+    data = load_pool(pooled, task, "baseline", 64)
+    items = PoolPlan(pooled, task, 6, pooled.config.downstream.seed).draw(0, 6)
+    assert data.masks is not None
+    assert data.labels.tolist() == [[1.0]] * 6  # never a negative
+    for mask, item in zip(data.masks, items, strict=True):
+        assert np.array_equal(mask > 0, item.planes["pneumothorax"])
 
 
 # ---- sampling
@@ -193,9 +301,11 @@ def test_a_structure_without_training_masks_is_named(pooled):
 def test_arms_share_conditions_seeds_and_labels_but_not_images(pooled):
     add_aligned_arm(pooled)
     found = run_pool(pooled, tasks=["one", "outline"])
-    assert found == {
-        "images": dict.fromkeys(("one/baseline", "one/aligned", "outline/baseline", "outline/aligned"), 24)
-    }
+    names = ("one/baseline", "one/aligned", "outline/baseline", "outline/aligned")
+    assert found["images"] == dict.fromkeys(names, 24)
+    assert found["pools"]["one/aligned"]["classes"] == {"normal": 12, "pneumothorax": 12}
+    assert found["pools"]["outline/baseline"]["classes"] == {"mask": 24}
+    assert {pool["sampled"] for pool in found["pools"].values()} == {24}
     for task in ("one", "outline"):
         baseline, aligned = (pool_rows(pooled, task, arm) for arm in ("baseline", "aligned"))
         assert [row["ordinal"] for row in baseline] == list(range(24))
@@ -203,59 +313,88 @@ def test_arms_share_conditions_seeds_and_labels_but_not_images(pooled):
             assert [row[key] for row in baseline] == [row[key] for row in aligned]
         assert not {row["image_sha"] for row in baseline} & {row["image_sha"] for row in aligned}
         assert len({row["seed"] for row in baseline}) == 24
-    labels = Counter(row["labels"]["pneumothorax"] for row in pool_rows(pooled, "one", "baseline"))
-    assert labels == {0: 12, 1: 12}
     splits = pooled.db.rows(
         "SELECT DISTINCT split FROM conditions JOIN records ON record_id = text_record OR record_id = mask_record"
     )
     assert [row["split"] for row in splits] == ["train"]
 
 
-def test_a_finished_pool_is_not_sampled_again_and_a_smaller_one_is_its_prefix(make_study, monkeypatch):
-    large, small = make_study("large"), make_study("small", POOL_TOML.replace("multiples = [1, 2]", "multiples = [1]"))
-    for opened in (large, small):
-        run_pool(opened, arms=["baseline"], tasks=["one"])
-    rows, prefix = pool_rows(large, "one", "baseline"), pool_rows(small, "one", "baseline")
-    assert (len(rows), len(prefix)) == (24, 12)
-    for key in ("condition_id", "seed", "labels"):
-        assert [row[key] for row in rows[:12]] == [row[key] for row in prefix]
-    stop_after(monkeypatch, "generation.sets.sample_stored", 0, AssertionError("sampled again"))
-    assert run_pool(large, arms=["baseline"], tasks=["one"]) == {"images": {"one/baseline": 24}}
-    assert large.db.value("SELECT count(*) FROM runs WHERE kind = 'pool'") == 1
-
-
-def test_an_interrupted_pool_resumes_to_the_same_images(make_study, monkeypatch):
-    monkeypatch.setattr("generation.pool.CHUNK", 8)
-    whole, broken = make_study("whole"), make_study("broken")
+def test_a_larger_pool_begins_with_the_images_of_a_smaller_one(make_study, monkeypatch):
+    grown, whole = make_study("grown"), make_study("whole")
+    calls = stop_after(monkeypatch, "generation.shards.sample_job", 99, AssertionError())
+    first = run_pool(grown, arms=["baseline"], tasks=["three"], n=12)
+    small = _images(grown, "three")
+    second = run_pool(grown, arms=["baseline"], tasks=["three"], multiple=2)
+    assert (first["pools"]["three/baseline"]["sampled"], second["pools"]["three/baseline"]["sampled"]) == (12, 16)
+    assert len(calls) == 4  # two shards of 12, then the two that were not whole or not there
     run_pool(whole, arms=["baseline"], tasks=["three"])
+    assert _images(grown, "three") == _images(whole, "three")
+    assert [row[:4] for row in _images(grown, "three")[:12]] == [row[:4] for row in small]
+    assert _images(grown, "three")[:8] == small[:8]
+    before = len(calls)
+    again = run_pool(grown, arms=["baseline"], tasks=["three"], n=5)  # less than there is
+    assert (again["images"], again["pools"]["three/baseline"]["sampled"]) == ({"three/baseline": 24}, 0)
+    assert len(calls) == before
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_interrupted_pool_resumes_to_the_same_images(make_study, monkeypatch, task):
+    whole, broken = make_study("whole"), make_study("broken")
+    run_pool(whole, arms=["baseline"], tasks=[task])
     with monkeypatch.context() as patch:
-        stop_after(patch, "generation.sets.sample_stored", 2, KeyboardInterrupt())
+        stop_after(patch, "generation.shards.sample_job", 2, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            run_pool(broken, arms=["baseline"], tasks=["three"])
+            run_pool(broken, arms=["baseline"], tasks=[task])
     assert broken.db.value("SELECT count(*) FROM pool_images") == 16
-    with pytest.raises(NotFound, match="no finished pool for task 'three'"):
-        pool_rows(broken, "three", "baseline")
-    calls = stop_after(monkeypatch, "generation.sets.sample_stored", 99, AssertionError())
-    run_pool(broken, arms=["baseline"], tasks=["three"])
+    with pytest.raises(NotFound, match=f"no finished pool for task '{task}'"):
+        pool_rows(broken, task, "baseline")
+    calls = stop_after(monkeypatch, "generation.shards.sample_job", 99, AssertionError())
+    found = run_pool(broken, arms=["baseline"], tasks=[task])
     assert len(calls) == 1
-    assert pool_rows(broken, "three", "baseline") == pool_rows(whole, "three", "baseline")
+    assert found["pools"][f"{task}/baseline"]["sampled"] == 8
+    assert _images(broken, task) == _images(whole, task)
 
 
-def test_a_full_disk_loses_nothing_and_the_rerun_completes(make_study, monkeypatch):
-    monkeypatch.setattr("generation.pool.CHUNK", 8)
+def test_a_full_disk_loses_one_shard_and_the_rerun_completes(make_study, monkeypatch):
     whole, full = make_study("whole"), make_study("full")
     run_pool(whole, arms=["baseline"], tasks=["one"])
     with monkeypatch.context() as patch:
-        full_disk_after(patch, 1 + 8 + 5)  # the run's configuration, one chunk, five images of the second
+        full_disk_after(patch, 1 + 8 + 5)  # the run's configuration, one shard, five images of the second
         with pytest.raises(StorageFull, match="free space and run the same command again"):
             run_pool(full, arms=["baseline"], tasks=["one"])
     assert full.db.value("SELECT count(*) FROM pool_images") == 8
     run_pool(full, arms=["baseline"], tasks=["one"])
-    assert pool_rows(full, "one", "baseline") == pool_rows(whole, "one", "baseline")
+    assert _images(full, "one") == _images(whole, "one")
 
 
-def test_unknown_tasks_and_arms_are_named(pooled):
+def test_a_shard_is_stored_whole_or_not_at_all(pooled, monkeypatch):
+    real, calls = pooled.store.add_image, []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 13:
+            raise RuntimeError("power cut")
+        return real(*args)
+
+    monkeypatch.setattr(pooled.store, "add_image", failing)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_pool(pooled, arms=["baseline"], tasks=["one"])
+    assert pooled.db.value("SELECT count(*) FROM pool_images") == 8
+    assert pooled.db.value("SELECT count(*) FROM images WHERE origin = 'synthetic'") == 8
+
+
+def test_mistakes_are_named(pooled, monkeypatch):
     with pytest.raises(InvalidInput, match=r"unknown task in four; study\.toml has three, one, outline"):
         run_pool(pooled, tasks=["four"])
     with pytest.raises(NotFound, match="no arm 'aligned'"):
         run_pool(pooled, arms=["aligned"], tasks=["one"])
+    with pytest.raises(InvalidInput, match="--n 3 and --multiple 2 both say how many"):
+        run_pool(pooled, n=3, multiple=2)
+    with pytest.raises(InvalidInput, match="--engine spark: choose one of process, ray"):
+        run_pool(pooled, engine=EngineOptions("spark"))
+    with pytest.raises(InvalidInput, match="--gpus 0: give the part of a GPU"):
+        run_pool(pooled, engine=EngineOptions("ray", gpus=0))
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(InvalidInput, match=r"pip install 'radpref\[ray\]'"):
+        run_pool(pooled, engine=EngineOptions("ray"))
+    assert pooled.db.value("SELECT count(*) FROM runs WHERE kind = 'pool'") == 0
