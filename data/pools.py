@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from data.errors import NotFound
 
 if TYPE_CHECKING:
@@ -59,6 +62,20 @@ def is_usable(task: TaskConfig, record: Mapping[str, Any]) -> bool:
     if task.structure in record["known_masks"]:
         return True
     return bool(labels[task.structure] == 0) if task.structure in labels else bool(record["known_masks"])
+
+
+def lift_lowest(have: Sequence[int], n: int) -> npt.NDArray[np.int16]:
+    """Which of the counts ``have`` each of ``n`` additions goes to: always the lowest, the first of equals.
+
+    So the rarest classes reach the most frequent one, and all grow alike from there. A longer order begins with a
+    shorter one.
+    """
+    start = np.asarray(have, np.int64)
+    # The j-th addition to a count lifts it from level (have + j): additions by level are additions to the lowest.
+    most = np.minimum(n, np.maximum(0, start.max(initial=0) - start) + n // max(len(start), 1) + 1)
+    levels = np.concatenate([low + np.arange(k) for low, k in zip(start, most, strict=True)])
+    owners = np.repeat(np.arange(len(start), dtype=np.int16), most)
+    return owners[np.lexsort((owners, levels))][:n]
 
 
 def pool_run(study: Study, task: str, arm: str) -> str:

@@ -19,6 +19,7 @@ from data.errors import InvalidInput
 from data.progress import bar
 from data.records import start_run
 from data.splits import split_manifest
+from downstream.balance import balanced_subset
 from downstream.cells import Cell, CellSpec, find_cell, load_predictions, save_cell
 from downstream.comparisons import PLAIN_ARMS, compare_family, planned_family
 from downstream.power import power_table, study_example
@@ -30,7 +31,6 @@ from downstream.tasks import (
     load_pool,
     load_split,
     real_subset,
-    synthetic_subset,
     task_labels,
 )
 from downstream.training import Outcome, Recipe, run_recipe
@@ -105,14 +105,16 @@ def _cells_at(
     real = (splits["train"], rows)
     for arm in dict.fromkeys(("real", *(arm for arm in settings.arms if arm in PLAIN_ARMS))):
         yield _job(study, task, splits, (real,), arm, fraction, 0, seed)
-    sizes = {arm: len(pool) for arm, pool in pools.items()}
+    labels = {arm: pool.labels for arm, pool in pools.items()}
     for multiple in settings.multiples if pools else ():
         n_wanted = multiple * len(rows)
-        draw = synthetic_subset(sizes, n_wanted, task.name, np.random.default_rng([settings.seed, seed, 13]))
-        if len(draw) < n_wanted:
-            LOG.warning("%s %dx: %d of %d synthetic images, in every arm", task.name, multiple, len(draw), n_wanted)
+        rng = np.random.default_rng([settings.seed, seed, 13])
+        draws = balanced_subset(splits["train"].labels[rows], labels, n_wanted, task.name, rng)
+        n_drawn = len(next(iter(draws.values())))
+        if n_drawn < n_wanted:
+            LOG.warning("%s %dx: %d of %d synthetic images, in every arm", task.name, multiple, n_drawn, n_wanted)
         for arm, pool in pools.items():
-            yield _job(study, task, splits, (real, (pool, draw)), arm, fraction, multiple, seed)
+            yield _job(study, task, splits, (real, (pool, draws[arm])), arm, fraction, multiple, seed)
 
 
 def _job(

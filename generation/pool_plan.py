@@ -18,7 +18,7 @@ import numpy.typing as npt
 from data.conditions_store import StoredCondition, asked_attributes, mask_stack
 from data.errors import InvalidInput
 from data.masks import compose_transforms
-from data.pools import NORMAL, is_usable, training_material
+from data.pools import NORMAL, is_usable, lift_lowest, training_material
 
 if TYPE_CHECKING:
     from data.config import TaskConfig
@@ -93,12 +93,7 @@ def class_order(task: TaskConfig, real: Mapping[str, int], n: int) -> npt.NDArra
     order = np.full(n, labels, np.int16)
     place = np.arange(n) % (labels + 1) != labels if with_normal else np.ones(n, np.bool_)
     wanted = int(place.sum())
-    have = np.array([real[label] if task.kind == "multilabel" else 0 for label in task.labels], np.int64)
-    # The j-th image of a label lifts it from level (real + j): taking the lowest level first fills the rarest up.
-    most = np.minimum(wanted, np.maximum(0, have.max(initial=0) - have) + wanted // max(labels, 1) + 1)
-    levels = np.concatenate([real_k + np.arange(n_k) for real_k, n_k in zip(have, most, strict=True)])
-    owners = np.repeat(np.arange(labels, dtype=np.int16), most)
-    order[place] = owners[np.lexsort((owners, levels))][:wanted]
+    order[place] = lift_lowest([real[label] for label in task.labels], wanted)
     return order
 
 
