@@ -48,13 +48,21 @@ def write_page(
     *,
     pictures: bool,
 ) -> None:
-    """Write both pages into `folder`; without `pictures` neither samples nor neighbours."""
+    """Write both pages into `folder`; without `pictures` neither samples nor neighbours.
+
+    Samples that may be copies of patients stand on the page of pictures, not on the one that may be shown around.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"percent": percent, "figure": figure, "share": share}
     adherence = fidelity_charts.adherence(report)
+    suspicious = [
+        source.name
+        for source, _ in shown
+        if report["images"][source.name]["memorisation"]["verdict"] == "suspicious" or not pictures
+    ]
     context = {
         "style": page_style(),
         "title": study.config.title,
@@ -67,7 +75,8 @@ def write_page(
         "distances": svg_uri(fidelity_charts.distances(report)),
         "nearest": {name: svg_uri(fidelity_charts.nearest(report, name)) for name in report["images"]},
         "adherence": svg_uri(adherence) if adherence else None,
-        "sheets": {source.name: sample_sheet(source) for source, _ in shown} if pictures else {},
+        "sheets": {source.name: sample_sheet(source) for source, _ in shown if source.name not in suspicious},
+        "suspicious": suspicious,
         "pictures": pictures,
     }
     write_atomic(folder / "index.html", environment.get_template("fidelity.html.j2").render(context))
@@ -75,6 +84,7 @@ def write_page(
         context["neighbours"] = {
             source.name: neighbour_rows(report, source, found, training) for source, found in shown
         }
+        context["sheets"] = {source.name: sample_sheet(source) for source, _ in shown if source.name in suspicious}
         write_atomic(folder / "pictures.html", environment.get_template("pictures.html.j2").render(context))
 
 

@@ -121,7 +121,22 @@ def test_a_folder_of_copies_is_suspicious_and_held_out_patients_are_not(measured
     other = honest["images"]["images of honest"]["memorisation"]
     assert other["verdict"] != "suspicious"
     assert other["n_twins"] == 0
-    assert "Suspicious" in Path(copier["page"]).read_text()
+    page = Path(copier["page"])
+    assert "Suspicious" in page.read_text()
+    assert "data:image/png" not in page.read_text()  # samples that may show patients
+    assert "which may show patients" in (page.parent / "pictures.html").read_text()
+    assert "data:image/png" in Path(honest["page"]).read_text()
+
+
+def test_an_export_takes_no_picture(measured: Study, tmp_path: Path) -> None:
+    from data import backup, export
+
+    run_fidelity(measured, images=write_folder(tmp_path / "honest", real_images(measured, "test")))
+    backup.export(measured, tmp_path / "study")
+    export.export(measured, tmp_path / "scores", ["csv"], actor="test", n_boot=10)
+    taken = [path for name in ("study", "scores") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    assert taken
+    assert not [path for path in taken if path.suffix in (".html", ".png", ".npy")]
 
 
 def test_validation_images_that_are_training_images_do_not_hide_a_copier(measured: Study, tmp_path: Path) -> None:
