@@ -71,8 +71,9 @@ class DataConfig(_Section):
 
     reader: ReaderName = "phantom"
     """Name of the data-set reader."""
-    path: str | None = None
-    """Table file (CSV or parquet), or the folder of a data set; ``radpref data import`` may override it."""
+    path: str | tuple[str, ...] | None = None
+    """The data set: a table, an archive or a folder, from the study's folder; several are imported one after the other.
+    ``radpref data import`` may override it."""
     columns: ColumnsConfig = ColumnsConfig()
     """Column map of the ``table`` reader."""
     image_size: int = Field(default=128, ge=32, le=1024)

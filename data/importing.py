@@ -42,20 +42,51 @@ def import_records(
 ) -> dict[str, Any]:
     """Import all records of a reader (``source``, default ``data.reader``) that the study does not hold yet.
 
+    Without ``path`` those of ``data.path``, which may be several: each is a run of its own, counts are summed.
     ``workers``: threads or processes (see `open_workers`); ``on_found`` is told what is there before anything is read.
     Records that were quarantined are tried again every time. Returns {reader, found, n_planned, n_existing, run_id,
     n_imported, n_quarantined, quarantine, splits}.
 
     Raises:
-        InvalidInput: the table cannot be used, or no row of it could be.
+        InvalidInput: the table cannot be used, no row of it could be, or two data sets name a record alike.
         Conflict: the study holds records of another image size.
         StorageFull: the disk is full; finished batches stay, the next run goes on from there.
     """
     config = study.config.data
     name = source or config.reader
-    where = Path(path) if path is not None else None
-    if name != "phantom" and where is None and config.path is not None:
-        where = study.root / config.path
+    if path is not None:
+        places: list[Path | None] = [Path(path)]
+    elif name == "phantom" or config.path is None:
+        places = [None]
+    else:
+        own = (config.path,) if isinstance(config.path, str) else config.path
+        places = [study.root / part for part in own]
+    if not places:
+        raise InvalidInput("data.path is an empty list; name a data set, or leave the line away")
+    earlier: set[str] | None = set() if len(places) > 1 else None
+    return _summed([_import_one(study, name, place, earlier, workers, on_found) for place in places])
+
+
+def _summed(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several imports: counts added, what was found in a row, the rest as after the last one."""
+    total = dict(parts[-1])
+    for key in ("n_planned", "n_existing", "n_imported", "n_quarantined"):
+        total[key] = sum(part[key] for part in parts)
+    total["found"] = [line for part in parts for line in part["found"]]
+    total["quarantine"] = next((part["quarantine"] for part in reversed(parts) if part["quarantine"]), None)
+    return total
+
+
+def _import_one(
+    study: Study,
+    name: str,
+    where: Path | None,
+    earlier: set[str] | None,
+    workers: int | None,
+    on_found: Callable[[tuple[Found, ...]], None] | None,
+) -> dict[str, Any]:
+    """Import from one place; ``earlier`` holds the records of the places before it and takes up those of this one."""
+    config = study.config.data
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers = {workers}: give at least 1")
     _check_size(study)
@@ -63,6 +94,8 @@ def import_records(
     plan = origin.plan()
     if on_found is not None:
         on_found(plan.found)
+    if earlier is not None:
+        _refuse_repeated(plan, earlier, where)
     pending = _pending(study, plan)
     n_planned = len(plan.planned)
     result: dict[str, Any] = {
@@ -89,6 +122,17 @@ def import_records(
     if quarantine.n and quarantine.n == n_planned:
         raise InvalidInput(f"no record of {where or name} could be used, first reason: {quarantine.first}")
     return result
+
+
+def _refuse_repeated(plan: ImportPlan, earlier: set[str], where: Path | None) -> None:
+    """Two tables that name their records alike would hide each other: the second would count as already there."""
+    own = {planned.record_id for planned in plan.planned}
+    if both := sorted(own & earlier):
+        raise InvalidInput(
+            f"{where} and a data set before it both have a record {both[0]}; name a column of identifiers that differ"
+            " as data.columns.record, or put both tables into one folder above their images"
+        )
+    earlier |= own
 
 
 def _pending(study: Study, plan: ImportPlan) -> list[int]:

@@ -13,6 +13,7 @@ from data.importing import import_records
 from data.labels import label_table, parse_rule
 from data.phantom import CHEXPERT_LABELS, FINDINGS
 from data.readers import READERS, Planned, PlannedRecord, get_reader
+from data.study import Study
 from data.table import clean_caption
 from tests.support_data import gray, table_study
 
@@ -246,3 +247,41 @@ def test_label_rules():
     assert parse_rule("effusion/left=u").read(row, "0") == 0.0
     with pytest.raises(InvalidInput, match="maybe"):
         parse_rule("bad").read(row)
+
+
+# --- several data sets
+
+
+def _two_tables(tmp_path, second_ids):
+    """A study of two tables, in folders of one name, with two patients each."""
+    for folder, patients in (("a/set", ("p1", "p2")), ("b/set", ("p3", "p4"))):
+        (tmp_path / folder).mkdir(parents=True)
+        lines = ["id,image,patient,split"]
+        for i, patient in enumerate(patients):
+            level = 30 * (len(list(tmp_path.glob("*/set/*.png"))) + 1)
+            ramp = np.tile(np.linspace(0, level, 32), (32, 1)).astype(np.uint8)
+            Image.fromarray(ramp).save(tmp_path / folder / f"{i}.png")
+            ids = second_ids if folder == "b/set" else ("a0", "a1")
+            lines.append(f"{ids[i]},{i}.png,{patient},train")
+        (tmp_path / folder / "t.csv").write_text("\n".join(lines))
+    toml = (
+        'name = "two"\n'
+        f'[data]\nreader = "table"\nimage_size = 32\npath = ["../a/set/t.csv", "{tmp_path}/b/set/t.csv"]\n'
+        '[data.columns]\nimage = "image"\npatient = "patient"\nsplit = "split"\nrecord = "id"\n'
+    )
+    return Study.create(tmp_path / "study", toml)
+
+
+def test_several_data_sets_are_imported_one_after_the_other(tmp_path):
+    opened = _two_tables(tmp_path, ("b0", "b1"))
+    result = import_records(opened)
+    assert (result["n_planned"], result["n_imported"], result["splits"]["train"]["n_patients"]) == (4, 4, 4)
+    assert opened.db.value("SELECT count(*) FROM runs WHERE kind = 'import'") == 2
+    again = import_records(opened)
+    assert (again["n_existing"], again["n_imported"]) == (4, 0)
+
+
+def test_two_data_sets_that_name_a_record_alike_do_not_hide_each_other(tmp_path):
+    opened = _two_tables(tmp_path, ("a0", "b1"))
+    with pytest.raises(InvalidInput, match=r"both have a record set/a0; name a column"):
+        import_records(opened)
