@@ -190,6 +190,7 @@ _mine: tuple[Path, ImportPlan] | RadprefError | None = None
 def _begin(source: Source) -> None:
     global _mine
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+    os.environ["RADPREF_QUIET"] = "1"  # the parent has shown the bars of planning
     try:
         _mine = (source.root, source.plan())
     except RadprefError as error:

@@ -16,7 +16,6 @@ import pandas as pd
 
 from data.config import DataConfig
 from data.datasets.findings import (
-    BAD,
     Codes,
     bad_cells,
     finding_caption,
@@ -76,7 +75,7 @@ class _Source:
     patients: Compact
     extra: dict[str, Compact]
     codes: Codes
-    bad: dict[tuple[int, str], str]
+    bad: dict[int, str]  # row -> what is wrong in it
     repeated: dict[int, int]
     test_patients: frozenset[str]
 
@@ -97,7 +96,7 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
     found = [line for part, table in tables.items() for line in _counts(table, part)]
     both = pd.concat(tables.values(), ignore_index=True)
     test_patients = frozenset(both.loc[both["part"] == "valid", "patient"].unique())
-    table = both[both["Frontal/Lateral"] != "Lateral"].reset_index(drop=True)
+    table = both[both["Frontal/Lateral"] == "Frontal"].reset_index(drop=True)
     folders = (*folders_of(root), *folders_of(files["train"].parent))
     source = _source(config, tuple(dict.fromkeys(folders)), columns, table, test_patients)
     rows = [_row(source, i) for i in spread(len(source.places))]
@@ -107,7 +106,11 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
 
 
 def _read_part(file: Path, part: str, columns: dict[str, str]) -> pd.DataFrame:
-    table = read_columns(file, ["Path", "Frontal/Lateral", *columns], ["Sex", "Age", "AP/PA"])
+    table = read_columns(file, ["Path", "Frontal/Lateral"], ["Sex", "Age", "AP/PA"], list(columns))
+    codes = finding_codes(table, list(columns))
+    bad = bad_cells(table, codes, list(columns))
+    table["bad"] = [bad.get(i, "") for i in range(len(table))]
+    table[list(columns)] = codes
     places = table["Path"].str.extract(_PLACE)
     table = table.assign(place=places["place"].fillna(""), patient=places["patient"].fillna(""))
     # A row is a test row by its table or by its path, whichever says so.
@@ -119,7 +122,7 @@ def _read_part(file: Path, part: str, columns: dict[str, str]) -> pd.DataFrame:
 def _counts(table: pd.DataFrame, part: str) -> list[Found]:
     n_frontal = int((table["Frontal/Lateral"] == "Frontal").sum())
     values = (len(table), int(table["patient"].nunique()), n_frontal)
-    lateral = f"{len(table) - n_frontal} lateral rows are left out"
+    lateral = f"{len(table) - n_frontal} others are left out"
     notes = ("", "", lateral + ("; they are the test split" if part == "valid" else ""))
     names = (f"rows of {part}.csv", f"patients of {part}.csv", f"frontal rows of {part}.csv")
     return [Found(*line) for line in zip(names, values, PUBLISHED[part], notes, strict=True)]
@@ -133,7 +136,6 @@ def _source(
     test_patients: frozenset[str],
 ) -> _Source:
     """Only what a record needs, so that 223,414 rows stay small."""
-    codes = finding_codes(table, list(columns))
     ids = table["place"].where(table["place"] != "", table["Path"])
     return _Source(
         config,
@@ -143,8 +145,8 @@ def _source(
         Compact.of(table["part"]),
         Compact.of(table["patient"]),
         {"sex": Compact.of(table["Sex"]), "age": Compact.of(table["Age"]), "view": Compact.of(table["AP/PA"])},
-        codes,
-        bad_cells(table, codes, list(columns)),
+        table[list(columns)].to_numpy(np.int8),
+        {int(i): str(table["bad"].iat[int(i)]) for i in np.flatnonzero((table["bad"] != "").to_numpy(bool))},
         repeats(ids, table["row"]),
         test_patients,
     )
@@ -159,9 +161,8 @@ def _row(source: _Source, i: int) -> _Row:
         problem = f"Path {place!r} is not train|valid/patientNNNNN/studyN/file; mend the table"
     elif part == "train" and patient in source.test_patients:
         problem = f"{patient} is also in the official validation set, the test split; remove the row from train.csv"
-    elif BAD in codes:
-        column = list(source.columns)[codes.index(BAD)]
-        problem = f"label column '{column}' holds {source.bad[i, column]!r}; use 1, 0, -1 (uncertain) or blank"
+    else:
+        problem = source.bad.get(i)
     if i in source.repeated:
         record_id = f"{record_id}#row{source.repeated[i]}"
         problem = f"row {source.repeated[i]} repeats {place}; keep one of them"

@@ -63,18 +63,26 @@ def finding_codes(table: pd.DataFrame, columns: Sequence[str]) -> Codes:
     """Codes (N, L): 1, 0, -1, `BLANK`, or `BAD` where the cell holds anything else."""
     codes = np.full((len(table), len(columns)), BLANK, np.int8)
     for k, column in enumerate(columns):
-        filled = table[column] != ""
-        numbers = pd.to_numeric(table[column].where(filled), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        good = np.isin(numbers, (1.0, 0.0, -1.0))
-        codes[good, k] = numbers[good].astype(np.int8)
-        codes[filled.to_numpy(bool) & ~good, k] = BAD
+        cells = table[column].astype("category").cat
+        codes[:, k] = np.array([_code(str(name)) for name in cells.categories], np.int8)[cells.codes]
     return codes
 
 
-def bad_cells(table: pd.DataFrame, codes: Codes, columns: Sequence[str]) -> dict[tuple[int, str], str]:
-    """(row, column) -> what stands there, for every `BAD` code."""
+def _code(cell: str) -> int:
+    if not cell:
+        return BLANK
+    try:
+        return {1.0: 1, 0.0: 0, -1.0: -1}.get(float(cell), BAD)
+    except ValueError:
+        return BAD
+
+
+def bad_cells(table: pd.DataFrame, codes: Codes, columns: Sequence[str]) -> dict[int, str]:
+    """Row -> what is wrong in it, for every row with a `BAD` code."""
     return {
-        (int(i), columns[k]): str(table[columns[k]].iat[int(i)]) for i, k in zip(*np.nonzero(codes == BAD), strict=True)
+        int(i): f"label column '{columns[k]}' holds {str(table[columns[k]].iat[int(i)])!r}; "
+        "use 1, 0, -1 (uncertain) or blank"
+        for i, k in zip(*np.nonzero(codes == BAD), strict=True)
     }
 
 

@@ -19,7 +19,6 @@ import pandas as pd
 
 from data.config import DataConfig
 from data.datasets.findings import (
-    BAD,
     Codes,
     bad_cells,
     finding_caption,
@@ -64,7 +63,7 @@ class _Source:
     parts: Compact
     labels: npt.NDArray[np.int32]  # row of codes, -1 where the study has none
     codes: Codes
-    bad: dict[tuple[int, str], str]
+    bad: dict[int, str]  # row of codes -> what is wrong in it
     repeated: dict[int, int]
     two_patients: frozenset[str]
 
@@ -90,13 +89,14 @@ def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
     root = set_folder(path, "mimic")
     columns = finding_columns(config)
     files = {name: _table(root, name) for name in TABLES}
-    wanted = {
+    needed = {
         "metadata": ["dicom_id", "subject_id", "study_id", "ViewPosition"],
         "split": ["dicom_id", "subject_id", "split"],
-        "chexpert": ["study_id", *columns],
+        "chexpert": ["study_id"],
     }
-    tables = read_tables(files, lambda name, file: read_columns(file, wanted[name]))
-    metadata, split, findings = (tables[name] for name in wanted)
+    repeated = {"chexpert": list(columns)}
+    tables = read_tables(files, lambda name, file: read_columns(file, needed[name], repeated=repeated.get(name, [])))
+    metadata, split, findings = (tables[name] for name in needed)
     metadata["row"] = np.arange(len(metadata)) + 2
     owners = pd.concat([metadata[["dicom_id", "subject_id"]], split[["dicom_id", "subject_id"]]]).drop_duplicates()
     two_patients = frozenset(owners.loc[owners["dicom_id"].duplicated(), "dicom_id"])
@@ -169,9 +169,8 @@ def _row(source: _Source, i: int) -> _Image:
         problem = f"image {dicom} belongs to two patients in the tables; keep one"
     elif part not in SPLITS:
         problem = f"split of {dicom} is {part!r}; the split table should say train, validate or test"
-    elif BAD in codes:
-        column = list(source.columns)[codes.index(BAD)]
-        problem = f"label column '{column}' holds {source.bad[place, column]!r}; use 1, 0, -1 (uncertain) or blank"
+    else:
+        problem = source.bad.get(place)
     if i in source.repeated:
         record = f"{dicom}#row{source.repeated[i]}"
         problem = f"row {source.repeated[i]} repeats {dicom}; keep one of them"
