@@ -113,8 +113,8 @@ def test_blank_labels_are_unknown_unless_study_toml_says_zero(tmp_path):
     lines = found("chexpert", tree, blank="0", uncertain="mgca")
     assert lines["positive: pleural_effusion"].found == 3
     assert lines["positive: edema"].found == 0
-    assert lines["positive: edema"].note == "2 uncertain become 1 (data.uncertain), 6 blank 0 (data.blank)"
-    assert lines["positive: pneumonia"].note.startswith("2 uncertain become unknown")
+    assert lines["positive: edema"].note == "2 uncertain -> 1, 6 blank -> 0"
+    assert lines["positive: pneumonia"].note.startswith("2 uncertain -> unknown")
     assert (lines["rows of train.csv"].found, lines["rows of train.csv"].expected) == (12, 223_414)
     assert (lines["frontal rows of train.csv"].found, lines["frontal rows of train.csv"].expected) == (8, 191_027)
     assert (lines["patients of train.csv"].found, lines["patients of train.csv"].expected) == (6, 64_540)

@@ -226,4 +226,4 @@ def test_published_rsna_and_chexpert_tables_hold_what_they_are_documented_to_hol
     lines = found("chexpert", tree, uncertain="mgca", labels=["edema"])
     for what in ("rows of train.csv", "patients of train.csv", "frontal rows of train.csv"):
         assert lines[what].found == lines[what].expected
-    assert "11818 uncertain become 1" in lines["positive: edema"].note
+    assert "11818 uncertain -> 1" in lines["positive: edema"].note

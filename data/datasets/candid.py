@@ -149,8 +149,8 @@ def _counts(
         Found(
             "patients", len(set[str]().union(*patients) - {""}), None, f"{shared} images name two and are quarantined"
         ),
-        Found("reports", sum(image.report is not None for image in images), len(images)),
-        Found("image files", n_files, len(images), "a missing one is quarantined"),
+        Found("reports", sum(image.report is not None for image in images), None, f"of {len(images)} images"),
+        Found("image files", n_files, None, f"of {len(images)}; a missing one is quarantined"),
     ]
     for structure in STRUCTURES:
         positive = sum(_label(image, structure) == 1 for image in images)

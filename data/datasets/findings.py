@@ -105,7 +105,7 @@ def findings_found(codes: Codes, names: Sequence[str], config: DataConfig) -> li
         value = uncertain_value(config.uncertain, name)
         became = "unknown" if value is None else f"{value:.0f}"
         uncertain, blank = (int((codes[:, k] == code).sum()) for code in (-1, BLANK))
-        note = f"{uncertain} uncertain become {became} (data.uncertain), {blank} blank {config.blank} (data.blank)"
+        note = f"{uncertain} uncertain -> {became}, {blank} blank -> {config.blank}"
         found.append(Found(f"positive: {name}", int((codes[:, k] == 1).sum()), None, note))
     return found
 

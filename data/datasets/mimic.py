@@ -107,7 +107,7 @@ def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
     probe([first_file(_places(root, row)) for row in rows], root)
     n_reports = sum(_report_file(root, row) is not None for row in rows)
     found += [
-        Found(f"reports of {len(rows)} images tried", n_reports, len(rows), "s<study>.txt beside the study's folder"),
+        Found("reports", n_reports, None, f"of {len(rows)} images tried: s<study>.txt beside the study's folder"),
         *findings_found(source.codes, list(columns.values()), config),
     ]
     return ImportPlan(Planned(len(source.dicoms), partial(_planned, source)), tuple(found), tuple(files.values()))

@@ -89,7 +89,7 @@ def _counts(source: _Source, file: Path, n_files: int) -> tuple[Found, ...]:
         Found("patient identifiers", len(source.ids), n_images, PATIENTS),
         Found("with pneumonia", positive, n_positive),
         Found("normal", normal, None, lacks),
-        Found("image files", n_files, len(source.ids), "a missing one is quarantined"),
+        Found("image files", n_files, None, f"of {len(source.ids)}; a missing one is quarantined"),
     )
 
 

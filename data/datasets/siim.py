@@ -74,7 +74,7 @@ def _counts(source: _Source, file: Path, n_files: int) -> tuple[Found, ...]:
         Found(f"rows of {file.name}", len(source.texts), n_rows, "published: stage 2"),
         Found("images", len(source.ids), n_images, f"{several} have several rows, which are united"),
         Found("images with pneumothorax", positive, n_positive, masks),
-        Found("image files", n_files, len(source.ids), "a missing one is quarantined"),
+        Found("image files", n_files, None, f"of {len(source.ids)}; a missing one is quarantined"),
     )
 
 
