@@ -93,3 +93,22 @@ def test_templates_parse_and_take_a_name(tmp_path):
         assert load_config(tmp_path / "study.toml").name == "Gr-e 7-x"
     with pytest.raises(InvalidInput, match="default, demo, table"):
         read_template("nope")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("uncertain", "mgcq", "data.uncertain = 'mgcq': choose one of blank, zeros, ones, mgca"),
+        ("uncertain", {"edema": 2}, "'edema' is '2'; choose one of blank, 0, 1"),
+        ("blank", "1", "data.blank = '1'"),
+        ("rle", "row-major", "data.rle = 'row-major': choose one of relative, absolute"),
+        ("rle", {"chest_tubes": "both"}, "'chest_tubes' is 'both'"),
+        ("split_fractions", [0.7, 0.1, 0.1], "give three shares that sum to 1"),
+        ("reader", "chexpret", "data.reader = 'chexpret'"),
+    ],
+)
+def test_policies_of_data_sets_are_checked_in_one_line(key, value, told):
+    with pytest.raises(InvalidInput) as caught:
+        parse_config({"data": {key: value}})
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
