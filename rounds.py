@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import Conflict, InvalidInput
+from data.pools import PROXY_FILTERED, PROXY_FINETUNED
 from data.raters import Role, add_rater
 from data.study import Study
 from data.templates import read_template
@@ -85,12 +86,24 @@ def after_scoring(study: Study, *, simulated: bool = False) -> list[Step]:
         ("Turn scores into preference pairs", lambda: alignment.pairs.run_pairs(study)),
         ("Align with Diffusion-DPO", lambda: alignment.arms.run_align(study)),
         ("Fine-tune on high scores (control arm)", lambda: alignment.arms.run_finetune(study)),
+        *proxy_steps(study),
         ("Evaluate on held-out conditions", lambda: alignment.evaluate.run_evaluate(study)),
         *comparison_steps(study, simulated=simulated),
         ("Sample augmentation pools", lambda: generation.pool.run_pool(study)),
         ("Train the downstream models", lambda: downstream.grid.run_grid(study, n_workers=N_WORKERS)),
         ("Write the report", lambda: {"report": str(downstream.report.run_report(study))}),
     ]
+
+
+def proxy_steps(study: Study) -> list[Step]:
+    """The proxy's arms, where downstream.arms asks for them: filtered pools, and the generator trained on them."""
+    arms = [arm for arm in study.config.downstream.arms if arm in (PROXY_FILTERED, PROXY_FINETUNED)]
+    if not arms:
+        return []
+    import alignment.proxy_arm
+
+    title = "Filter and fine-tune by the proxy (control arm)"
+    return [(title, lambda: alignment.proxy_arm.run_proxy(study, arms=arms))]
 
 
 def comparison_steps(study: Study, *, simulated: bool) -> list[Step]:

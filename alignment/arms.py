@@ -14,7 +14,7 @@ import torch
 
 from alignment.dpo import DpoStep, HeldOut, summary
 from alignment.examples import PreferenceSets, find_pairs_run, load_preference_sets
-from alignment.finetune import FinetuneStep, image_scores, select_images
+from alignment.finetune import FinetuneStep, image_scores, select_images, selected_images
 from alignment.policy import Policy, make_policy
 from alignment.trainer import StepFunction, Trainer, TrainSettings
 from alignment.watch import Watch, feature_function
@@ -100,11 +100,12 @@ def _run(
     if done := finished_run(study, kind, config):
         return {**done.result, "already_done": True}
     with start_run(study, kind, config, {"generator": base}) as run:
-        run.result = _train(study, run, kind, arm, settings, _device(device))
+        run.result = _train(study, run, kind, arm, settings, training_device(device))
     return run.result
 
 
-def _device(name: str) -> str:
+def training_device(name: str) -> str:
+    """ "auto" -> a CUDA device where there is one; InvalidInput for a name torch does not know."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -157,7 +158,7 @@ def _train(study: Study, run: Run, kind: ArmKind, arm: str, settings: AlignConfi
         facts |= {"n_images": len(selection.images), "min_score": selection.threshold, "warning": selection.warning}
         if selection.warning:
             log.warning("%s", selection.warning)
-        step_function = FinetuneStep(policy, material.train, settings, selection)
+        step_function = FinetuneStep(policy, selected_images(material.train, selection), settings)
     else:
         step_function = DpoStep(policy, material.train, settings)
     features, features_name = feature_function(study)

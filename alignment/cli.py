@@ -1,4 +1,4 @@
-"""Commands of the alignment room: ``radpref align pairs | train | evaluate``, and ``radpref annotate simulate``."""
+"""Commands of the alignment room: ``radpref align pairs | train | proxy | evaluate``; ``radpref annotate simulate``."""
 
 from __future__ import annotations
 
@@ -81,6 +81,33 @@ def train(
         if result.get("warning"):
             lines.append(f"{name}: warning: {result['warning']}")
     _tell(results, as_json, [*lines, "next: radpref align evaluate"])
+
+
+@app.command()
+def proxy(
+    study: Path = STUDY,
+    arm: list[str] = typer.Option(None, "--arm", help="proxy-filtered, proxy-finetuned (repeatable); both by default."),
+    steps: int = typer.Option(None, help="Instead of proxy.finetune_steps of study.toml."),
+    device: str = typer.Option("auto", help="Of the training: auto, cpu or cuda."),
+    as_json: bool = JSON,
+) -> None:
+    """Filter pools by the proxy, fine-tune on what it kept, sample that generator's pools. Run again to resume."""
+    from alignment.proxy_arm import run_proxy
+    from data.study import Study
+
+    result = run_proxy(Study(study), arms=arm or None, n_steps=steps, device=device)
+    lines = [
+        f"{name}: {pool['n']} of {pool['candidates']} images kept; "
+        + ", ".join(f"{label} {row['kept']}/{row['candidates']}" for label, row in pool["by_class"].items())
+        for name, pool in result["proxy-filtered"].items()
+    ]
+    if trained := result.get("training"):
+        lines.append(
+            f"{trained['arm']}: {trained['n_steps']} steps on {trained['n_images']} images "
+            f"in {trained['train_s']:.0f} s, "
+            f"drift {trained['drift']:.2f}, diversity {trained['diversity']:.2f}"
+        )
+    _tell(result, as_json, [*lines, "next: radpref align evaluate"])
 
 
 @app.command()

@@ -110,6 +110,16 @@ def _latents(study: Study, stack: GeneratorStack, set_ids: Sequence[str], title:
         if len(rows) != N_SLOTS:
             raise NotFound(f"set {set_id} has {len(rows)} images of {N_SLOTS}: run `radpref generate sets` again")
         shas += [str(row["image_sha"]) for row in rows]
+    stacked = encode_stored(study, stack, shas, title)
+    return stacked.view(len(set_ids), N_SLOTS, *stacked.shape[1:])
+
+
+def encode_stored(study: Study, stack: GeneratorStack, shas: Sequence[str], title: str) -> Tensor:
+    """Latents of stored images, (n, C, h, w) float32 on the stack's device.
+
+    Raises:
+        InvalidInput: an image has another size than the generator's.
+    """
     parts = []
     with bar(title, len(shas)) as advance:
         for start in range(0, len(shas), ENCODE_BATCH):
@@ -117,13 +127,12 @@ def _latents(study: Study, stack: GeneratorStack, set_ids: Sequence[str], title:
             wrong = [image.shape for image in part if image.shape != (stack.image_size, stack.image_size)]
             if wrong:
                 raise InvalidInput(
-                    f"an image of a set is {wrong[0]}, the generator makes {stack.image_size} px: sample the sets again"
+                    f"an image is {wrong[0]}, the generator makes {stack.image_size} px: sample it again"
                 )
             signal = torch.from_numpy(np.stack([to_uint8(image) for image in part])).float()[:, None] / 127.5 - 1
             parts.append(stack.encode_images(signal.to(stack.device)))
             advance(len(part))
-    stacked = torch.cat(parts).float()
-    return stacked.view(len(set_ids), N_SLOTS, *stacked.shape[1:])
+    return torch.cat(parts).float()
 
 
 def _preferences(study: Study, run_id: str, ids: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -16,6 +16,8 @@ from alignment.examples import CRITERIA, PreferenceSets
 from alignment.policy import Policy
 from alignment.trainer import scheduled, step_generator
 from data.errors import NotFound
+from data.scores import N_SLOTS
+from generation.conditions import ConditionBatch
 
 if TYPE_CHECKING:
     from data.config import AlignConfig
@@ -58,24 +60,44 @@ def select_images(scores: Tensor, min_score: float) -> Selection:
     return Selection(tuple(sorted((n, k) for _, n, k in best)), best[-1][0], warning)
 
 
+@dataclass(frozen=True)
+class TrainingImages:
+    """What plain training reads: latents (N, C, h, w), M conditions, and the condition of each image (N,)."""
+
+    latents: Tensor
+    conditions: ConditionBatch
+    condition_of: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def selected_images(sets: PreferenceSets, selection: Selection) -> TrainingImages:
+    """The selected images of rated sets."""
+    device = sets.latents.device
+    rows = torch.tensor([n for n, _ in selection.images], device=device)
+    slots = torch.tensor([k for _, k in selection.images], device=device)
+    return TrainingImages(sets.latents[rows, slots], sets.conditions, rows)
+
+
 class FinetuneStep:
     """step -> (loss, {}): the mean denoising error of as many images as a DPO step sees, a (t, noise) for each."""
 
-    def __init__(self, policy: Policy, sets: PreferenceSets, settings: AlignConfig, selection: Selection) -> None:
-        self.policy, self.sets, self.settings, self.selection = policy, sets, settings, selection
+    def __init__(self, policy: Policy, images: TrainingImages, settings: AlignConfig) -> None:
+        self.policy, self.images, self.settings = policy, images, settings
         self.n_timesteps = int(policy.stack.scheduler.config.num_train_timesteps)
 
     def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one step, with gradient."""
-        images, settings = self.selection.images, self.settings
-        n_images = settings.sets_per_step * self.sets.latents.shape[1]
-        chosen = [images[i] for i in scheduled(step, len(images), n_images, settings.seed)]
-        device = self.sets.latents.device
-        rows = torch.tensor([n for n, _ in chosen], device=device)
-        latents = self.sets.latents[rows, torch.tensor([k for _, k in chosen], device=device)]
+        images, settings = self.images, self.settings
+        device = images.latents.device
+        chosen = torch.tensor(
+            scheduled(step, len(images), settings.sets_per_step * N_SLOTS, settings.seed), device=device
+        )
+        latents = images.latents[chosen]
         generator = step_generator(settings.seed, 808, step)
         steps = torch.randint(0, self.n_timesteps, (len(chosen),), generator=generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         routed = torch.ones(len(chosen), dtype=torch.bool, device=device)
-        errors = self.policy.errors(latents, noise, steps, self.sets.conditions.select(rows), routed)
-        return errors.mean(), {}
+        conditions = images.conditions.select(images.condition_of[chosen])
+        return self.policy.errors(latents, noise, steps, conditions, routed).mean(), {}

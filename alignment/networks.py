@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import Conflict, InvalidInput
+from data.errors import InvalidInput
 from generation.measure import MeasureNet, Role, load_measure
+from generation.network_roles import register_network as register_network
 
 if TYPE_CHECKING:
     from data.study import Study
@@ -39,19 +40,3 @@ def load_network(study: Study, name: str, role: Role) -> MeasureNet:
         raise InvalidInput(f"network '{name}' was trained as {net.role}, not as {role}: name one of role {role}")
     register_network(study, net.sha256, role, name)
     return net
-
-
-def register_network(study: Study, sha256: str, role: Role, name: str) -> None:
-    """Enter a network's hash under its role; the same again is harmless.
-
-    Raises:
-        Conflict: the same weights already have another role in this study.
-    """
-    row = study.db.row("SELECT role, name FROM networks WHERE sha256 = ?", [sha256])
-    if row is None:
-        with study.db.write() as connection:
-            connection.execute("INSERT INTO networks VALUES (?, ?, ?)", (sha256, role, name))
-    elif row["role"] != role:
-        raise Conflict(
-            f"network '{name}' ({sha256[:12]}) already is {row['role']} '{row['name']}' here, not {role}: use another"
-        )

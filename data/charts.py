@@ -19,8 +19,10 @@ ARM_STYLE = {
     "baseline": ("#2f6fb0", "s"),
     "aligned": ("#c4561a", "D"),
     "finetuned": ("#2e8b57", "^"),
+    "proxy-filtered": ("#7a4ea3", "v"),
+    "proxy-finetuned": ("#a03d63", "X"),
 }
-SPARE_STYLES = (("#7a4ea3", "v"), ("#a03d63", "X"), ("#00808a", "*"))
+SPARE_STYLES = (("#00808a", "*"), ("#8a6d00", "p"), ("#5b6f00", "h"))
 RC: dict[Any, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.0,
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK,

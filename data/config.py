@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from data.config_base import Section as _Section
+from data.config_feedback import AlignConfig as AlignConfig
+from data.config_feedback import ProxyConfig as ProxyConfig
 from data.config_generator import GeneratorConfig as GeneratorConfig
 from data.config_rating import AnnotateConfig as AnnotateConfig
 from data.config_rating import SimulateConfig as SimulateConfig
@@ -22,7 +24,6 @@ from data.errors import InvalidInput, NotFound
 
 ReaderName = Literal["phantom", "table", "chexpert", "candid", "siim", "rsna", "mimic", "medmnist"]
 """The names of `data.readers.READERS`."""
-Loss = Literal["set-wise", "hard-pairs", "score-weighted"]
 
 
 class ColumnsConfig(_Section):
@@ -186,31 +187,6 @@ class SetsConfig(_Section):
         return self
 
 
-class AlignConfig(_Section):
-    """Diffusion-DPO. Defaults are those measured for the embedded model."""
-
-    loss: Loss = "set-wise"
-    beta: float = Field(default=500.0, gt=0)
-    """500 for the embedded model, 5000 at Stable-Diffusion size."""
-    learning_rate: float = Field(default=3e-4, gt=0)
-    controlnet_learning_rate: float = Field(default=1e-5, gt=0)
-    n_steps: int = Field(default=900, ge=1)
-    """The study trained 4,000 steps."""
-    sets_per_step: int = Field(default=4, ge=1)
-    warmup_steps: int = Field(default=20, ge=0)
-    lora_rank: int = Field(default=16, ge=1)
-    held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
-    raters: Literal["human", "simulated", "auto"] = "auto"
-    """Whose scores are used; ``auto`` takes the kind that is there and refuses a mixture."""
-    evaluation_conditions: int = Field(default=50, ge=2)
-    """Fresh conditions, of validation records that no rated set used, on which arms are compared."""
-    evaluation_images: int = Field(default=4, ge=2)
-    """Images of each condition and arm."""
-    finetune_min_score: float = Field(default=4.0, ge=0, le=5)
-    """The filter-and-fine-tune arm keeps images with a mean score at or above this."""
-    seed: int = 0
-
-
 class PoolConfig(_Section):
     """Sampling of augmentation pools (docs/pools.md)."""
 
@@ -282,6 +258,7 @@ class StudyConfig(_Section):
     annotate: AnnotateConfig = AnnotateConfig()
     simulate: SimulateConfig = SimulateConfig()
     align: AlignConfig = AlignConfig()
+    proxy: ProxyConfig = ProxyConfig()
     pool: PoolConfig = PoolConfig()
     downstream: DownstreamConfig = DownstreamConfig()
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NORMAL = "normal"
 """Name of the class without any of a task's labels."""
+PROXY_CANDIDATES, PROXY_FILTERED, PROXY_FINETUNED = "proxy-candidates", "proxy-filtered", "proxy-finetuned"
+"""Pools of the proxy: what it chooses from, what it chose, and samples of the generator trained on that."""
 _MATERIAL = """
 SELECT record_id, caption, extra,
   (SELECT json_group_object(label, value) FROM labels l WHERE l.record_id = r.record_id) AS labels,

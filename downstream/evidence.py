@@ -149,8 +149,11 @@ def _runs(study: Study) -> list[dict[str, Any]]:
 
 
 def _pool_pairs(study: Study) -> list[PoolPair]:
-    """Pool images of equal condition and seed in every arm that has a pool, a few per task."""
-    from data.pools import pool_rows
+    """Pool images of equal condition and seed in every arm that has a pool, a few per task.
+
+    Not of the proxy's choice: its images share a condition and seed with others only where the proxy liked them.
+    """
+    from data.pools import PROXY_FILTERED, pool_rows
 
     found: list[PoolPair] = []
     tasks = study.config.downstream.tasks
@@ -158,6 +161,8 @@ def _pool_pairs(study: Study) -> list[PoolPair]:
     for task in tasks:
         rows: dict[str, dict[tuple[str, int], str]] = {}
         for arm in study.config.downstream.arms:
+            if arm == PROXY_FILTERED:
+                continue
             try:
                 pool = pool_rows(study, task.name, arm)
             except NotFound:

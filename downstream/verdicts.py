@@ -15,6 +15,8 @@ ARM_NAMES = {
     "baseline": "images of the baseline generator",
     "aligned": "images of the preference-aligned generator",
     "finetuned": "images of the generator fine-tuned on well-scored images",
+    "proxy-filtered": "the baseline's images that the proxy kept",
+    "proxy-finetuned": "images of the generator fine-tuned on what the proxy kept",
 }
 ALIGNMENT_RUNS_NEEDED = 3
 """Alignment runs (the outer level) that a claim about alignment itself needs."""

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import Conflict, InvalidInput, NotFound
+from data.errors import InvalidInput, NotFound
 from data.files import sha256_file
 from generation.measure import MeasureNet, load_measure, resize_square
+from generation.network_roles import register_network
 
 if TYPE_CHECKING:
     from data.study import Study
@@ -51,7 +52,7 @@ def load_fidelity_network(study: Study) -> MeasureNet:
     net = load_measure(own if own.is_file() else "fidelity")
     if net.role != "fidelity":
         raise InvalidInput(f"network '{net.name}' was trained as {net.role}, not as fidelity: put another in {own}")
-    _enter(study, net.sha256, net.name)
+    register_network(study, net.sha256, "fidelity", net.name)
     return net
 
 
@@ -70,7 +71,7 @@ def load_feature_network(study: Study, net: MeasureNet, choice: str = "auto") ->
     weights = None if choice == "fidelity" else xrv_weights()
     if weights is not None:
         found = _torchxrayvision(weights)
-        _enter(study, found.sha256, found.name)
+        register_network(study, found.sha256, "fidelity", found.name)
         return found
     if choice == "torchxrayvision":
         raise NotFound(
@@ -116,12 +117,3 @@ def _torchxrayvision(weights: Path) -> FeatureNetwork:
 
     about = "DenseNet-121 of torchxrayvision, trained on seven public sets of real radiographs"
     return FeatureNetwork(f"torchxrayvision {XRV_WEIGHTS}", about, sha256_file(weights), features, published=True)
-
-
-def _enter(study: Study, sha256: str, name: str) -> None:
-    row = study.db.row("SELECT role FROM networks WHERE sha256 = ?", [sha256])
-    if row is not None and row["role"] != "fidelity":
-        raise Conflict(f"network '{name}' ({sha256[:12]}) already is {row['role']} here: use another")
-    if row is None:
-        with study.db.write() as connection:
-            connection.execute("INSERT INTO networks VALUES (?, ?, ?)", (sha256, "fidelity", name))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InvalidInput
-from data.pools import class_counts
+from data.pools import PROXY_FILTERED, class_counts
 from data.progress import bar
 from data.records import start_run
 from generation.engines import EngineOptions, make_engine
@@ -78,13 +78,35 @@ def run_pool(
         size = n or pool_size(study, task, multiple, material)
         plan = PoolPlan(study, task, size, settings.seed, material)
         for arm in names:
-            pool = _pool(study, plan, arm, engine)
+            if arm == PROXY_FILTERED:
+                from generation.proxy_filter import filter_pool
+
+                pool = filter_pool(study, plan, engine)
+            else:
+                pool = sample_pool(study, plan, arm, engine)
             counts[f"{task.name}/{arm}"] = pool["n"]
             pools[f"{task.name}/{arm}"] = pool
     return {"images": counts, "pools": pools}
 
 
-def _pool(study: Study, plan: PoolPlan, arm: str, engine: EngineOptions) -> dict[str, Any]:
+def sample_pool(
+    study: Study,
+    plan: PoolPlan,
+    arm: str,
+    engine: EngineOptions,
+    *,
+    model: str | None = None,
+    part_of: int | None = None,
+) -> dict[str, Any]:
+    """Sample what is missing of one pool.
+
+    Args:
+        model: the arm whose generator samples it, by default ``arm``.
+        part_of: the plan repeats its first so many images' classes; pools that repeat others do not begin alike.
+
+    Returns:
+        run_id, n, sampled (now), classes (images of each).
+    """
     from generation.adapters import arm_identity
     from generation.shards import ShardStore
 
@@ -92,12 +114,14 @@ def _pool(study: Study, plan: PoolPlan, arm: str, engine: EngineOptions) -> dict
     recipe = {
         "task": plan.task.model_dump(mode="json"),
         "arm": arm,
-        "model": arm_identity(study, arm),
+        "model": arm_identity(study, model or arm),
         "seed": plan.seed,
         "generator": study.config.generator.model_dump(mode="json"),
         "shard_size": shard_size,
         "recipe": RECIPE,
     }
+    if part_of is not None:
+        recipe["part_of"] = part_of
     before = _equal_pools(study, recipe)
     for run_id, n, status in before:
         if status == "done" and n >= plan.n:
@@ -109,7 +133,7 @@ def _pool(study: Study, plan: PoolPlan, arm: str, engine: EngineOptions) -> dict
             sampled = sum(map(shards.n_images, missing))
             with bar(f"pool {plan.task.name} / {arm}", plan.n) as advance:
                 advance(plan.n - sampled)
-                for index in make_engine(study, arm, engine).run(shards.jobs(missing), shards.write):
+                for index in make_engine(study, model or arm, engine).run(shards.jobs(missing), shards.write):
                     advance(shards.commit(index))
         run.result = _summary(study, run.run_id, plan.n, sampled)
     return run.result
