@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import rounds
 from alignment.proxy_arm import run_proxy
 from data.config import ProxyConfig, parse_config
 from data.errors import Conflict, InvalidInput, NotFound
@@ -265,3 +266,11 @@ def test_only_the_filter_trains_nothing(make_study: Callable[..., Study], bright
         run_proxy(study, arms=["aligned"])
     with pytest.raises(InvalidInput, match="n_steps is 0"):
         run_proxy(study, n_steps=0)
+
+
+def test_a_round_filters_before_it_evaluates_where_the_arms_are_asked_for(make_study: Callable[..., Study]) -> None:
+    titles = [title for title, _ in rounds.after_scoring(make_study())]
+    asked = titles.index("Filter and fine-tune by the proxy (control arm)")
+    assert asked < titles.index("Evaluate on held-out conditions") < titles.index("Sample augmentation pools")
+    plain = TOML.replace('"baseline", "proxy-filtered", "proxy-finetuned"', '"baseline", "aligned"')
+    assert len(rounds.after_scoring(make_study(plain))) == len(titles) - 1
