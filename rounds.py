@@ -66,10 +66,11 @@ def before_scoring(study: Study) -> list[Step]:
 
     steps: list[Step] = [("Import real images", lambda: import_step(study))]
     if study.config.generator.model == "trained":
+        import generation.study_networks
         import generation.study_training
 
         steps.append(("Train the generator", lambda: generation.study_training.run_train(study)))
-        steps.append(("Train the measuring networks", lambda: generation.study_training.run_networks(study)))
+        steps.append(("Train the measuring networks", lambda: generation.study_networks.run_networks(study)))
     return [*steps, ("Sample sets of four", lambda: generation.sets.run_sets(study))]
 
 

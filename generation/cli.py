@@ -94,7 +94,7 @@ def networks(
 ) -> None:
     """Train the study's own measuring networks (raters', judge, fidelity) on its real training images."""
     from data.study import Study
-    from generation.study_training import run_networks
+    from generation.study_networks import run_networks
 
     emit(run_networks(Study(study), n_steps=n_steps), as_json)
 

@@ -50,19 +50,9 @@ def read_images(study: Study, records: list[dict[str, Any]]) -> np.ndarray:
     return np.stack([to_uint8(study.store.image(r["image_sha"])) for r in track(records, "read images", len(records))])
 
 
-def study_corpus(
-    study: Study,
-    structures: tuple[str, ...],
-    split: str = "train",
-    folder: Path | None = None,
-    compute: Compute | None = None,
-) -> Corpus:
-    """The records of one split as training arrays; masks of structures the generator knows.
-
-    `folder`: where the arrays are kept, memory-mapped; None for arrays in memory. Of several processes the main one
-    reads the images, the others wait.
-    """
-    return records_corpus(study, training_records(study, split), structures, folder, compute)
+def study_corpus(study: Study, structures: tuple[str, ...], split: str = "train", folder: Path | None = None) -> Corpus:
+    """The records of one split as training arrays; see :func:`records_corpus`."""
+    return records_corpus(study, training_records(study, split), structures, folder)
 
 
 def records_corpus(
@@ -72,7 +62,11 @@ def records_corpus(
     folder: Path | None = None,
     compute: Compute | None = None,
 ) -> Corpus:
-    """As :func:`study_corpus`, of any records."""
+    """Records as training arrays; masks of structures the generator knows.
+
+    `folder`: where the arrays are kept, memory-mapped; None for arrays in memory. Of several processes the main one
+    reads the images, the others wait.
+    """
     from generation.compute import Compute
     from generation.corpus import Corpus
     from generation.kept_arrays import KeptArrays

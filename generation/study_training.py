@@ -1,9 +1,9 @@
-"""Trains a study's own generator and its own measuring networks on its own training split, nothing else.
+"""Trains a study's own generator on its own training split, nothing else.
 
 Input: records of split ``train`` (real images with captions and masks) and section [train]. Output: a stack in
-``models/<run_id>/``, entered in table ``models`` as arm "trained", which ``generator.model = "trained"`` samples from;
-networks in ``networks/``. Several processes (``accelerate launch``) share the steps of UNet and ControlNet; the main
-one reads images, trains the autoencoder and writes.
+``models/<run_id>/``, entered in table ``models`` as arm "trained", which ``generator.model = "trained"`` samples from.
+Several processes (``accelerate launch``) share the steps of UNet and ControlNet; the main
+one reads database and images, trains the autoencoder and writes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from data.conditions_store import record_conditions
 from data.config import TrainConfig
 from data.errors import InvalidInput
 from data.files import sha256_bytes, sha256_tree, write_atomic
-from data.progress import track
 from data.records import Run, finished_run, start_run
 from generation.study_corpus import (
     read_images,
     record_condition,
     records_corpus,
     spread,
-    study_corpus,
     training_records,
 )
 
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from generation.compute import Compute
     from generation.corpus import Corpus
     from generation.latents import LatentCorpus
-    from generation.measure_data import MeasureData
     from generation.models import GeneratorStack
     from generation.recipes import Recipe
     from generation.training import TrainSettings
@@ -70,7 +67,7 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
     from generation.recipes import add_lora, check_recipe, fit_structures, is_large, make_recipe, start_folder
 
     compute = make_compute(device)
-    settings, records = study.config.train, training_records(study)
+    settings, records = study.config.train, compute.share(training_records(study) if compute.is_main else [])
     start = start_folder(settings.start, model_path(study, settings.start))
     large = start is not None and is_large(start)
     config = run_config(study, large, len(records))
@@ -88,7 +85,7 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
             "set it to that"
         )
     with _shared_run(study, config, {"training images": _hash_of(records)}, compute) as run:
-        corpus = study_corpus(study, stack.structures, folder=run.folder / "corpus", compute=compute)
+        corpus = records_corpus(study, records, stack.structures, run.folder / "corpus", compute)
         add_lora(stack, settings)
         run.result = _train_stages(study, stack, corpus, run.folder, recipe, compute)
         run.result |= {
@@ -293,8 +290,10 @@ def _validation(
     from generation.training import NoiseObjective
     from generation.validation import Validation, choose_conditions
 
+    if not compute.is_main:
+        return None
     records = [r for r in record_conditions(study, "val") if r["caption"] or r["masks"]]
-    if not compute.is_main or not records:
+    if not records:
         return None
     settings, alone = study.config, Compute(compute.device)
     candidates = [record_condition(study, r, stack.structures) for r in spread(records, VALIDATION_IMAGES)]
@@ -321,78 +320,3 @@ def _validation_latents(
 
 def _hash_of(records: list[dict[str, Any]]) -> str:
     return sha256_bytes("\n".join(sorted(str(record["image_sha"]) for record in records)).encode())
-
-
-# --- measuring networks of the study ---------------------------------------------------------------------------
-
-
-def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
-    """Train four raters' networks, a judge and a fidelity network on real training images only, into ``networks/``.
-
-    Half of the training patients are for the raters (each a different 70 % of them), the other half for judge and
-    fidelity, so that what the raters see and what judges them never share a patient; thresholds come from the 30 % each
-    leaves out. The validation split only serves for the figures returned. Finished networks are skipped.
-    """
-    from generation.measure import load_measure, save_measure
-    from generation.measure_networks import NetworkShape
-    from generation.measure_plan import PLANS
-    from generation.measure_training import MeasureSettings, train_measure
-
-    plans = [plan for plan in PLANS.values() if plan.role != "proxy"]
-    folder = study.root / "networks"
-    if all((folder / f"{plan.name}.json").is_file() for plan in plans):
-        return {plan.name: _network_figures(load_measure(folder / f"{plan.name}.json").info) for plan in plans}
-    data = study_measure_data(study)
-    validation = study_measure_data(study, "val", data) if record_conditions(study, "val") else None
-    raters, others = data.split(0.5, np.random.default_rng([study.config.train.seed, 404]))
-    settings = MeasureSettings(n_steps=n_steps)
-    config = {"n_steps": n_steps, "seed": study.config.train.seed}
-    with start_run(study, "networks", config, {"training images": data.sha256}) as run:
-        for plan in track(plans, "measuring networks", len(plans)):
-            card = folder / f"{plan.name}.json"
-            if not card.is_file():
-                half = raters if plan.role == "rater" else others
-                own = half.split(0.3, np.random.default_rng([plan.seed, 405]))
-                shape = NetworkShape(
-                    plan.architecture,
-                    len(data.attributes),
-                    len(data.structures),
-                    plan.input_size,
-                    plan.widths,
-                    plan.depth,
-                )
-                net = train_measure(
-                    plan.name, plan.role, *own, shape=shape, seed=plan.seed, settings=settings, test=validation
-                )
-                save_measure(net, folder)
-            run.result[plan.name] = _network_figures(load_measure(card).info)
-    return run.result
-
-
-def _network_figures(info: dict[str, Any]) -> dict[str, Any]:
-    """AUROC per attribute and Dice per structure, on the validation split where there is one."""
-    figures = info.get("test_figures", info["validation_figures"])
-    auroc = {name: row["auroc"] for name, row in figures["attributes"].items()}
-    dice = {name: row["dice"] for name, row in figures["structures"].items()}
-    return {"n_train": info["train"]["n"], "n_steps": info["n_steps"], "n": figures["n"], "auroc": auroc, "dice": dice}
-
-
-def study_measure_data(study: Study, split: str = "train", like: MeasureData | None = None) -> MeasureData:
-    """One split as arrays of a measuring network: every label and structure with a mask, or those of ``like``."""
-    from generation.measure_data import MeasureData, label_rows
-
-    records = training_records(study, split)
-    images = read_images(study, records)
-    attributes = tuple(sorted({name for record in records for name in record["labels"]}))
-    structures = tuple(s for s in study.config.data.structures if any(s in record["masks"] for record in records))
-    if like is not None:
-        attributes, structures = like.attributes, like.structures
-    masks = np.zeros((len(records), len(structures), *images.shape[1:]), dtype=bool)
-    known = np.zeros((len(records), len(structures)), dtype=bool)
-    for i, record in enumerate(records):
-        for j, structure in enumerate(structures):
-            if structure in record["masks"]:
-                masks[i, j], known[i, j] = study.store.mask(record["masks"][structure]), True
-    labels = label_rows([record["labels"] for record in records], attributes)
-    patients = tuple(record["patient_id"] for record in records)
-    return MeasureData(images, labels, attributes, masks, known, structures, patients, f"records of split {split}")

@@ -120,10 +120,10 @@ def _id(rater) -> int:
 
 
 def test_a_study_with_its_own_generator_trains_it_and_its_networks_first(tmp_path, steps, monkeypatch):
-    import generation.study_training
+    from generation import study_networks, study_training
 
-    for name in ("run_train", "run_networks"):
-        monkeypatch.setattr(generation.study_training, name, lambda study, name=name: steps.append(name) or {})
+    for module, name in ((study_training, "run_train"), (study_networks, "run_networks")):
+        monkeypatch.setattr(module, name, lambda study, name=name: steps.append(name) or {})
     opened = Study.create(tmp_path / "own", '[generator]\nmodel = "trained"\n')
     rounds.run_round(opened, simulated=True)
     assert steps[:5] == ["import", "run_train", "run_networks", "run_sets", "run_simulate"]

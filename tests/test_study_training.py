@@ -24,7 +24,9 @@ from generation.measure import load_measure
 from generation.measure_plan import Plan
 from generation.models import load_stack, save_stack, tiny_stack
 from generation.sets import run_sets
-from generation.study_training import run_networks, run_train, study_corpus, study_measure_data, training_records
+from generation.study_corpus import study_corpus, training_records
+from generation.study_networks import run_networks, study_measure_data
+from generation.study_training import run_train
 from tests.support_sampling import STRUCTURES, stop_after
 
 TRAIN_TOML = """
