@@ -44,6 +44,7 @@ fmt: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.embedded --size full --json
+	$(BIN)/python -m benchmarks.sampling --size embedded --peer-from-diffusers --json
 	$(BIN)/python -m benchmarks.serve --size full --json
 
 clean:

@@ -86,6 +86,7 @@ def sd_stack(device: str) -> GeneratorStack:
     from generation.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(list(TEXTS), n_merges=100)
+    tokenizer.model_max_length = 77
     with torch.device(device), torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet2DConditionModel(

@@ -190,7 +190,7 @@ class SetsConfig(_Section):
 class PoolConfig(_Section):
     """Sampling of augmentation pools (docs/pools.md)."""
 
-    shard_size: int = Field(default=256, ge=1)
+    shard_size: int = Field(default=256, ge=1, le=10_000)
     """Images that are sampled and stored as one: what an interruption loses at most."""
     engine: Literal["process", "ray"] = "process"
     """``ray``: workers under Ray (``pip install 'radpref[ray]'``)."""

@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InvalidInput
-from data.pools import PROXY_FILTERED, class_counts
+from data.errors import InvalidInput, NotFound
+from data.pools import PROXY_FILTERED, class_counts, pool_run
 from data.progress import bar
 from data.records import start_run
 from generation.engines import EngineOptions, make_engine
@@ -124,7 +124,7 @@ def sample_pool(
         recipe["part_of"] = part_of
     before = _equal_pools(study, recipe)
     for run_id, n, status in before:
-        if status == "done" and n >= plan.n:
+        if status == "done" and n >= plan.n and run_id == _newest(study, plan.task.name, arm):
             return _summary(study, run_id, n, sampled=0)
     with start_run(study, "pool", {**recipe, "n": plan.n}) as run:
         _adopt(study, run, plan.n, shard_size, [run_id for run_id, _, _ in before if run_id != run.run_id])
@@ -137,6 +137,14 @@ def sample_pool(
                     advance(shards.commit(index))
         run.result = _summary(study, run.run_id, plan.n, sampled)
     return run.result
+
+
+def _newest(study: Study, task: str, arm: str) -> str | None:
+    """The pool that the grid reads now. An older equal one is taken over by a new run, to be the newest again."""
+    try:
+        return pool_run(study, task, arm)
+    except NotFound:
+        return None
 
 
 def _summary(study: Study, run_id: str, n: int, sampled: int) -> dict[str, Any]:

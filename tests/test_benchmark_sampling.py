@@ -18,6 +18,7 @@ from benchmarks.sampling import (
     make_conditions,
     measure,
     our_set,
+    sd_stack,
 )
 from generation.conditions import encode_conditions
 from generation.models import GeneratorStack
@@ -111,6 +112,22 @@ def test_counted_work_is_that_of_the_parts(stack: GeneratorStack) -> None:
     latents = torch.zeros(4, *stack.latent_shape)
     whole = count_flops(partial(decode, stack, latents))
     assert whole == 4 * count_flops(partial(decode, stack, latents[:1])) > 0
+
+
+def test_the_large_model_costs_what_stable_diffusion_costs() -> None:
+    large = sd_stack("meta")  # shapes without numbers
+    latents, step = torch.zeros(1, 4, 64, 64, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
+    states, hint = torch.zeros(1, 77, 1024, device="meta"), torch.zeros(1, 5, 512, 512, device="meta")
+    assert large.latent_shape == (4, 64, 64)
+    with torch.no_grad():
+        unet = count_flops(lambda: large.unet(latents, step, encoder_hidden_states=states))
+        control = count_flops(lambda: large.controlnet(latents, step, states, controlnet_cond=hint))
+        decoder = count_flops(lambda: large.vae.decode(latents))
+        text = count_flops(lambda: large.text_encoder(input_ids=torch.zeros(1, 77, dtype=torch.long, device="meta")))
+    assert unet == pytest.approx(803e9, rel=0.01)
+    assert control == pytest.approx(283e9, rel=0.01)
+    assert decoder == pytest.approx(2515e9, rel=0.01)
+    assert text < unet / 10
 
 
 def test_sizes_are_those_that_the_targets_speak_of() -> None:

@@ -337,6 +337,31 @@ def test_a_larger_pool_begins_with_the_images_of_a_smaller_one(make_study, monke
     assert len(calls) == before
 
 
+def test_the_grid_reads_the_pool_of_the_settings_as_they_are_now(pooled):
+    first, config = run_pool(pooled, arms=["baseline"], tasks=["one"]), pooled.config
+    images = _images(pooled, "one")
+    generator = config.generator.model_copy(update={"guidance_scale": 5.0})
+    pooled.config = config.model_copy(update={"generator": generator})
+    run_pool(pooled, arms=["baseline"], tasks=["one"])
+    assert _images(pooled, "one") != images
+    pooled.config = config
+    back = run_pool(pooled, arms=["baseline"], tasks=["one"])
+    assert _images(pooled, "one") == images
+    assert [one["pools"]["one/baseline"]["sampled"] for one in (first, back)] == [24, 0]
+
+
+def test_the_command_takes_its_options(pooled):
+    from typer.testing import CliRunner
+
+    from radpref import app
+
+    options = ["--task", "one", "--arm", "baseline", "--n", "5", "--engine", "process", "--device", "cpu", "--json"]
+    answer = CliRunner().invoke(app, ["generate", "pool", "--study", str(pooled.root), *options])
+    assert answer.exit_code == 0
+    pool = json.loads(answer.stdout.splitlines()[-1])["pools"]["one/baseline"]
+    assert (pool["n"], pool["classes"]) == (5, {"normal": 2, "pneumothorax": 3})
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_an_interrupted_pool_resumes_to_the_same_images(make_study, monkeypatch, task):
     whole, broken = make_study("whole"), make_study("broken")
