@@ -85,7 +85,8 @@ def run_fidelity(
     }
     done = finished_run(study, "fidelity", config)
     if done and (done.folder / "fidelity" / "index.html").is_file():
-        return {**_read(done.folder / "fidelity" / "fidelity.json"), "already_done": True}
+        page = done.folder / "fidelity" / "index.html"
+        return {**_read(page.with_name("fidelity.json")), "page": str(page), "already_done": True}
     from generation.fidelity_page import write_page
 
     with start_run(study, "fidelity", config, {"features": features.sha256, "structures": net.sha256}) as run:
@@ -98,11 +99,11 @@ def run_fidelity(
             report["images"][source.name] = figures
             shown.append((source, neighbours))
         folder = run.folder / "fidelity"
-        report["page"] = str(folder / "index.html")
         write_page(study, report, shown, splits["train"], folder, pictures=pictures)
         write_atomic(folder / "fidelity.json", json.dumps(report, indent=1) + "\n")
-        run.result = summary(report)
-    return report
+        place = str(folder / "index.html")  # said, not stored: a study may be moved
+        run.result = summary({**report, "page": ""})["images"]
+    return {**report, "page": place}
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from data.files import write_atomic
 from data.lifecycle import stage
 from data.progress import bar
 from data.records import finished_run, start_run
-from generation.draws import draw_conditions, draw_unrated
+from generation.draws import allot_modes, draw_conditions, draw_unrated
 
 if TYPE_CHECKING:
     from data.records import Run
@@ -63,6 +63,7 @@ def run_sets(
     wanted, mix, seed = n or settings.n, tuple(mix or settings.mix), settings.seed if seed is None else seed
     if len(arms) not in (1, 2) or len(set(arms)) != len(arms):
         raise InvalidInput(f"--arms {','.join(arms)}: give one arm, or two different ones for a comparison")
+    allot_modes(wanted, mix)  # a bad mix is said before any model is looked for
     config: dict[str, Any] = {
         "n": wanted,
         "mix": list(mix),
