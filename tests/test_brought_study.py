@@ -145,6 +145,19 @@ def test_check_needs_no_study_where_a_model_is_named(tmp_path: Path) -> None:
         run_check(tmp_path, "trained")
 
 
+def test_a_hub_model_is_found_in_the_local_cache_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    home = tmp_path / "hub" / "models--someone--Model"
+    save_brought(home / "snapshots" / ("a" * 40))
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    made = Study.create(tmp_path / "study", 'name = "s"\n[generator]\nmodel = "someone/Model"\n')
+    assert load_arm(made).image_size == 32
+    assert len(arm_identity(made, "baseline")) == 64
+
+
 def test_check_notes_what_is_probably_not_meant(tmp_path: Path) -> None:
     made = Study.create(tmp_path / "study", 'name = "s"\n[generator]\nmodel = "model"\n')
     save_brought(made.root / "model")
