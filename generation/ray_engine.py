@@ -78,12 +78,12 @@ class RayEngine:
 
     def __init__(self, study: Study, arm: str, options: EngineOptions) -> None:
         """Raises InvalidInput where Ray is not installed or an option makes no sense."""
+        if options.gpus <= 0:
+            raise InvalidInput(f"--gpus {options.gpus}: give the part of a GPU each worker takes, e.g. 0.5")
         self.ray = import_ray()
         self.root, self.arm, self.options = study.root, arm, options
         self.threads = options.threads or 1
         self._workers: list[Any] = []
-        if options.gpus <= 0:
-            raise InvalidInput(f"--gpus {options.gpus}: give the part of a GPU each worker takes, e.g. 0.5")
 
     def run(self, jobs: Iterator[ShardJob], write: Write) -> Iterator[int]:
         """As `Engine.run`; shards come in the order in which they are done.
