@@ -48,8 +48,7 @@ VALIDATION_IMAGES = 64
 VAE_RATE, FRESH_VAE_RATE, DECODER_RATE = 5e-4, 2e-3, 5e-4
 ADVERSARIAL_WEIGHT = 0.5
 """Of the discriminator's verdict, relative to pixel and gradient errors (Esser et al. 2021 use 0.8-1)."""
-STEP_KEYS = ("vae_steps", "unet_steps", "control_steps", "decoder_steps")
-FIRST_KEYS = (*STEP_KEYS, "start", "variants", "batch_size", "learning_rate", "prompt_drop", "seed")
+FIRST_KEYS = ("start", "vae_steps", "unet_steps", "control_steps", "batch_size", "learning_rate", "prompt_drop", "seed")
 """Keys of [train] that runs have always recorded; later ones are recorded where they differ from their default, so that
 a run of an older version is still recognised as done."""
 

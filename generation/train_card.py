@@ -48,7 +48,7 @@ def train_card(title: str, run_id: str, config: Mapping[str, Any], result: Mappi
             f"# Generator of study '{title}'",
             "",
             f"Run {run_id}. Trained on the study's training split only ({config['n_images']} images, "
-            f"{config.get('variants', 1)} augmented variants each), starting from `{config['start']}`.",
+            f"{result['settings']['variants']} augmented variants each), starting from `{config['start']}`.",
             "Research use, not for diagnosis. Images it samples are synthetic; small sets are partly memorised.",
             "",
             "Every part is a folder of safetensors (fp16) in diffusers' layout, for `UNet2DConditionModel`,",
@@ -85,6 +85,6 @@ def _settings(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[tupl
         ("device", result.get("device", "")),
     ]
     names = ("unet", "text_encoder", "control", "control_alone", "mix", "prompt_drop", "precision", "accumulation")
-    defaults = result.get("settings", {})
-    rows += [(name, defaults[name]) for name in (*names, "checkpointing", "ema_decay", "seed") if name in defaults]
+    settings = result["settings"]
+    rows += [(name, settings[name]) for name in (*names, "checkpointing", "ema_decay", "seed")]
     return [(name, value) for name, value in rows if value != ""]
