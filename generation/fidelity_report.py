@@ -232,11 +232,13 @@ class _Measured:
         """FID with interval, extrapolated FID, KID with interval, of raw features."""
         x, y = self.scaled(a), self.scaled(b)
         fid = (a, b) if self.network.published else (x, y)
-        return {
-            "frechet": fidelity.frechet_with_interval(*fid, rng, groups=groups),
-            "frechet_extrapolated": fidelity.frechet_extrapolated(*fid, rng),
-            "kid": fidelity.kid(x, y, rng),
-        }
+        with bar("distances", fidelity.N_RESAMPLES + 2) as advance:
+            frechet = fidelity.frechet_with_interval(*fid, rng, groups=groups, advance=advance)
+            extrapolated = fidelity.frechet_extrapolated(*fid, rng)
+            advance(1)
+            kid = fidelity.kid(x, y, rng)
+            advance(1)
+        return {"frechet": frechet, "frechet_extrapolated": extrapolated, "kid": kid}
 
     def real(self) -> dict[str, Any]:
         """The part of the report that no generator changes."""
