@@ -147,11 +147,13 @@ class PoolPlan:
         """The source of a class's ``rank``-th image: every record once in drawn order, then all again in another."""
         records = self.material.sources[name]
         cycle, place = divmod(rank, len(records))
-        if (name, cycle) not in self._cycles:
-            self._cycles = {key: value for key, value in self._cycles.items() if key[0] != name}
+        order = self._cycles.get((name, cycle))
+        if order is None:  # threads may both come here: they find the same
             salt = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
-            self._cycles[name, cycle] = self._rng(1, salt, cycle).permutation(len(records))
-        return records[int(self._cycles[name, cycle][place])]
+            order = self._rng(1, salt, cycle).permutation(len(records))
+            others = {key: value for key, value in self._cycles.items() if key[0] != name}
+            self._cycles = {**others, (name, cycle): order}
+        return records[int(order[place])]
 
     def _text_items(self, start: int, stop: int) -> list[Item]:
         ranks = {k: int((self.order[:start] == k).sum()) for k in range(len(self.classes))}

@@ -30,6 +30,9 @@ Write = Callable[[int, Sequence[int], npt.NDArray[np.uint8]], None]
 """Takes images as they come: the shard's index, their places in it, the images (n, H, W)."""
 N_WRITERS = 4
 """Threads that encode and write image files beside the sampling."""
+N_DRAWERS = 4
+DRAWN_TOGETHER = 32
+"""Threads that transform and write masks beside it, and how many images each draws at a time."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,14 @@ class ShardStore:
         self._shapes: dict[int, tuple[int, int]] = {}
         self._under_way: dict[int, Shard] = {}
         self._writers = ThreadPoolExecutor(N_WRITERS, thread_name_prefix="png")
-        self._drawer = ThreadPoolExecutor(1, thread_name_prefix="draw")
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        self._drawers = ThreadPoolExecutor(N_DRAWERS, thread_name_prefix="draw")
 
     def __enter__(self) -> ShardStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in (self._drawer, self._writers):
+        for pool in (self._ahead, self._drawers, self._writers):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def missing(self) -> list[int]:
@@ -141,7 +145,7 @@ class ShardStore:
         """The jobs of shards, each drawn (and its masks written) while the one before is sampled."""
         waiting: Future[ShardJob] | None = None
         for index in indices:
-            drawing = self._drawer.submit(self._draw, index)
+            drawing = self._ahead.submit(self._draw, index)
             if waiting is not None:
                 yield waiting.result()
             waiting = drawing
@@ -152,14 +156,19 @@ class ShardStore:
         from generation.sets import image_seed
 
         start = index * self.size
-        try:
-            items = self.plan.draw(start, start + self.n_images(index))
-        finally:
-            self.study.db.close()  # this thread's connection
+        stop = start + self.n_images(index)
+        pieces = [(a, min(a + DRAWN_TOGETHER, stop)) for a in range(start, stop, DRAWN_TOGETHER)]
+        items = [item for piece in self._drawers.map(self._draw_piece, pieces) for item in piece]
         task = self.plan.task.name
         seeds = [image_seed("pool", self.plan.seed, task, start + i) for i in range(len(items))]
         self._under_way[index] = Shard(start, items, seeds, {})
         return make_job(index, items, seeds, self.study.config.data.structures)
+
+    def _draw_piece(self, piece: tuple[int, int]) -> list[Item]:
+        try:
+            return self.plan.draw(*piece)
+        finally:
+            self.study.db.close()  # this thread's connection
 
     def write(self, index: int, places: Sequence[int], images: npt.NDArray[np.uint8]) -> None:
         """Hand images to the writers."""

@@ -423,3 +423,12 @@ def test_mistakes_are_named(pooled, monkeypatch):
     with pytest.raises(InvalidInput, match=r"pip install 'radpref\[ray\]'"):
         run_pool(pooled, engine=EngineOptions("ray"))
     assert pooled.db.value("SELECT count(*) FROM runs WHERE kind = 'pool'") == 0
+
+
+def test_pieces_of_a_shard_are_drawn_by_threads_to_the_same_images(make_study, monkeypatch):
+    one, many = make_study("one"), make_study("many")
+    monkeypatch.setattr("generation.shards.DRAWN_TOGETHER", 3)
+    run_pool(many, arms=["baseline"], tasks=["outline"], n=8)
+    monkeypatch.setattr("generation.shards.DRAWN_TOGETHER", 8)
+    run_pool(one, arms=["baseline"], tasks=["outline"], n=8)
+    assert _images(one, "outline") == _images(many, "outline")
