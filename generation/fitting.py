@@ -106,9 +106,10 @@ def check_controlnet(
         colours = choose_colours(stack.structures, palette) if fits else None
     if not fits:
         raise InvalidInput(
-            f"the ControlNet reads {reads} channels, which fits neither the study's {asked} structures"
-            f" ({', '.join(stack.structures)}) nor a colour map of 3 (generator.hint = '{hint}'):"
-            " name as many data.structures, or take another ControlNet"
+            f"the ControlNet reads {reads} channels, the study has {asked} structures"
+            f" ({', '.join(stack.structures)}) and generator.hint is '{hint}': "
+            + ("set it to 'rgb', " if reads == 3 else "")
+            + f"name {reads} data.structures in the order of its channels, or take another ControlNet"
         )
     set_hint_colours(own, colours)
 

@@ -253,8 +253,8 @@ def test_a_controlnet_elsewhere_is_named_and_takes_precedence(folders: dict[str,
 def test_controlnets_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     four = ModelOptions(structures=("lungs", "heart", "lesion", "pneumothorax"))
     assert "2 channels" in _refused(folders["channels"], four)
-    assert "colour map" in _refused(folders["channels"], ModelOptions(structures=TWO.structures, hint="rgb"))
-    assert "fits neither" in _refused(folders["rgb"], ModelOptions(structures=TWO.structures, hint="channels"))
+    assert "hint is 'rgb'" in _refused(folders["channels"], ModelOptions(structures=TWO.structures, hint="rgb"))
+    assert "set it to 'rgb'" in _refused(folders["rgb"], ModelOptions(structures=TWO.structures, hint="channels"))
     wide = make_parts(block_out_channels=(32, 32))["unet"]
     with quiet_libraries():
         make_controlnet(wide, 2).save_pretrained(tmp_path / "wide")
