@@ -309,11 +309,11 @@ class TrainingLoop:
         self._check_finite(float(self._loss), float(self.optimizer.param_groups[0]["lr"]))
         tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
         for index, parameter in enumerate(self.parameters):
-            tensors[f"parameter.{index}"] = parameter.detach().contiguous()
+            tensors[f"parameter.{index}"] = _stored(parameter)
             for name, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{index}.{name}"] = value.contiguous()
+                tensors[f"optimizer.{index}.{name}"] = _stored(value)
         for index, shadow in enumerate(self.ema.shadow):
-            tensors[f"ema.{index}"] = shadow.contiguous()
+            tensors[f"ema.{index}"] = _stored(shadow)
         metadata = {"step": str(self.step), "elapsed_s": repr(self.elapsed_s)}
         if self.scaler is not None:
             metadata["scaler"] = json.dumps(self.scaler.state_dict())
@@ -380,6 +380,11 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):
         return math.inf
+
+
+def _stored(value: Tensor) -> Tensor:
+    """The tensor on the CPU in the plain memory layout; no copy is made on the device, nor of what is so already."""
+    return value.detach().cpu().contiguous()
 
 
 def _like(parameter: nn.Parameter, stored: Tensor) -> Tensor:
