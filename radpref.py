@@ -79,7 +79,12 @@ def round_run(
 
 @app.command()
 def demo(
-    study: StudyOption = Path("studies/demo"),
+    study: Annotated[
+        Path | None, typer.Option("--study", help="Study folder; default studies/demo, or studies/demo-MODEL.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="embedded: digital phantoms; cxr128: a generator of real radiographs.")
+    ] = "embedded",
     size: Annotated[
         str, typer.Option(help="demo: sized to ten minutes on two cores; full: the study's real numbers.")
     ] = "demo",
@@ -87,10 +92,11 @@ def demo(
     port: Annotated[int, typer.Option(help="Port on the loopback address.")] = 7860,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole loop on the embedded default, then serve the reading room and the report. Run again to resume."""
+    """Run the whole loop on a shipped model, then serve the reading room and the report. Run again to resume."""
     import rounds
 
-    rounds.run_demo(study, size=size, serve=serve, port=port, as_json=as_json)
+    root = study or Path("studies/demo" if model == "embedded" else f"studies/demo-{model}")
+    rounds.run_demo(root, size=size, serve=serve, port=port, as_json=as_json, model=model)
 
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]

@@ -23,6 +23,12 @@ from data.templates import read_template
 Step = tuple[str, Callable[[], dict[str, Any]]]
 N_WORKERS = min(4, os.cpu_count() or 1)
 """Processes that train cells of the downstream grid."""
+DEMO_TEMPLATES = {
+    ("embedded", "demo"): "demo",
+    ("embedded", "full"): "default",
+    ("cxr128", "demo"): "demo-cxr128",
+}
+"""(shipped model, size) -> template of study.toml."""
 DEMO_ACCOUNTS: tuple[tuple[str, Role, str], ...] = (
     ("reader", "rater", "demo-reader"),
     ("office", "admin", "demo-office"),
@@ -191,21 +197,27 @@ def run_round(study: Study, *, simulated: bool = False) -> dict[str, Any]:
     return {"state": "done", "steps": outcome}
 
 
-def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = False) -> None:
-    """The whole loop on the embedded default with simulated raters, then the reading room and the report.
+def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = False, model: str = "embedded") -> None:
+    """The whole loop on a shipped model with simulated raters, then the reading room and the report.
 
     Raises:
-        InvalidInput: ``size`` is neither demo nor full.
+        InvalidInput: ``size`` is neither demo nor full, or there is no such demo of ``model``.
         Conflict: the folder holds a study of another size.
     """
     if size not in ("demo", "full"):
         raise InvalidInput(f"--size {size}: choose demo or full")
     started = time.monotonic()
-    toml = read_template("demo" if size == "demo" else "default")
+    if (model, size) not in DEMO_TEMPLATES:
+        raise InvalidInput(f"--model {model} --size {size}: choose embedded (demo or full) or cxr128 (demo)")
+    toml = read_template(DEMO_TEMPLATES[model, size])
     root = root.resolve()
     study = Study(root) if (root / "study.toml").exists() else Study.create(root, toml)
     if (root / "study.toml").read_text(encoding="utf-8") != toml:
         raise Conflict(f"{root} holds another study; give another folder with --study")
+    if model != "embedded":
+        import generation.shipping
+
+        generation.shipping.copy_networks(model, root)
     add_demo_accounts(study)
     outcome = run_round(study, simulated=True)
     seconds = time.monotonic() - started

@@ -21,7 +21,7 @@ class GeneratorConfig(Section):
     """Keys about a brought model: dumped only where set, so that runs of older studies are found again."""
 
     model: str = "embedded"
-    """``embedded``; ``trained``: trained on this study's training split (section [train]); or a brought model of Stable
+    """``embedded``; ``cxr128`` (of real radiographs, 128 pixels); ``trained``: trained on this study's training split (section [train]); or a brought model of Stable
     Diffusion 1.x/2.x: a diffusers directory, a single safetensors file, or a hub id that is in the local cache."""
     controlnet: str | None = None
     """Diffusers directory of a ControlNet for the model; default: the model's own folder ``controlnet/``, if any."""

@@ -13,7 +13,7 @@ class TrainConfig(Section):
     """Training a generator on the study's own training split (``generator.model = "trained"``)."""
 
     start: str = "embedded"
-    """``embedded``, a diffusers directory, or ``fresh``: the embedded architecture with random weights."""
+    """``embedded``, ``cxr128``, a diffusers directory, or ``fresh``: the embedded architecture with random weights."""
     vae_steps: int = Field(default=1500, ge=0)
     unet_steps: int = Field(default=4000, ge=0)
     """Text-to-image steps of UNet and text encoder."""

@@ -23,7 +23,7 @@ from data.files import sha256_tree, write_atomic
 from data.records import now
 from generation.brought import ModelOptions, options_of
 from generation.identity import extras_identity, identity
-from generation.models import EMBEDDED_FOLDER, MANIFEST, GeneratorStack, add_lora, load_stack
+from generation.models import MANIFEST, SHIPPED, GeneratorStack, add_lora, load_stack
 from generation.parts import read_network
 
 if TYPE_CHECKING:
@@ -148,21 +148,21 @@ def merge_lora(unet: UNet2DConditionModel) -> None:
     unet.unload_lora()
 
 
-def model_path(study: Study, name: str) -> str | Path:
+def model_path(study: Study, name: str) -> Path:
     """Where a generator of a study is: "trained" is the newest trained here; else see :func:`place_of`."""
     if name == TRAINED:
         return study.root / str(find_model(study, TRAINED)["path"])
     return place_of(name, study.root)
 
 
-def place_of(name: str, root: Path) -> str | Path:
-    """ "embedded", a path (from ``root``), or the folder of a hub id in the local cache; nothing is ever downloaded.
+def place_of(name: str, root: Path) -> Path:
+    """A shipped model's folder, a path (from ``root``), or a hub id's in the local cache; nothing is ever downloaded.
 
     Raises:
         NotFound: it looks like a hub id and is not in the cache.
     """
-    if name == "embedded":
-        return name
+    if name in SHIPPED:
+        return SHIPPED[name]
     path = Path(name).expanduser()
     path = path if path.is_absolute() else root / path
     return path if path.exists() else cached_model(name) or path
@@ -257,10 +257,10 @@ def generator_identity(study: Study, name: str) -> str:
         NotFound: it is not there.
         InvalidInput: a part is missing.
     """
-    base = model_path(study, name)
-    folder = EMBEDDED_FOLDER if base == "embedded" else Path(base)
+    folder = model_path(study, name)
     if not folder.exists():
-        raise NotFound(f"no generator at {folder}: set generator.model in study.toml to 'embedded' or a stack folder")
+        choices = ", ".join(map(repr, SHIPPED))
+        raise NotFound(f"no generator at {folder}: set generator.model in study.toml to {choices} or a stack folder")
     options = study_options(study)
     if not (folder / MANIFEST).exists():
         return identity(folder, options)

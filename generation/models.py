@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from generation.brought import ModelOptions
 
 EMBEDDED_FOLDER = Path(__file__).parent / "weights" / "embedded"
+SHIPPED: dict[str, Path] = {"embedded": EMBEDDED_FOLDER, "cxr128": EMBEDDED_FOLDER.with_name("cxr128")}
+"""Models in the package: of digital phantoms, and of real radiographs of 128 pixels (docs/results/real-cxr.md)."""
 MANIFEST = "radpref.json"
 LORA_TARGETS: tuple[str, ...] = (
     "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "conv1", "conv2", "time_emb_proj",
@@ -155,7 +157,7 @@ def load_stack(
     dtype: torch.dtype = torch.float32,
     options: ModelOptions | None = None,
 ) -> GeneratorStack:
-    """Load a stack folder, the shipped one by the name "embedded", or a brought model; frozen, in evaluation mode.
+    """Load a stack folder, a shipped one by its name in `SHIPPED`, or a brought model; frozen, in evaluation mode.
 
     Args:
         options: what study.toml says about a brought model; without it the defaults.
@@ -166,7 +168,7 @@ def load_stack(
     """
     from generation.brought import ModelOptions, apply_options, load_brought
 
-    folder = EMBEDDED_FOLDER if str(path_or_name) == "embedded" else Path(path_or_name)
+    folder = SHIPPED.get(str(path_or_name)) or Path(path_or_name)
     with quiet_libraries():
         if (folder / MANIFEST).exists():
             stack = _load(folder, _read_manifest(folder))

@@ -19,7 +19,7 @@ from data.errors import InvalidInput
 from generation.adapters import attach_lora, lora_parameters, merge_lora
 from generation.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
 from generation.compute import Compute
-from generation.models import EMBEDDED_FOLDER, GeneratorStack
+from generation.models import GeneratorStack
 from generation.tokenizer import build_tokenizer
 from generation.training import FINE_TUNE, TEXT_STAGE, TrainSettings
 from generation.vae_training import VaeSettings, build_vae
@@ -206,13 +206,6 @@ def stack_is_large(stack: GeneratorStack) -> bool:
     """Whether the UNet is Stable-Diffusion-sized."""
     n_parameters: int = sum(p.numel() for p in stack.unet.parameters())
     return n_parameters >= LARGE_PARAMETERS
-
-
-def start_folder(start: str, path: str | Path) -> Path | None:
-    """Where the start model's files are; None for "fresh"."""
-    if start == FRESH:
-        return None
-    return EMBEDDED_FOLDER if str(path) == "embedded" else Path(path)
 
 
 def check_recipe(recipe: Recipe, compute: Compute) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data.errors import Conflict, InvalidInput
+from data.errors import Conflict, InvalidInput, NotFound
 from data.files import write_atomic
 from data.records import Run, latest_run
 from generation.models import GeneratorStack, save_stack
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from data.study import Study
 
 CLEAN = "clean enough"
+NETWORKS = Path(__file__).parent / "weights" / "measure"
+"""Measuring networks of a shipped model NAME of real images stand in the folder NAME below."""
 
 
 @torch.no_grad()
@@ -95,3 +97,17 @@ def _card(stack: GeneratorStack, size_mb: float, training: Run, found: dict[str,
 
 def _interval(figure: dict[str, Any]) -> str:
     return f"{figure['value']:.3g} [{figure['low']:.3g}, {figure['high']:.3g}]"
+
+
+def copy_networks(name: str, root: Path) -> None:
+    """Put the measuring networks shipped with model ``name`` into the study at ``root``, which then uses them.
+
+    Raises:
+        NotFound: none are shipped for it.
+    """
+    sources = sorted((NETWORKS / name).glob("*.*"))
+    if not sources:
+        raise NotFound(f"no measuring networks of model {name!r} in {NETWORKS}; install radpref again")
+    for source in sources:
+        if source.suffix in (".json", ".safetensors") and not (root / "networks" / source.name).exists():
+            write_atomic(root / "networks" / source.name, source.read_bytes())

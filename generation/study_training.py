@@ -63,11 +63,11 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
     """
     from generation.adapters import model_path
     from generation.compute import make_compute
-    from generation.recipes import add_lora, check_recipe, fit_structures, is_large, make_recipe, start_folder
+    from generation.recipes import FRESH, add_lora, check_recipe, fit_structures, is_large, make_recipe
 
     compute = make_compute(device)
     settings, records = study.config.train, compute.share(training_records(study) if compute.is_main else [])
-    start = start_folder(settings.start, model_path(study, settings.start))
+    start = None if settings.start == FRESH else model_path(study, settings.start)
     large = start is not None and is_large(start)
     config = run_config(study, large, len(records))
     done = finished_run(study, "train", config) if compute.is_main else None

@@ -87,7 +87,7 @@ def test_default_template_states_the_defaults(tmp_path):
 
 
 def test_templates_parse_and_take_a_name(tmp_path):
-    assert template_names() == ["default", "demo", "table"]
+    assert template_names() == ["default", "demo", "demo-cxr128", "table"]
     for name in template_names():
         (tmp_path / "study.toml").write_text(named_template(name, "Größe 7/x"))
         assert load_config(tmp_path / "study.toml").name == "Gr-e 7-x"

@@ -13,7 +13,7 @@ import torch
 from data.errors import InvalidInput, NotFound
 from generation.brought import ModelOptions
 from generation.conditions import Condition, encode_conditions, predict_noise
-from generation.models import EMBEDDED_FOLDER, GeneratorStack, add_lora, load_stack, save_stack, tiny_stack
+from generation.models import SHIPPED, GeneratorStack, add_lora, load_stack, save_stack, tiny_stack
 from generation.tokenizer import MAX_TOKENS, build_tokenizer, tokenize
 from generation.vae_training import adapt_signal, fold_of, restore_signal, to_signal
 
@@ -174,13 +174,17 @@ def test_tokenizer_is_deterministic_padded_and_survives_the_disk(tmp_path: Path)
     assert len(set(ids[0].tolist())) == 6  # start, four whole words, end
 
 
-@pytest.mark.skipif(not (EMBEDDED_FOLDER / "radpref.json").exists(), reason="weights are not in this checkout")
-def test_the_shipped_stack_loads_and_is_small() -> None:
-    stack = load_stack("embedded")
+@pytest.mark.parametrize(
+    ("name", "structures"),
+    [("embedded", ("lungs", "heart", "lesion", "pneumothorax")), ("cxr128", ("lungs",))],
+)
+def test_a_shipped_stack_loads_and_is_small(name: str, structures: tuple[str, ...]) -> None:
+    stack = load_stack(name)
+    assert stack.model_id == name
     assert stack.image_size == 128
-    assert stack.structures == ("lungs", "heart", "lesion", "pneumothorax")
+    assert stack.structures == structures
     assert stack.latent_shape == (8, 16, 16)
-    assert sum(f.stat().st_size for f in EMBEDDED_FOLDER.rglob("*.safetensors")) <= 30e6
+    assert sum(f.stat().st_size for f in SHIPPED[name].rglob("*.safetensors")) <= 30e6
 
 
 def test_saving_and_loading_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

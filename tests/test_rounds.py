@@ -200,9 +200,19 @@ def test_an_archive_that_was_imported_by_hand_is_not_asked_for_again(tmp_path):
 def test_the_demo_refuses_another_study_and_another_size(tmp_path, steps):
     with pytest.raises(InvalidInput, match="--size huge: choose demo or full"):
         rounds.run_demo(tmp_path / "demo", size="huge", serve=False, port=1)
+    with pytest.raises(InvalidInput, match="--model roentgen --size demo: choose embedded"):
+        rounds.run_demo(tmp_path / "demo", size="demo", serve=False, port=1, model="roentgen")
     Study.create(tmp_path / "other", 'name = "other"\n').db.close()
     with pytest.raises(Conflict, match="holds another study; give another folder"):
         rounds.run_demo(tmp_path / "other", size="demo", serve=False, port=1)
+
+
+def test_the_demo_of_real_radiographs_brings_its_own_networks(tmp_path, steps):
+    rounds.run_demo(tmp_path / "demo", size="demo", serve=False, port=1, model="cxr128")
+    opened = Study(tmp_path / "demo")
+    assert opened.config.generator.model == "cxr128"
+    assert (tmp_path / "demo" / "networks" / "rater-1.safetensors").is_file()
+    opened.db.close()
 
 
 def test_the_demo_makes_its_accounts_once_and_can_be_run_again(tmp_path, steps, capsys):

@@ -13,9 +13,10 @@ from data.errors import Conflict, InvalidInput, NotFound
 from data.records import start_run
 from data.study import Study
 from generation.conditions import Condition
+from generation.measure import load_measure
 from generation.models import load_stack, save_stack, tiny_stack
 from generation.sampling import sample
-from generation.shipping import keep_structures, ship
+from generation.shipping import NETWORKS, copy_networks, keep_structures, ship
 
 FIGURE = {"value": 1.0, "low": 0.5, "high": 2.0}
 
@@ -85,3 +86,21 @@ def test_a_generator_that_may_copy_is_not_written(trained, tmp_path: Path, monke
 def test_an_untrained_study_has_nothing_to_share(study, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no finished run of kind 'train'"):
         ship(study, tmp_path / "shared", "small", ["lungs"], "")
+
+
+def test_networks_of_a_shipped_model_are_the_studys_own(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no measuring networks of model 'nothing'"):
+        copy_networks("nothing", tmp_path)
+    copy_networks("cxr128", tmp_path)
+    nets = [load_measure(path) for path in sorted((tmp_path / "networks").glob("*.json"))]
+    assert [(net.name, net.role) for net in nets] == [
+        ("fidelity", "fidelity"), ("judge", "judge"), *((f"rater-{k}", "rater") for k in range(1, 5))
+    ]  # fmt: skip
+    assert all({"normal", "pneumonia"} <= set(net.attributes) and net.structures == ("lungs",) for net in nets)
+    mine = (tmp_path / "networks" / "judge.json").write_text("mine")
+    copy_networks("cxr128", tmp_path)
+    assert (tmp_path / "networks" / "judge.json").stat().st_size == mine
+
+
+def test_all_measuring_networks_are_small() -> None:
+    assert sum(path.stat().st_size for path in NETWORKS.rglob("*.safetensors")) <= 12e6
