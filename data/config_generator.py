@@ -21,8 +21,9 @@ class GeneratorConfig(Section):
     """Keys about a brought model: dumped only where set, so that runs of older studies are found again."""
 
     model: str = "embedded"
-    """``embedded``; ``cxr128`` (of real radiographs, 128 pixels); ``trained``: trained on this study's training split (section [train]); or a brought model of Stable
-    Diffusion 1.x/2.x: a diffusers directory, a single safetensors file, or a hub id that is in the local cache."""
+    """``embedded``; ``cxr128`` (real radiographs, 128 pixels); ``trained``: on this study's training split (section
+    [train]); or a brought model of Stable Diffusion 1.x or 2.x: a diffusers directory, a single safetensors file, or a
+    hub id that is in the local cache."""
     controlnet: str | None = None
     """Diffusers directory of a ControlNet for the model; default: the model's own folder ``controlnet/``, if any."""
     lora: tuple[str, ...] = ()

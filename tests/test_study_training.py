@@ -236,7 +236,7 @@ def test_an_interrupted_training_of_networks_goes_on_with_the_next(tiny_study, m
 
 def _real_like_table(folder: Path) -> Path:
     """A table with the columns of the real one and random images: children have lung masks, adults none."""
-    header = ["file", "lung_mask", "patient_id", "label", "population", "text", "split"]
+    header = ["file", "lung_mask", "patient_id", "label", "population", "view", "text", "split"]
     rows = []
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -248,7 +248,7 @@ def _real_like_table(folder: Path) -> Path:
         if mask:
             Image.fromarray(np.pad(np.full((60, 60), 255, np.uint8), 34)).save(folder / mask)
         words = f"{population.title()} AP chest radiograph. No acute finding."
-        rows.append([f"images/{i}.png", mask, f"p{i}", label, population, words, split])
+        rows.append([f"images/{i}.png", mask, f"p{i}", label, population, ("AP", "PA")[i // 8], words, split])
     with (folder / "metadata.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     return folder / "metadata.csv"
@@ -268,9 +268,10 @@ def test_the_example_for_real_radiographs_reads_labels_captions_masks_and_adults
         assert len(positives) == 2
         assert (set(record["masks"]) == {"lungs"}) == ("pediatric" in positives)
     assert {r["caption"] for r in records} == {
-        f"{label} {population} chest radiograph"
+        f"{label} {population} {view} chest radiograph"
         for label in ("normal", "pneumonia")
         for population in ("adult", "pediatric")
+        for view in ("AP", "PA")
     }
     (task,) = opened.config.downstream.tasks
     assert len(record_conditions(opened, "train", task.where)) == 4
