@@ -71,9 +71,9 @@ def draw_conditions(study: Study, n: int, mix: Sequence[int], seed: int, split: 
         usable = [r for r in records if (mode == "M2I" or r["caption"]) and (mode == "T2I" or r["masks"])]
         if count and not usable:
             need = {"T2I": "captions", "M2I": "masks", "TM2I": "captions and masks"}[mode]
+            way = "import some" if mode == "M2I" else "import some, write captions with `radpref data caption`"
             raise InvalidInput(
-                f"no record of split '{split}' has {need} for {mode} sets; import some, write captions with "
-                f"`radpref data caption`, or set sets.mix without {mode}"
+                f"no record of split '{split}' has {need} for {mode} sets; {way}, or set sets.mix without {mode}"
             )
         drawn += [condition_from_record(record, mode) for record in _balanced_draw(usable, count, rng)]
     return [drawn[i] for i in rng.permutation(len(drawn))]

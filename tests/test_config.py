@@ -91,7 +91,7 @@ def test_templates_parse_and_take_a_name(tmp_path):
     for name in template_names():
         (tmp_path / "study.toml").write_text(named_template(name, "Größe 7/x"))
         assert load_config(tmp_path / "study.toml").name == "Gr-e 7-x"
-    with pytest.raises(InvalidInput, match="default, demo, table"):
+    with pytest.raises(InvalidInput, match="default, demo, demo-cxr128, table"):
         read_template("nope")
 
 

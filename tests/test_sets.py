@@ -104,7 +104,7 @@ def test_the_test_split_is_never_a_source(sampling):
 def test_sets_without_masks_or_captions_say_what_is_missing(study):
     with pytest.raises(InvalidInput, match="no record of split 'val' has captions for T2I"):
         draw_conditions(study, 4, (100, 0, 0), seed=0)
-    with pytest.raises(InvalidInput, match=r"masks for M2I sets; import some or set sets\.mix"):
+    with pytest.raises(InvalidInput, match=r"masks for M2I sets; import some, or set sets\.mix"):
         draw_conditions(study, 4, (0, 100, 0), seed=0)
 
 
