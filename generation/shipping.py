@@ -85,13 +85,14 @@ def _card(stack: GeneratorStack, size_mb: float, training: Run, found: dict[str,
         "copies of training images": f"{copies['verdict']}: {copies['why']}",
     }
     rows = "\n".join(f"| {label} | {value} |" for label, value in figures.items())
+    result = {key: value for key, value in training.result.items() if key != "model"}  # a path of this machine
     return (
         f"# {stack.model_id}\n\nA latent diffusion model of {side} x {side} chest radiographs; texts, and masks of "
         f"{', '.join(stack.structures)}. fp16 safetensors, {size_mb:.1f} MB.\n**Research use, not for diagnosis.** "
         f"What it samples are synthetic images; nobody may take them for patients.\n\n{credits_text.strip()}\n\n"
         f"## Figures\n{found['n']} sampled images against held-out real ones ({training.run_id}).\n\n"
         f"| figure | value |\n|---|---|\n{rows}\n\n## Training\n\n```json\n"
-        f"{json.dumps({'train': training.config, 'result': training.result}, indent=1)}\n```\n"
+        f"{json.dumps({'train': training.config, 'result': result}, indent=1)}\n```\n"
     )
 
 

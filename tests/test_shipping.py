@@ -59,7 +59,7 @@ def trained(tmp_path: Path) -> Iterator[Study]:
     save_stack(_lively(), tmp_path / "own")
     opened = Study.create(tmp_path / "study", f'name = "own"\n[generator]\nmodel = "{tmp_path / "own"}"\n')
     with start_run(opened, "train", {"vae_steps": 7}) as run:
-        run.result = {"n_images": 24}
+        run.result = {"n_images": 24, "model": str(run.model_folder)}
     yield opened
     opened.db.close()
 
@@ -73,6 +73,7 @@ def test_a_clean_generator_is_written_with_its_card(trained, tmp_path: Path, mon
     card = (tmp_path / "shared" / "README.md").read_text()
     for words in ("Images: nobody's.", "not for diagnosis", "1 [0.5, 2]", '"vae_steps": 7', "3 of 8 images"):
         assert words in card
+    assert str(tmp_path) not in card
 
 
 @pytest.mark.parametrize("verdict", ["suspicious", "too few images to say"])
