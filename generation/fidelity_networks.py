@@ -102,6 +102,8 @@ def _torchxrayvision(weights: Path) -> FeatureNetwork:
 
     try:
         model: Any = models.DenseNet(weights=XRV_WEIGHTS, cache_dir=str(weights.parent)).eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model.to(device)
     except Exception as error:  # a torn or foreign file raises anything in the unpickler
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InvalidInput(f"{weights} cannot be read ({reason}): fetch it again, or use --network fidelity") from error
@@ -111,8 +113,8 @@ def _torchxrayvision(weights: Path) -> FeatureNetwork:
         rows = [np.zeros((0, 1024), np.float32)]
         for start in range(0, len(images), XRV_BATCH):
             x = torch.from_numpy(np.ascontiguousarray(images[start : start + XRV_BATCH])).float()[:, None] / 255
-            x = resize_square(x, XRV_SIZE).clamp(0, 1)
-            rows.append(model.features2((2 * x - 1) * 1024).float().numpy())  # its own range: -1024 to 1024
+            x = resize_square(x, XRV_SIZE).clamp(0, 1).to(device)
+            rows.append(model.features2((2 * x - 1) * 1024).float().cpu().numpy())  # its own range: -1024 to 1024
         return np.concatenate(rows)
 
     about = "DenseNet-121 of torchxrayvision, trained on seven public sets of real radiographs"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from data.errors import InvalidInput
 from data.images import to_uint8
@@ -97,14 +98,15 @@ def places(
     return found
 
 
-def load_proxy(study: Study, device: str = "cpu") -> ProxyScorer:
-    """The proxy of study.toml, entered in the study: what filters never rates or judges.
+def load_proxy(study: Study) -> ProxyScorer:
+    """The proxy of study.toml, on a CUDA device where there is one, entered in the study: what filters never judges.
 
     Raises:
         NotFound, InvalidInput: it cannot be loaded. Conflict: it has another role here already.
     """
     name = study.config.proxy.model
     own = study.root / name.removeprefix("local-dir:")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     scorer = ProxyScorer.load(own if name != "embedded" and own.is_dir() else name, device=device)
     register_network(study, scorer.sha256, "proxy", name)
     return scorer
