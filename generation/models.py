@@ -93,8 +93,9 @@ class GeneratorStack:
 
     def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> GeneratorStack:
         """Move and cast all networks in place; forgets cached texts."""
-        for module in self.modules().values():
-            module.to(device=device, dtype=dtype)
+        with quiet_libraries():
+            for module in self.modules().values():
+                module.to(device=device, dtype=dtype)
         choose_attention(self)
         self.text_cache.clear()
         return self

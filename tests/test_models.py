@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -185,6 +186,22 @@ def test_a_shipped_stack_loads_and_is_small(name: str, structures: tuple[str, ..
     assert stack.structures == structures
     assert stack.latent_shape == (8, 16, 16)
     assert sum(f.stat().st_size for f in SHIPPED[name].rglob("*.safetensors")) <= 30e6
+
+
+def test_moving_a_stack_warns_of_nothing(tmp_path: Path) -> None:
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append  # diffusers' logger does not propagate
+    logging.getLogger("diffusers").addHandler(handler)
+    try:
+        save_stack(tiny_stack(0), tmp_path / "quiet", half=True)
+        stack = load_stack(tmp_path / "quiet")
+        stack.to("cpu")
+        assert said == []
+        stack.unet.to(device="cpu", dtype=torch.float32)  # what would be said
+        assert len(said) == 1
+    finally:
+        logging.getLogger("diffusers").removeHandler(handler)
 
 
 def test_saving_and_loading_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
