@@ -114,8 +114,8 @@ def proxy(
 def evaluate(
     study: Path = STUDY,
     arm: list[str] = typer.Option(None, "--arm", help="Arms beside the baseline; all trained ones by default."),
-    conditions: int = typer.Option(None, help="Fresh conditions; align.evaluation_conditions by default."),
-    images: int = typer.Option(None, help="Images of each; align.evaluation_images by default."),
+    conditions: int = typer.Option(None, min=1, help="Fresh conditions; align.evaluation_conditions by default."),
+    images: int = typer.Option(None, min=1, help="Images of each; align.evaluation_images by default."),
     seed: int = typer.Option(None, help="Seed of conditions and images; align.seed by default."),
     judge: str = typer.Option("judge", help="Measuring network of role judge: name or path."),
     device: str = typer.Option("cpu", help="cpu or cuda."),

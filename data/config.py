@@ -303,6 +303,8 @@ def _first_problem(error: ValidationError) -> str:
         near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(sorted(valid))}"
         return f"unknown key '{path}'; {hint}"
+    if path == "captions.key_env":  # what stands there may be the key itself: it is not repeated
+        return f"{path} is no name of an environment variable; write the variable's name there, never the key"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{path or 'study'} = {problem['input']!r}: {message}" if path else message
 

@@ -168,7 +168,7 @@ class ChatEndpoint:
                 continue
             if response.status_code != 200:
                 meaning = _MEANING.get(response.status_code)
-                said = f"answered {response.status_code}: {_excerpt(response.text)}"
+                said = f"answered {response.status_code}: {_excerpt(response.text)}; look at [captions] in study.toml"
                 raise EndpointFailed(f"the endpoint {self.url} {meaning or said}")
             try:
                 return _read(response.json())

@@ -92,7 +92,10 @@ def whole_folder(target: Path, kind: str) -> Iterator[Path]:
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     with storage_errors(target):
         try:
-            draft.mkdir(parents=True)
+            try:
+                draft.mkdir(parents=True)
+            except FileNotFoundError as error:  # a file system that makes no folders, such as /proc
+                raise InvalidInput(f"cannot write {target}: {error.strerror}; choose another folder") from error
             yield draft
             _put_in_place(draft, target)
         finally:

@@ -101,7 +101,7 @@ def _read_line(path: Path, number: int, line: str) -> PairLine:
     place = f"{path.name}, line {number}"
     try:
         content: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             content = ast.literal_eval(line.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):

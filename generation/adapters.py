@@ -226,6 +226,10 @@ def register_model(study: Study, run_id: str, arm: str, sha256: str, detail: Map
         )
 
 
+# Arms that another command than `align train` makes.
+_TRAINED_BY = {"trained": "generate train", "proxy-finetuned": "align proxy"}
+
+
 def find_model(study: Study, arm: str) -> dict[str, Any]:
     """The row of table ``models`` for an arm's name (its newest model) or a model_id.
 
@@ -239,7 +243,7 @@ def find_model(study: Study, arm: str) -> dict[str, Any]:
         known = [r["arm"] for r in study.db.rows("SELECT DISTINCT arm FROM models ORDER BY arm")]
         raise NotFound(
             f"no arm '{arm}' in {study.root}: there are {', '.join([BASELINE, *known])}; "
-            "train it with `radpref align train`"
+            f"train it with `radpref {_TRAINED_BY.get(arm, 'align train')}`"
         )
     return row
 

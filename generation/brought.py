@@ -17,7 +17,7 @@ from transformers import CLIPTextModel
 from data.config import DataConfig, GeneratorConfig
 from data.errors import InvalidInput, NotFound
 from generation.fitting import SUPPORTED, check_controlnet, check_parts, check_size, trained_size
-from generation.models import GeneratorStack
+from generation.models import SHIPPED, GeneratorStack
 from generation.parts import PICKLES, TO_SAFETENSORS, part_folder, read_json, read_network, read_tokenizer
 from generation.schedules import noise_schedule
 
@@ -78,7 +78,7 @@ def load_brought(path: Path, options: ModelOptions) -> GeneratorStack:
     elif path.is_dir():
         stack = _load_directory(path, options)
     else:
-        raise NotFound(f"no generator at {path}: give a stack folder, or the name 'embedded'")
+        raise NotFound(f"no generator at {path}: give a folder, a safetensors file, or one of {', '.join(SHIPPED)}")
     check_parts(stack, str(path))
     return apply_options(stack, options, own_controlnet=path / CONTROLNET if path.is_dir() else None)
 

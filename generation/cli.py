@@ -54,7 +54,7 @@ def train(
     out: Annotated[Path, typer.Option(help="--embedded: where the finished weights go.")] = Path(
         "build/embedded/stack"
     ),
-    threads: Annotated[int, typer.Option(help="Processor cores to use.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Processor cores to use.")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -89,7 +89,7 @@ def train(
 @app.command()
 def networks(
     study: StudyOption = Path(),
-    n_steps: Annotated[int, typer.Option(help="Optimizer steps per network.")] = 400,
+    n_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps per network.")] = 400,
     as_json: JsonOption = False,
 ) -> None:
     """Train the study's own measuring networks (raters', judge, fidelity) on its real training images."""
@@ -146,7 +146,7 @@ def pool(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Ray workers; 0: one a GPU, or one a core; default pool.workers.")
     ] = None,
-    gpus: Annotated[float, typer.Option(help="Part of a GPU that each Ray worker takes, e.g. 0.5.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0.0, help="Part of a GPU that each Ray worker takes, e.g. 0.5.")] = 1.0,
     threads: Annotated[
         int, typer.Option(min=0, help="Processor threads; 0: all of them, a Ray worker one. Equal: equal bytes.")
     ] = 0,

@@ -197,9 +197,11 @@ def _load(folder: Path, manifest: dict[str, Any]) -> GeneratorStack:
 
 
 def _read_scheduler(folder: Path) -> DDPMScheduler:
-    scheduler: DDPMScheduler = DDPMScheduler.from_config(
-        read_json(part_folder(folder, "scheduler") / "scheduler_config.json")
-    )
+    path = part_folder(folder, "scheduler") / "scheduler_config.json"
+    scheduler: DDPMScheduler = DDPMScheduler.from_config(read_json(path))
+    said = scheduler.config.prediction_type
+    if said not in ("epsilon", "v_prediction"):
+        raise InvalidInput(f"{path}: prediction_type is {said!r}; only 'epsilon' and 'v_prediction' work")
     return scheduler
 
 

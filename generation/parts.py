@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 
 from data.errors import InvalidInput
 
-PICKLES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pth")
+PICKLES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 TO_SAFETENSORS = "convert it where you trust it (docs/generators.md, 'Pickles')"
 
 
@@ -125,14 +125,19 @@ def read_network(folder: Path, name: str, kind: Any, variant: str | None = None)
         raise InvalidInput(f"{label} is a {own}, not a {kind.__name__}: only Stable Diffusion 1.x/2.x works")
     found, _ = weight_files(part, kind, variant)
     options: dict[str, Any] = {"variant": found} if found else {}
+    if kind.__module__.startswith("transformers."):  # it then lists wrong shapes, where its own error names none
+        options["ignore_mismatched_sizes"] = True
     try:
         with quiet_libraries():
             network, info = kind.from_pretrained(
                 part, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
             )
     except Exception as error:  # SafetensorError, OSError, ValueError, RuntimeError, TypeError: all mean a bad file
-        reason = " ".join(str(error).split())[:200]
+        # diffusers goes on to advise its own programmers about random weights
+        reason = " ".join(str(error).split()).split(". If you want to instead")[0][:200]
         raise InvalidInput(f"{label} cannot be read ({reason}): copy it again") from error
+    for key, stored, wanted in sorted(info.get("mismatched_keys") or []):
+        raise InvalidInput(f"{label}: {key} is {list(stored)}, its config.json says {list(wanted)}: copy both again")
     missing = sorted(info.get("missing_keys") or [])
     if missing:
         raise InvalidInput(f"{label} lacks {len(missing)} weights ({missing[0]}, ...): copy it again")

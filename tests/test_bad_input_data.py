@@ -294,3 +294,24 @@ def test_wrong_paths_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch,
     assert len(shown.err.strip().splitlines()) == 1
     assert study.db.value("SELECT count(*) FROM runs") == 0
     study.db.close()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "train", "--threads", "0"],
+        ["generate", "networks", "--n-steps", "0"],
+        ["generate", "pool", "--engine", "ray", "--gpus", "-1"],
+        ["align", "evaluate", "--conditions", "0"],
+        ["align", "evaluate", "--images", "-2"],
+    ],
+)
+def test_a_number_that_cannot_be_is_one_line_and_exit_code_2(study, capsys, monkeypatch, arguments):
+    monkeypatch.setattr("sys.argv", ["radpref", *arguments, "--study", str(study.root)])
+    with pytest.raises(SystemExit) as stopped:
+        radpref.main()
+    assert stopped.value.code == 2
+    shown = capsys.readouterr().err.strip()
+    assert "greater than or equal to" in shown
+    assert arguments[-2] in shown
+    assert len(shown.splitlines()) == 1

@@ -57,6 +57,13 @@ def test_bad_value_is_one_line(content):
     assert one_line(error).startswith("study.toml: ")
 
 
+def test_a_key_that_stands_where_its_name_should_is_not_repeated():
+    with pytest.raises(InvalidInput) as error:
+        parse_config({"captions": {"key_env": "sk-123-secret"}})
+    assert "captions.key_env is no name of an environment variable" in one_line(error)
+    assert "secret" not in one_line(error)
+
+
 def test_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         parse_config({}).data.image_size = 3  # type: ignore[misc]

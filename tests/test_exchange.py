@@ -222,6 +222,9 @@ def test_what_cannot_be_exported(study: Study, tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.txt").write_text("x")
     with pytest.raises(InvalidInput, match="is no study-jsonl export"):
         export(study, tmp_path / "full", "study-jsonl")
+    if Path("/proc/self").exists():  # a place where no folder can be made, whoever asks
+        with pytest.raises(InvalidInput, match=r"cannot write /proc/radpref-export.*choose another folder"):
+            export(study, Path("/proc/radpref-export"), "study-jsonl")
     export(study, tmp_path / "e", "study-jsonl")
     with pytest.raises(InvalidInput, match="is no datasets export"):  # another format's folder is not overwritten
         export(study, tmp_path / "e", "datasets")
@@ -399,7 +402,8 @@ def test_a_bad_line_is_named_and_nothing_is_imported(
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"", "holds no pair"), (b"[1]\n", "line 1 is no JSON object"), (b"{oops\n", "line 1 is no JSON object"),
-     (b"\xff\xfe\x00", "cannot be read as text"), (b"__import__('os')\n", "line 1 is no JSON object")],
+     (b"\xff\xfe\x00", "cannot be read as text"), (b"__import__('os')\n", "line 1 is no JSON object"),
+     (b"[" * 100_000 + b"\n", "line 1 is no JSON object")],
 )  # fmt: skip
 def test_a_file_that_is_no_pair_file(study: Study, tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.jsonl").write_bytes(content)

@@ -79,6 +79,15 @@ def test_unreadable_weights_are_named_on_one_line(saved: Path, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+def test_a_stack_that_predicts_something_else_is_refused(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(saved, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "sample"}))
+    with pytest.raises(InvalidInput, match="prediction_type is 'sample'"):
+        load_stack(folder)
+
+
 def test_bad_manifests_are_explained(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no generator"):
         load_stack(tmp_path / "nowhere")

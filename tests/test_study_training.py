@@ -113,7 +113,7 @@ def test_validation_data_of_the_networks_have_the_columns_of_the_training_data(t
 
 
 def test_a_generator_is_trained_registered_sampled_from_and_not_trained_again(trainable, monkeypatch):
-    with pytest.raises(NotFound, match="no arm 'trained'"):
+    with pytest.raises(NotFound, match=r"no arm 'trained'.*train it with `radpref generate train`"):
         run_sets(trainable, n=1)
     result = run_train(trainable)
     folder = trainable.root / "models" / result["run_id"]
