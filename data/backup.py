@@ -131,6 +131,8 @@ def restore(source: Path, root: Path) -> dict[str, Any]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if "kind" in manifest:  # an export has a manifest too
+            raise InvalidInput(f"{folder} holds a {manifest['kind']}, no backup; give the folder of `study backup`")
         names = [Path(name) for name in manifest["files"]]
     except FileNotFoundError as error:
         message = f"no backup at {folder}: {MANIFEST} is missing; give the folder that `study backup` wrote"

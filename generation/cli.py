@@ -32,7 +32,7 @@ def parse_mix(text: str | None) -> tuple[int, ...] | None:
 @app.command()
 def check(
     model: Annotated[
-        str | None, typer.Argument(help="Directory, single file or hub id; default generator.model of study.toml.")
+        str | None, typer.Argument(help="embedded, cxr128, directory, file or hub id; default generator.model.")
     ] = None,
     study: StudyOption = Path(),
     out: Annotated[Path | None, typer.Option(help="Folder for the test images as PNG.")] = None,
@@ -58,7 +58,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Train a generator on the study's own training split (section [train] of study.toml). Run again to resume.
+    """Train a generator on the study's own training split (keys of `train` in study.toml). Run again to resume.
 
     One process; on several GPUs or hosts: accelerate launch --multi_gpu --num_processes N -m radpref generate train.
     """
@@ -218,5 +218,8 @@ def share(
 
     if not credits_file.is_file():
         raise InvalidInput(f"no file {credits_file}; write whose images the model was trained on, and its known faults")
-    text = credits_file.read_text(encoding="utf-8")
+    try:
+        text = credits_file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{credits_file} is no UTF-8 text ({error.reason}); write it as Markdown") from error
     emit(ship(Study(study), out, name, [part.strip() for part in structures.split(",")], text), as_json)

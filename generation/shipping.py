@@ -17,7 +17,7 @@ import torch
 from data.errors import Conflict, InvalidInput, NotFound
 from data.files import write_atomic
 from data.records import Run, latest_run
-from generation.models import GeneratorStack, save_stack
+from generation.models import SHIPPED, GeneratorStack, save_stack
 
 if TYPE_CHECKING:
     from data.study import Study
@@ -57,12 +57,17 @@ def ship(study: Study, out: Path, name: str, structures: Sequence[str], credits_
 
     Raises:
         NotFound: no generator trained in this study.
+        InvalidInput: ``out`` holds something, or the study samples from a shipped model, not from what it trained.
         Conflict: the check found what may be copies; nothing is written.
     """
     from generation.adapters import BASELINE, load_arm
     from generation.fidelity_report import run_fidelity
 
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidInput(f"{out} is there and not empty; choose a new folder")
     training = latest_run(study, "train")
+    if (model := study.config.generator.model) in SHIPPED:
+        raise InvalidInput(f"generator.model = {model!r} is not what this study trained; set it to 'trained'")
     found = run_fidelity(study, arms=[BASELINE])["images"][BASELINE]
     copies = found["memorisation"]
     if copies["verdict"] != CLEAN:

@@ -96,6 +96,9 @@ def test_refusals(tiny_study, tmp_path):
         backup(tiny_study, tmp_path / "full")
     with pytest.raises(NotFound, match="no backup at"):
         restore(tmp_path / "full", tmp_path / "again")
+    (tmp_path / "full" / "MANIFEST.json").write_text('{"kind": "radpref study-jsonl export", "files": {}}')
+    with pytest.raises(InvalidInput, match="holds a radpref study-jsonl export, no backup"):
+        restore(tmp_path / "full", tmp_path / "again")
     backup(tiny_study, tmp_path / "b")
     with pytest.raises(Conflict, match="not empty"):
         restore(tmp_path / "b", tmp_path / "full")

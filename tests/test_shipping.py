@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import generation.fidelity_report
 from data.errors import Conflict, InvalidInput, NotFound
 from data.records import start_run
 from data.study import Study
+from generation.cli import app
 from generation.conditions import Condition
 from generation.measure import load_measure
 from generation.models import load_stack, save_stack, tiny_stack
@@ -105,3 +108,27 @@ def test_networks_of_a_shipped_model_are_the_studys_own(tmp_path: Path) -> None:
 
 def test_all_measuring_networks_are_small() -> None:
     assert sum(path.stat().st_size for path in NETWORKS.rglob("*.safetensors")) <= 12e6
+
+
+def test_a_folder_that_holds_something_is_left_alone(trained, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("generation.fidelity_report.run_fidelity", lambda *_, **__: pytest.fail("measured first"))
+    (tmp_path / "README.md").write_text("mine")
+    for place in (tmp_path, tmp_path / "README.md"):
+        with pytest.raises(InvalidInput, match="not empty; choose a new folder"):
+            ship(trained, place, "small", ["lungs"], "")
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_shipped_model_is_not_passed_off_as_the_trained_one(trained, tmp_path: Path) -> None:
+    text = (trained.root / "study.toml").read_text()
+    (trained.root / "study.toml").write_text(re.sub(r"model = .*", 'model = "cxr128"', text))
+    with pytest.raises(InvalidInput, match="'cxr128' is not what this study trained"):
+        ship(Study(trained.root), tmp_path / "shared", "small", ["lungs"], "")
+
+
+def test_credits_that_are_no_text_are_one_line(trained, tmp_path: Path) -> None:
+    (tmp_path / "credits.md").write_bytes(b"\xff\xfe\x00")
+    words = ["share", str(tmp_path / "shared"), "--credits", str(tmp_path / "credits.md"), "--name", "small"]
+    done = CliRunner().invoke(app, [*words, "--structures", "lungs", "--study", str(trained.root)])
+    assert isinstance(done.exception, InvalidInput)
+    assert "is no UTF-8 text" in str(done.exception)
