@@ -39,7 +39,7 @@ N_SPREAD = 2000
 """Training images whose features give the unit of each dimension."""
 N_AVERAGE = 1000
 """Training images whose mean is the average radiograph."""
-FIGURES_VERSION = 1
+FIGURES_VERSION = 2
 """Part of a run's configuration: figures of another making are not taken for these."""
 
 

@@ -34,6 +34,8 @@ TWIN_DISTANCE = 0.2
 """Thumbnails nearer than this (correlation 0.98) are the same radiograph: no two patients come so close."""
 TOLERATED_SHARE = 0.05
 """Clean enough: the upper bound of the share of suspects stays below this."""
+HELD_OUT_NEEDED = 80
+"""With fewer held-out images nothing is cleared: 6 % copies are then often missed (docs/adr/0015)."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def verdict(
 
     Suspicious: a thumbnail is the same radiograph as a training image, or more images are suspects than held-out real
     patients would be by chance (the lower 95 % bound of the share exceeds two spaces at `copy_level`). Clean enough:
-    neither, and the upper bound stays below `TOLERATED_SHARE`.
+    neither, the upper bound stays below `TOLERATED_SHARE`, and there are `HELD_OUT_NEEDED` held-out images.
 
     Args:
         suspect: (n,) suspects of either space. twins: (n,) thumbnails within `TWIN_DISTANCE` of a training image.
@@ -215,6 +217,11 @@ def verdict(
     elif low > expected:
         word = "suspicious"
         why = f"{k} of {n} images lie nearer to one training image than held-out patients do; {chance} by chance"
+    elif n_held_out < HELD_OUT_NEEDED:
+        word = "too few images to say"
+        why = (
+            f"{n_held_out} held-out images are no yardstick: import at least {HELD_OUT_NEEDED} for the validation split"
+        )
     elif share["high"] <= TOLERATED_SHARE:
         word = "clean enough"
         why = f"{k} of {n} images are suspects; at most {most} with 95 % confidence"

@@ -71,6 +71,14 @@ def test_a_few_images_cannot_be_cleared(held_out: Neighbours) -> None:
     assert judged(chests(12, 3), held_out)["verdict"] == "too few images to say"
 
 
+def test_a_few_held_out_patients_clear_nothing(held_out: Neighbours) -> None:
+    few = held_out.take(np.arange(memorisation.HELD_OUT_NEEDED - 1))
+    found = judged(chests(300, 3), few)
+    assert found["verdict"] == "too few images to say"
+    assert "79 held-out images" in found["why"]
+    assert judged(noisy(TRAINING[:80], 12), few)["verdict"] == "suspicious"  # what is found is said all the same
+
+
 @pytest.mark.parametrize("disguise", ["shifted", "mirrored", "brighter", "blurred"])
 def test_a_disguised_copy_is_still_the_nearest(disguise: str, held_out: Neighbours) -> None:
     from scipy.ndimage import gaussian_filter
