@@ -24,7 +24,7 @@ from data.records import now
 from generation.brought import ModelOptions, options_of
 from generation.identity import extras_identity, identity
 from generation.models import MANIFEST, SHIPPED, GeneratorStack, add_lora, load_stack
-from generation.parts import read_network
+from generation.parts import quiet_libraries, read_network
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -95,9 +95,10 @@ def save_adapters(stack: GeneratorStack, folder: Path, *, with_controlnet: bool,
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    stack.unet.save_lora_adapter(draft / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)
-    if with_controlnet and stack.controlnet is not None:
-        stack.controlnet.save_pretrained(draft / CONTROLNET_FOLDER, safe_serialization=True)
+    with quiet_libraries():
+        stack.unet.save_lora_adapter(draft / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)
+        if with_controlnet and stack.controlnet is not None:
+            stack.controlnet.save_pretrained(draft / CONTROLNET_FOLDER, safe_serialization=True)
     write_atomic(draft / "README.md", card)
     shutil.rmtree(folder, ignore_errors=True)
     draft.replace(folder)

@@ -154,6 +154,7 @@ def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
         register_model,
     )
     from generation.models import save_stack
+    from generation.parts import quiet_libraries
     from generation.recipes import FRESH
     from generation.train_card import train_card
 
@@ -161,7 +162,8 @@ def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
         run.result["start_sha256"] = generator_identity(study, study.config.train.start)
     if lora_parameters(stack.unet):
         run.model_folder.mkdir(parents=True, exist_ok=True)
-        stack.unet.save_lora_adapter(run.model_folder / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)
+        with quiet_libraries():
+            stack.unet.save_lora_adapter(run.model_folder / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)
         merge_lora(stack.unet)
     stack.model_id = run.run_id
     save_stack(stack, run.model_folder, half=True)

@@ -1,6 +1,7 @@
 """LoRA and ControlNet of an arm: no effect at first, exact reference, round trip, merging, the models table."""
 
 import copy
+import logging
 
 import pytest
 import torch
@@ -85,7 +86,15 @@ def test_round_trip(tmp_path, merge):
         for parameter in stack.controlnet.parameters():
             parameter.add_(0.01)
     expected = _predict(stack)
-    sha = adapters.save_adapters(stack, tmp_path / "m", with_controlnet=True, card="# card\n")
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append  # diffusers' logger does not propagate
+    logging.getLogger("diffusers").addHandler(handler)
+    try:
+        sha = adapters.save_adapters(stack, tmp_path / "m", with_controlnet=True, card="# card\n")
+    finally:
+        logging.getLogger("diffusers").removeHandler(handler)
+    assert said == []
     assert len(sha) == 64
     assert {p.name for p in (tmp_path / "m").iterdir()} == {"README.md", "unet_lora", "controlnet"}
     assert not list((tmp_path / "m").rglob("*.bin"))
