@@ -75,9 +75,18 @@ def ship(study: Study, out: Path, name: str, structures: Sequence[str], credits_
     stack = keep_structures(load_arm(study, BASELINE), structures)
     stack.model_id = name
     save_stack(stack, out, half=True)
+    _forget_paths(out)
     size_mb = sum(path.stat().st_size for path in out.rglob("*.safetensors")) / 1e6
     write_atomic(out / "README.md", _card(stack, size_mb, training, found, credits_text))
     return {"model": str(out), "megabytes": round(size_mb, 1), "copies": copies["verdict"]}
+
+
+def _forget_paths(folder: Path) -> None:
+    """Take out of the parts' configurations where they were loaded from: a path of the machine that trained them."""
+    for path in sorted(folder.rglob("config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _card(stack: GeneratorStack, size_mb: float, training: Run, found: dict[str, Any], credits_text: str) -> str:
