@@ -227,6 +227,7 @@ def crawled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
         room = Room(study, browser)
     other = room.login(name="bob")
     expect(other.get_by_test_id("place")).to_have_text(re.compile("Set 1 /"), timeout=PATIENCE_MS)
+    other.wait_for_load_state("networkidle")  # or images of bob's set, still on their way, count as seen by ann
     other.context.close()
     recorders[-1].exchanges.clear()
     context = room.context()
