@@ -52,12 +52,16 @@ class Work:
     skipped: bool = False
 
 
-def chosen_source(study: Study, source: str | None, split: str | None) -> str:
+def chosen_source(
+    study: Study, source: str | None, split: str | None, *, redo: bool = False, missing: bool = False
+) -> str:
     """ "rules" or "endpoint": as given, else as study.toml says.
 
     Raises:
-        InvalidInput: neither, or an unknown split.
+        InvalidInput: neither, an unknown split, or both of ``redo`` and ``missing``.
     """
+    if redo and missing:
+        raise InvalidInput("--redo replaces captions that are there, --missing replaces none: give one of them")
     chosen = source or study.config.captions.source
     if chosen not in ("rules", "endpoint"):
         raise InvalidInput(f"--source {chosen} is unknown; choose rules or endpoint")
@@ -74,9 +78,9 @@ def version_of(source: str, model: str | None) -> str:
 
 
 def due_records(
-    study: Study, version: str, split: str | None, unfinished: str | None, *, redo: bool
+    study: Study, version: str, split: str | None, unfinished: str | None, *, redo: bool, missing: bool = False
 ) -> tuple[list[tuple[str, str | None]], dict[str, Any]]:
-    """(record_id, present caption) of what is due, and counts of what is not."""
+    """(record_id, present caption) of what is due, and counts of what is not; ``missing``: what is there stays."""
     due: list[tuple[str, str | None]] = []
     broken: Counter[str] = Counter()
     n_records = n_kept = 0
@@ -90,7 +94,7 @@ def due_records(
         broken.update({one.rule for one in rules})
         outdated = written is not None and written == caption and made_by != version
         done_before = redo and unfinished is not None and run_id == unfinished
-        if (redo and not done_before) or not caption or rules or outdated:
+        if not caption or (not missing and ((redo and not done_before) or rules or outdated)):
             due.append((str(record_id), caption))
         else:
             n_kept += 1
@@ -158,12 +162,12 @@ def estimate(study: Study, endpoint: ChatEndpoint, record_ids: Sequence[str]) ->
 
 
 def estimate_only(
-    study: Study, *, redo: bool = False, split: str | None = None, limit: int | None = None,
+    study: Study, *, redo: bool = False, missing: bool = False, split: str | None = None, limit: int | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The estimate for what :func:`write_captions` would ask the endpoint; nothing is sent and nothing written."""
-    chosen_source(study, "endpoint", split)
+    chosen_source(study, "endpoint", split, redo=redo, missing=missing)
     endpoint = ChatEndpoint(study.config.captions, environ or {})
     version = version_of("endpoint", study.config.captions.model)
-    due, _ = due_records(study, version, split, None, redo=redo)
+    due, _ = due_records(study, version, split, None, redo=redo, missing=missing)
     return estimate(study, endpoint, [record_id for record_id, _ in due[:limit]])

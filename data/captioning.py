@@ -56,10 +56,10 @@ def write_captions(
 
     Raises:
         Conflict: the study is locked or frozen.
-        InvalidInput: an unknown source or split, or an endpoint that may not be used.
+        InvalidInput: an unknown source or split, redo with missing, or an endpoint that may not be used.
         EndpointFailed: the endpoint does not work; what it wrote so far is stored.
     """
-    source = chosen_source(study, source, split)
+    source = chosen_source(study, source, split, redo=redo, missing=missing)
     if (found := stage(study.db)) in ("locked", "frozen"):
         raise Conflict(f"the study is {found}: its captions are fixed; caption another study")
     with ExitStack() as stack:
@@ -68,8 +68,8 @@ def write_captions(
             endpoint = stack.enter_context(ChatEndpoint(study.config.captions, environ or {}, sleep))
         version = version_of(source, study.config.captions.model)
         unfinished = _unfinished(study, source, version, redo, split, limit)
-        due, counts = due_records(study, version, split, unfinished if redo else None, redo=redo)
-        due = [one for one in due if not (missing and one[1])][:limit]
+        due, counts = due_records(study, version, split, unfinished if redo else None, redo=redo, missing=missing)
+        due = due[:limit]
         result: dict[str, Any] = {"source": source, "version": version, **counts, "n_due": len(due)}
         if not due:
             return {**result, "run_id": None, "n_written": 0}

@@ -167,6 +167,23 @@ def test_missing_replaces_nothing(study: Study) -> None:
     assert captions_of(study) == ["Stable, effusion", "Normal", "Edema", "Left pneumothorax"]
 
 
+def test_redo_and_missing_contradict_each_other(study: Study) -> None:
+    add_records(study, list(REPORTS))
+    line = "--redo replaces captions that are there, --missing replaces none: give one of them"
+    for refused in (write_captions, estimate_only):
+        with pytest.raises(InvalidInput, match=line):
+            refused(study, redo=True, missing=True)
+    assert captions_of(study) == [None] * 4 and events(study) == []
+
+
+def test_the_estimate_counts_what_missing_would_ask(study: Study) -> None:
+    """A caption that is there, whether or not it keeps the rules, is not asked for under --missing."""
+    add_records(study, list(REPORTS), ["Normal", "worse than before, much worse indeed", None, None])
+    study = with_endpoint(study, "http://127.0.0.1:9/v1")
+    assert estimate_only(study)["n_due"] == 3
+    assert estimate_only(study, missing=True)["n_due"] == 2
+
+
 def test_a_round_captions_what_it_imports(filled: Study) -> None:
     import rounds
 
