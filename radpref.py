@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,7 +21,7 @@ import annotate_app.cli
 import data.cli
 import downstream.cli
 import generation.cli
-from data.errors import RadprefError
+from data.errors import InvalidInput, RadprefError
 
 EPILOG = (
     "The loop: study new, data import, generate sets, annotate serve, align pairs, align train, align evaluate, "
@@ -109,6 +111,7 @@ def main() -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
+        refuse_empty(sys.argv[1:])
         code = app(standalone_mode=False, prog_name="radpref")
     except RadprefError as error:
         _refuse(str(error), type(error).__name__)
@@ -126,6 +129,22 @@ def main() -> None:
     if code == INTERRUPTED:
         print("radpref: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def refuse_empty(words: Sequence[str]) -> None:
+    """An empty word is a shell variable that was not set; as a path it would mean the current folder.
+
+    Raises:
+        InvalidInput: an option or argument is empty.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        if word.strip() == "":
+            name = before if before.startswith("-") and "=" not in before else "an argument"
+        elif re.fullmatch(r"--[\w-]+=\s*", word):
+            name = word.split("=")[0]
+        else:
+            continue
+        raise InvalidInput(f"{name} is empty; give a value, or leave it out")
 
 
 def _refuse(message: str, kind: str) -> NoReturn:

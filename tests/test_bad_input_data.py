@@ -315,3 +315,40 @@ def test_a_number_that_cannot_be_is_one_line_and_exit_code_2(study, capsys, monk
     assert "greater than or equal to" in shown
     assert arguments[-2] in shown
     assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["generate", "fidelity", "--images", ""], "--images"),
+        (["generate", "fidelity", "--images="], "--images"),
+        (["generate", "check", "embedded", "--out", " "], "--out"),
+        (["generate", "share", "", "--name", "x"], "an argument"),
+        (["data", "import", "table", ""], "an argument"),
+        (["data", "import", "--study="], "--study"),
+        (["study", "new", ""], "an argument"),
+        (["study", "backup", ""], "an argument"),
+        (["study", "export", ""], "an argument"),
+        (["annotate", "export", ""], "an argument"),
+        (["demo", "--study", ""], "--study"),
+        (["round", "run", "--study", ""], "--study"),
+        (["align", "evaluate", "--judge", ""], "--judge"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(study, capsys, monkeypatch, arguments, name):
+    monkeypatch.chdir(study.root)
+    before = sorted(study.root.rglob("*"))
+    monkeypatch.setattr("sys.argv", ["radpref", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        radpref.main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"radpref: {name} is empty; give a value, or leave it out\n"
+    assert sorted(study.root.rglob("*")) == before
+
+
+def test_words_with_an_equals_sign_are_not_empty(study, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["radpref", "study", "show", f"--study={study.root}", "--json"])
+    with pytest.raises(SystemExit) as stopped:
+        radpref.main()
+    assert stopped.value.code == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "fresh"
