@@ -58,21 +58,32 @@ def read_mask(path: Path) -> Mask:
     return read_image(path) > 0
 
 
-def frame(image: GrayImage, masks: Mapping[str, Mask], size: int) -> tuple[GrayImage, dict[str, Mask]]:
+def frame(
+    image: GrayImage, masks: Mapping[str, Mask], size: int, *, scaled: bool = False
+) -> tuple[GrayImage, dict[str, Mask]]:
     """An image (H, W) and its masks (H, W) bool on the study's square (size, size); masks without a pixel are dropped.
 
+    ``scaled``: masks may be drawn at another scale than the image, which then is a resized copy of what they were
+    drawn on (run lengths count on the grid of the published set).
+
     Raises:
-        InvalidInput: a mask has another size than the image.
+        InvalidInput: a mask has another size than the image; where ``scaled``, another shape.
     """
     framed: dict[str, Mask] = {}
     for structure, mask in masks.items():
-        if mask.shape != image.shape:
+        if mask.shape != image.shape and not (scaled and _alike(mask.shape, image.shape)):
             sizes = f"{mask.shape[1]}x{mask.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
-            raise InvalidInput(f"mask '{structure}' is {sizes}; export both at one size")
+            mend = "use images that were not cropped or stretched" if scaled else "export both at one size"
+            raise InvalidInput(f"mask '{structure}' is {sizes}; {mend}")
         square = fit_mask(mask, size)
         if square.any():
             framed[structure] = square
     return fit_image(image, size), framed
+
+
+def _alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Equal aspect, up to the pixel that rounding a side may cost."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def fit_image(image: GrayImage, size: int) -> GrayImage:

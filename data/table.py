@@ -17,7 +17,7 @@ import pandas as pd
 from data.caption_rules import broken_rules
 from data.column_map import check_map, mapped_columns, mask_columns
 from data.config import ColumnsConfig, DataConfig
-from data.datasets.outlines import convention_of, frame_scaled
+from data.datasets.outlines import convention_of
 from data.dicom import dicom_facts, is_dicom
 from data.errors import InvalidInput
 from data.framing import frame, read_mask, read_radiograph
@@ -227,7 +227,7 @@ def load_images(folder: Path, rows: Sequence[Row], config: DataConfig) -> tuple[
             structure: _decode(_filled(rows, column), structure, (height, width), config)
             for structure, column in columns.rle.items()
         }
-        framed |= frame_scaled(image, masks, config.image_size)[1]
+        framed |= frame(image, masks, config.image_size, scaled=True)[1]
     return square, framed
 
 

@@ -18,9 +18,9 @@ import pandas as pd
 from data.config import DataConfig
 from data.datasets.findings import finding_caption, kept_labels
 from data.datasets.layout import folders_of, image_index, need_file, read_columns, set_folder, stem_of, with_gzip
-from data.datasets.outlines import check_convention, convention_of, decode_masks, frame_scaled, is_empty
+from data.datasets.outlines import check_convention, convention_of, decode_masks, is_empty
 from data.errors import InvalidInput, NotFound
-from data.framing import read_radiograph
+from data.framing import frame, read_radiograph
 from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
 from data.rle import Convention
 from data.splits import hashed_split
@@ -191,7 +191,7 @@ def _load(config: DataConfig, conventions: dict[str, Convention], row: _Image) -
     labels = {name: _label(row, name) for name in kept_labels(config, STRUCTURES)}
     texts = {name: row.texts.get(name, ()) for name in conventions}
     masks = decode_masks(texts, conventions, config.rle_first)
-    image, framed = frame_scaled(read_radiograph(row.place), masks, config.image_size)
+    image, framed = frame(read_radiograph(row.place), masks, config.image_size, scaled=True)
     return Record(
         record_id=f"{DATASET}/{row.image}",
         dataset=DATASET,

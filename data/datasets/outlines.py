@@ -1,6 +1,6 @@
 """Masks as published sets give them: run lengths on a 1024 x 1024 grid, several rows per image; and boxes.
 
-Input: texts by structure and the image. Output: the image and its masks on the study's square.
+Input: texts by structure, or boxes. Output: masks at the size they were drawn at.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import numpy as np
 
 from data.config import DataConfig
 from data.errors import InvalidInput
-from data.framing import fit_image, fit_mask
-from data.images import GrayImage, Mask
+from data.images import Mask
 from data.rle import CONVENTIONS, EMPTY, Convention, decode_rle, union_rle
 
 SIDE = 1024
@@ -71,23 +70,6 @@ def decode_masks(
         name: union_rle(rows, SIDE, SIDE, conventions[name], first=first) for name, rows in texts.items() if len(rows)
     }
     return {name: mask for name, mask in masks.items() if mask.any()}
-
-
-def frame_scaled(image: GrayImage, masks: Mapping[str, Mask], size: int) -> tuple[GrayImage, dict[str, Mask]]:
-    """As `data.framing.frame`, for masks that may be drawn at another scale than the image (a resized copy of it).
-
-    Raises:
-        InvalidInput: a mask has another shape than the image.
-    """
-    framed: dict[str, Mask] = {}
-    for structure, mask in masks.items():
-        if abs(mask.shape[0] * image.shape[1] - mask.shape[1] * image.shape[0]) > max(*mask.shape, *image.shape):
-            sizes = f"{mask.shape[1]}x{mask.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
-            raise InvalidInput(f"mask '{structure}' is {sizes}; use images that were not cropped or stretched")
-        square = fit_mask(mask, size)
-        if square.any():
-            framed[structure] = square
-    return fit_image(image, size), framed
 
 
 def box_mask(boxes: Sequence[tuple[float, float, float, float]], shape: tuple[int, int]) -> Mask:

@@ -19,9 +19,9 @@ import numpy as np
 from data.config import DataConfig
 from data.datasets.findings import finding_caption, kept_labels
 from data.datasets.layout import image_index, need_file, read_columns, set_folder, with_gzip
-from data.datasets.outlines import convention_of, decode_masks, frame_scaled, is_empty
+from data.datasets.outlines import convention_of, decode_masks, is_empty
 from data.errors import InvalidInput, NotFound
-from data.framing import read_radiograph
+from data.framing import frame, read_radiograph
 from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
 from data.splits import hashed_split
 
@@ -96,7 +96,7 @@ def _load(config: DataConfig, image_id: str, place: Path, texts: tuple[str, ...]
         labels[STRUCTURE] = float(any(text and not is_empty(text) for text in texts))
     conventions = {STRUCTURE: convention_of(config, STRUCTURE, "relative") or "relative"}
     masks = decode_masks({STRUCTURE: texts}, conventions, config.rle_first)
-    image, framed = frame_scaled(image, masks, config.image_size)
+    image, framed = frame(image, masks, config.image_size, scaled=True)
     return Record(
         record_id=f"{DATASET}/{image_id}",
         dataset=DATASET,
