@@ -258,7 +258,8 @@ def import_command(
     from data.study import Study
 
     result = import_records(Study(study), dataset, path, workers=workers, on_found=None if as_json else _show_found)
-    emit(result if as_json else {key: value for key, value in result.items() if key != "found"}, as_json)
+    shown = {key: value for key, value in result.items() if key not in ("found", "warnings")}  # those were told
+    emit(result if as_json else shown, as_json)
 
 
 def _show_found(found: tuple[Found, ...]) -> None:

@@ -40,9 +40,7 @@ def caption(
 
     opened = Study(study)
     if estimate:
-        found = estimate_only(
-            opened, redo=redo, missing=missing, split=split, limit=limit, environ=os.environ
-        )
+        found = estimate_only(opened, redo=redo, missing=missing, split=split, limit=limit, environ=os.environ)
         emit(found, True) if as_json else print_estimate(found)
         return
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.empty_splits import empty_splits
 from data.errors import Conflict, InvalidInput, NotFound
 from data.files import sha256_file
 from data.import_workers import Load, Outcome, Refused, Source, Stored, open_workers
@@ -45,7 +46,7 @@ def import_records(
     Without ``path`` those of ``data.path``, which may be several: each is a run of its own, counts are summed.
     ``workers``: threads or processes (see `open_workers`); ``on_found`` is told what is there before anything is read.
     Records that were quarantined are tried again every time. Returns {reader, found, n_planned, n_existing, run_id,
-    n_imported, n_quarantined, quarantine, splits}.
+    n_imported, n_quarantined, quarantine, splits, warnings}: a warning for each split that holds no record.
 
     Raises:
         InvalidInput: the table cannot be used, no row of it could be, or two data sets name a record alike.
@@ -64,7 +65,11 @@ def import_records(
     if not places:
         raise InvalidInput("data.path is an empty list; name a data set, or leave the line away")
     earlier: set[str] | None = set() if len(places) > 1 else None
-    return _summed([_import_one(study, name, place, earlier, workers, on_found) for place in places])
+    result = _summed([_import_one(study, name, place, earlier, workers, on_found) for place in places])
+    result["warnings"] = empty_splits(study)
+    for line in result["warnings"]:
+        log.warning("warning: %s", line)
+    return result
 
 
 def _summed(parts: list[dict[str, Any]]) -> dict[str, Any]:

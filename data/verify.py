@@ -14,6 +14,7 @@ from sqlite_utils import Database
 
 from data.audit import broken_link
 from data.caption_rules import broken_rules
+from data.empty_splits import empty_splits
 from data.errors import RadprefError
 from data.files import sha256_file, sha256_tree
 from data.images import read_image
@@ -228,6 +229,7 @@ def _rules(study: Study, found: _Findings) -> None:
     """Rules over rows; each query returns the rows that break its rule."""
     for message, sql in RULES:
         found.add([message.format(**row) for row in study.db.rows(sql)])
+    found.add(empty_splits(study), note=True)
     found.checked["rules"] = len(RULES)
 
 

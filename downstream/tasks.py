@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from data.empty_splits import require_split
 from data.errors import Conflict, InvalidInput, NotFound
 from data.pools import pool_run
 from data.splits import real_fraction
@@ -93,9 +94,10 @@ def load_split(study: Study, task: TaskConfig, split: str, size: int) -> TaskDat
     known: a mask that is there, or an absent one where the label of that name is 0 or other masks were drawn.
 
     Raises:
-        NotFound: no record of this split can be used.
+        NotFound: the split is empty, or no record of it can be used.
     """
     names = task_labels(task)
+    require_split(study, split)
     labels = _labels(study, split)
     masks = _masks(study, split)
     kept: list[tuple[str, str, str | None, list[float]]] = []

@@ -173,7 +173,8 @@ def test_redo_and_missing_contradict_each_other(study: Study) -> None:
     for refused in (write_captions, estimate_only):
         with pytest.raises(InvalidInput, match=line):
             refused(study, redo=True, missing=True)
-    assert captions_of(study) == [None] * 4 and events(study) == []
+    assert captions_of(study) == [None] * 4
+    assert events(study) == []
 
 
 def test_the_estimate_counts_what_missing_would_ask(study: Study) -> None:
