@@ -10,6 +10,7 @@ import json
 import logging
 import platform
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import NotFound
-from data.files import write_atomic
+from data.errors import Conflict, InvalidInput, NotFound
+from data.files import sha256_bytes, write_atomic
+from data.run_lock import only_one
 
 if TYPE_CHECKING:
     from data.study import Study
 
+CONFIG = "config.json"
+"""In a run's folder: its configuration and provenance."""
 PACKAGES = (
     "numpy",
     "scipy",
@@ -117,39 +121,61 @@ def start_run(
 ) -> Iterator[Run]:
     """Open a run of ``kind``. An unfinished run of the same kind and configuration is taken up again (``resume``).
 
-    The row says ``running`` until the block ends (``done``); an exception leaves it resumable and is re-raised.
+    The row says ``running`` until the block ends (``done``); an exception leaves it resumable and is re-raised. But a
+    new run whose block is refused (`InvalidInput`, `NotFound`, `Conflict`) before it did anything is forgotten.
+
+    Raises:
+        Conflict: another process is at work on a run of this kind and configuration.
     """
     canonical = json.dumps(config, sort_keys=True)
-    found = (
-        study.db.row(
-            "SELECT run_id FROM runs WHERE kind = ? AND config = ? AND status = 'running'"
-            " ORDER BY started_at DESC LIMIT 1",
-            (kind, canonical),
+    name = f"{kind}-{sha256_bytes(canonical.encode())[:12]}"
+    with only_one(study.root / "runs", name, f"the same command ({kind})"):
+        found = (
+            study.db.row(
+                "SELECT run_id FROM runs WHERE kind = ? AND config = ? AND status = 'running'"
+                " ORDER BY started_at DESC LIMIT 1",
+                (kind, canonical),
+            )
+            if resume
+            else None
         )
-        if resume
-        else None
-    )
-    if found:
-        run = Run(study, str(found["run_id"]), kind, config)
-    else:
-        run = Run(study, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}-{secrets.token_hex(3)}", kind, config)
-        record = provenance(inputs or {})
-        write_atomic(
-            run.folder / "config.json",
-            json.dumps({"run_id": run.run_id, "kind": kind, "config": config, "provenance": record}, indent=2),
-        )
+        run = Run(study, str(found["run_id"]), kind, config) if found else _new_run(study, kind, config, inputs or {})
+        n_changes = study.db.connection.total_changes
+        try:
+            yield run
+        except (InvalidInput, NotFound, Conflict):
+            if not found and study.db.connection.total_changes == n_changes:
+                _forget(run)
+            raise
         with study.db.write() as connection:
             connection.execute(
-                "INSERT INTO runs(run_id, kind, status, started_at, config, provenance)"
-                " VALUES (?, ?, 'running', ?, ?, ?)",
-                (run.run_id, kind, now(), canonical, json.dumps(record)),
+                "UPDATE runs SET status = 'done', finished_at = ?, result = ? WHERE run_id = ?",
+                (now(), json.dumps(run.result), run.run_id),
             )
-    yield run
+
+
+def _new_run(study: Study, kind: str, config: dict[str, Any], inputs: Mapping[str, str]) -> Run:
+    run = Run(study, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}-{secrets.token_hex(3)}", kind, config)
+    record = provenance(inputs)
+    write_atomic(
+        run.folder / CONFIG,
+        json.dumps({"run_id": run.run_id, "kind": kind, "config": config, "provenance": record}, indent=2),
+    )
     with study.db.write() as connection:
         connection.execute(
-            "UPDATE runs SET status = 'done', finished_at = ?, result = ? WHERE run_id = ?",
-            (now(), json.dumps(run.result), run.run_id),
+            "INSERT INTO runs(run_id, kind, status, started_at, config, provenance) VALUES (?, ?, 'running', ?, ?, ?)",
+            (run.run_id, kind, now(), json.dumps(config, sort_keys=True), json.dumps(record)),
         )
+    return run
+
+
+def _forget(run: Run) -> None:
+    """Take away a new run that wrote nothing but its configuration: a mistyped command is no unfinished work."""
+    if [path.name for path in run.folder.rglob("*")] != [CONFIG] or run.model_folder.exists():
+        return
+    with run.study.db.write() as connection:
+        connection.execute("DELETE FROM runs WHERE run_id = ?", (run.run_id,))
+    shutil.rmtree(run.folder, ignore_errors=True)
 
 
 def finished_run(study: Study, kind: str, config: dict[str, Any] | None = None) -> Run | None:

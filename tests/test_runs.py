@@ -1,9 +1,15 @@
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from data.errors import NotFound
+from data.errors import Conflict, InvalidInput, NotFound, StorageFull
 from data.records import latest_run, provenance, start_run
+from data.run_lock import only_one
+from data.verify import verify
 
 
 def test_a_run_is_recorded(study):
@@ -55,3 +61,61 @@ def test_provenance_names_versions():
     found = provenance({})
     assert {"python", "packages", "git", "inputs"} <= set(found)
     assert "numpy" in found["packages"]
+
+
+@pytest.mark.parametrize("error", [InvalidInput, NotFound, Conflict])
+def test_a_command_refused_before_it_did_anything_leaves_no_run(study, error):
+    with pytest.raises(error), start_run(study, "align", {"n": 1}):
+        raise error("a mistyped value")
+    assert study.db.value("SELECT count(*) FROM runs") == 0
+    assert list((study.root / "runs").iterdir()) == []
+    assert not [note for note in verify(study)["notes"] if "not finished" in note]
+
+
+@pytest.mark.parametrize("what", ["log", "database", "model", "full disk", "interrupted"])
+def test_a_run_that_did_something_stays_and_is_resumed(study, what):
+    error = {"full disk": StorageFull, "interrupted": KeyboardInterrupt}.get(what, InvalidInput)
+    with pytest.raises(error), start_run(study, "align", {"n": 1}) as run:  # noqa: PT012
+        if what == "log":
+            run.log(step=1)
+        elif what == "model":
+            run.model_folder.mkdir(parents=True)
+        elif what == "database":
+            with study.db.write() as connection:
+                connection.execute("INSERT INTO images VALUES (?, 'real', 64, 64, 8)", ("0" * 64,))
+        raise error("later")
+    with pytest.raises(InvalidInput), start_run(study, "align", {"n": 1}) as again:  # noqa: PT012
+        assert again.run_id == run.run_id
+        raise InvalidInput("and a resumed run is never forgotten")
+    assert study.db.value("SELECT status FROM runs") == "running"
+
+
+def test_one_process_works_on_a_run(study):
+    with start_run(study, "sets", {"n": 1}):
+        with pytest.raises(Conflict, match=r"the same command \(sets\) is at work already \(process \d+\)"):  # noqa: SIM117
+            with start_run(study, "sets", {"n": 1}):
+                raise AssertionError
+        with start_run(study, "sets", {"n": 2}):
+            pass
+    with start_run(study, "sets", {"n": 1}):
+        pass
+    assert study.db.value("SELECT count(*) FROM runs") == 3
+    assert list((study.root / "runs").glob(".*")) == []
+
+
+def test_a_killed_holder_lets_go(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from data.run_lock import only_one\n"
+        "with only_one(Path(sys.argv[1]), 'x', 'this'):\n    print('held', flush=True); time.sleep(600)"
+    )
+    here = Path(__file__).parent.parent
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=here, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(Conflict, match=f"this is at work already \\(process {other.pid}\\)"),
+            only_one(tmp_path, "x", "this"),
+        ):
+            raise AssertionError
+        other.send_signal(signal.SIGKILL)
+    with only_one(tmp_path, "x", "this"):
+        pass

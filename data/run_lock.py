@@ -1,0 +1,64 @@
+"""One process at a time works on a run: a second one would sample, store and log the same things beside it.
+
+Input: a folder and the name of the work. Output: a lock that is let go when its holder ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from data.errors import Conflict
+from data.files import storage_errors
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@contextmanager
+def only_one(folder: Path, name: str, what: str) -> Iterator[None]:
+    """Hold the lock ``.<name>.lock`` of ``folder`` for the length of the block.
+
+    Raises:
+        Conflict: another process holds it; ``what`` says which work that is.
+    """
+    if sys.platform == "win32":  # no such locks: there nobody is kept out
+        yield
+        return
+    path = folder / f".{name}.lock"
+    with storage_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _locked(path, what)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            path.unlink(missing_ok=True)  # while it is held: who took up this file meanwhile sees that it is gone
+            os.close(handle)
+
+
+def _locked(path: Path, what: str) -> int | None:
+    """A descriptor that holds the lock; None where the file system knows no locks."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 20).decode(errors="replace").strip()
+            os.close(handle)
+            who = f" (process {holder})" if holder else ""
+            raise Conflict(f"{what} is at work already{who}; wait for it, or stop it") from None
+        except OSError:
+            os.close(handle)
+            path.unlink(missing_ok=True)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(handle)):
+                with suppress(OSError):  # who holds it is a help for others, no more
+                    os.ftruncate(handle, 0)
+                    os.pwrite(handle, f"{os.getpid()}".encode(), 0)
+                return handle
+        os.close(handle)  # the one who held it has just taken the file away
