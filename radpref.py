@@ -22,6 +22,7 @@ import data.cli
 import downstream.cli
 import generation.cli
 from data.errors import InvalidInput, RadprefError
+from data.files import system_error
 
 EPILOG = (
     "The loop: study new, data import, generate sets, annotate serve, align pairs, align train, align evaluate, "
@@ -120,12 +121,10 @@ def main() -> None:
     except typer.Abort:
         code = INTERRUPTED
     except OSError as error:
-        import errno
-
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+        told = system_error(error)
+        if told is None:
             raise
-        reason = f"{error.strerror} ({error.filename})"
-        _refuse(f"{reason}; free space or choose another folder, then run the same command again", "StorageFull")
+        _refuse(str(told), type(told).__name__)
     if code == INTERRUPTED:
         print("radpref: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

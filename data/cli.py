@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,7 +65,7 @@ def new(
     study = Study.create(path, named_template(template, name or path.resolve().name))
     config = study.config.data
     source = f" {config.reader} PATH" if config.reader != "phantom" and config.path is None else ""
-    following = f"radpref data import{source} --study {path}"
+    following = f"radpref data import{source} --study {shlex.quote(str(path))}"
     if as_json:
         emit({"study": str(study.root), "next": following}, True)
     else:

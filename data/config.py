@@ -283,13 +283,15 @@ def load_config(path: Path) -> StudyConfig:
         InvalidInput: the file is not TOML, or holds an unknown key or a bad value.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         message = f"no study at {path.parent}: {path.name} is missing; make one with `radpref study new`"
         raise NotFound(message) from error
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}; mend its permissions") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not valid TOML: it is no UTF-8 ({error.reason}); save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{path} is not valid TOML: {' '.join(str(error).split())}; mend that line") from error
     return parse_config(content, str(path))
 

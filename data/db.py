@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from data.errors import Conflict, NotFound, RadprefError, StorageFull
+from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
 from data.migrations import migrate
 from data.sqlite import sqlite3
 
@@ -31,17 +31,20 @@ class StudyDatabase:
 
         Raises:
             NotFound: the file is missing and ``create`` is false.
-            RadprefError: the file is not an SQLite database.
+            InvalidInput: its folder cannot be written; SQLite keeps its journal there.
+            RadprefError: the file is empty or not an SQLite database.
         """
         if not create and not path.is_file():
             raise NotFound(f"no database at {path}; make a study with `radpref study new`")
+        if not create and not path.stat().st_size:
+            raise RadprefError(f"{path} is empty: its content was lost; restore a backup with `radpref study restore`")
         self.path = path
         self._local = threading.local()
         self._writing = threading.Lock()
         try:
             migrate(self.tables)
         except sqlite3.DatabaseError as error:
-            raise _translate(error, path) from error
+            raise translate(error, path) from error
 
     @property
     def tables(self) -> Database:
@@ -123,7 +126,7 @@ class StudyDatabase:
                     connection.execute(statement)
                 raise
         except sqlite3.Error as error:
-            raise _translate(error, self.path) from error
+            raise translate(error, self.path) from error
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -161,7 +164,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _translate(error: sqlite3.Error, path: Path) -> RadprefError:
+def translate(error: sqlite3.Error, path: Path) -> RadprefError:
+    """What SQLite refused at ``path``, as the one line that a user is told."""
     text = str(error)
     if "disk is full" in text or "disk I/O error" in text:
         return StorageFull(f"no space left for {path}; free space and run the same command again")
@@ -169,4 +173,6 @@ def _translate(error: sqlite3.Error, path: Path) -> RadprefError:
         return Conflict(f"refused by the study record: {text}")
     if "locked" in text:
         return Conflict(f"{path} stayed locked for {BUSY_TIMEOUT_MS // 1000} s; stop the other writer and try again")
+    if "readonly" in text or "unable to open" in text:
+        return InvalidInput(f"{path} cannot be written ({text}); open its folder for writing, or work on a copy of it")
     return RadprefError(f"{path} cannot be used: {text}; restore a backup with `radpref study restore`")

@@ -10,10 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.errors import InvalidInput, StorageFull
+from data.errors import InvalidInput, RadprefError, StorageFull
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_NO_PLACE = {errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_PLACE = {errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT}
+
+
+def system_error(error: OSError) -> RadprefError | None:
+    """What the system refused, as one line; None where it names no file (a closed pipe, a fault of the program)."""
+    if error.errno in _FULL:
+        place = "on the disk" if error.filename is None else f"for {error.filename}"
+        return StorageFull(f"no space left {place}; free space and run the same command again")
+    if error.filename is None or error.errno is None:
+        return None
+    return InvalidInput(
+        f"{error.filename}: {error.strerror}; mend that, or name another place, and run the command again"
+    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from data.readers import READERS
@@ -49,7 +50,7 @@ def next_command(found: dict[str, Any]) -> str:
         ("grid" in done, "downstream run"),
     )
     step = next((command for is_done, command in steps if not is_done), "downstream report")
-    return f"radpref {step} --study {found['study']}"
+    return f"radpref {step} --study {shlex.quote(str(found['study']))}"
 
 
 def data_overview(study: Study) -> dict[str, Any]:

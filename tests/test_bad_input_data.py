@@ -1,8 +1,12 @@
 """Whatever a user gets wrong about data is one line; one bad image never stops an import; a full disk loses nothing."""
 
 import csv
+import errno
 import json
+import os
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +15,13 @@ from typer.testing import CliRunner
 
 import radpref
 from data.cli import data_app, study_app
+from data.db import translate
 from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
 from data.importing import import_records
+from data.overview import overview
 from data.readers import ImportPlan, PlannedRecord, get_reader
 from data.rle import encode_rle
+from data.sqlite import sqlite3
 from data.study import Study
 from data.verify import verify
 from tests.support_data import full_disk_after, gray, table_study
@@ -352,3 +359,105 @@ def test_words_with_an_equals_sign_are_not_empty(study, capsys, monkeypatch):
         radpref.main()
     assert stopped.value.code == 0
     assert json.loads(capsys.readouterr().out)["name"] == "fresh"
+
+
+TABLE = "[data.columns]\nimage = 'file'\npatient = 'pid'\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "separator", "end"),
+    [("utf-8-sig", ",", "\r\n"), ("utf-8", ";", "\r\n"), ("utf-16", "\t", "\n"), ("utf-16", ";", "\n")],
+)
+def test_tables_as_offices_save_them(tmp_path, encoding, separator, end):
+    """Blanks and umlauts in folder and file, a byte-order mark, semicolons; the table behind a symbolic link."""
+    folder = tmp_path / "Röntgen Bilder"
+    folder.mkdir()
+    lines = [separator.join(("file", "pid"))]
+    for i in range(3):
+        Image.fromarray(gray(i)).save(folder / f"ä ß {i}.png")
+        lines.append(separator.join((f"ä ß {i}.png", f"p{i}")))
+    (folder / "t.csv").write_bytes((end.join(lines) + end).encode(encoding))
+    (tmp_path / "link").symlink_to(folder)
+    study = Study.create(tmp_path / "eine Studie", f"[data]\nimage_size = 64\nreader = 'table'\n{TABLE}")
+    assert import_records(study, path=tmp_path / "link" / "t.csv")["n_imported"] == 3
+    assert import_records(study, path=folder / "t.csv")["n_existing"] == 3
+    study.db.close()
+
+
+def test_a_table_in_another_encoding_says_which_to_save(tmp_path):
+    study = Study.create(tmp_path / "study", f"[data]\nimage_size = 64\nreader = 'table'\n{TABLE}")
+    (tmp_path / "t.csv").write_bytes("file,pid\nä.png,p\n".encode("latin-1"))
+    with pytest.raises(
+        InvalidInput, match=r"t\.csv is not a readable table \(byte 0xe4 is no UTF-8\); save it as CSV UTF-8"
+    ):
+        import_records(study, path=tmp_path / "t.csv")
+    study.db.close()
+
+
+def test_a_configuration_with_a_byte_order_mark_and_one_that_is_no_text(study):
+    file = study.root / "study.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert Study(study.root).config.name == "fresh"
+    file.write_bytes('name = "fr\xe4sch"'.encode("latin-1"))
+    with pytest.raises(InvalidInput, match=r"it is no UTF-8 \(.*\); save it as UTF-8"):
+        Study(study.root)
+
+
+def test_an_emptied_database_is_no_new_study(study):
+    study.db.close()
+    (study.root / "study.db").write_bytes(b"")
+    with pytest.raises(RadprefError, match=r"study\.db is empty: its content was lost; restore a backup"):
+        Study(study.root)
+    assert (study.root / "study.db").stat().st_size == 0
+
+
+def test_a_database_that_cannot_be_written_is_no_damage():
+    told = translate(sqlite3.OperationalError("attempt to write a readonly database"), Path("s/study.db"))
+    assert isinstance(told, InvalidInput)
+    assert "open its folder for writing" in str(told)
+    assert "restore" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.ENOSPC, "StorageFull", "no space left for x/y; free space"),
+        (errno.EFBIG, "StorageFull", "no space left for x/y; free space"),
+        (errno.EACCES, "InvalidInput", "x/y: Permission denied; mend that, or name another place"),
+        (errno.ELOOP, "InvalidInput", "x/y: Too many levels of symbolic links"),
+        (errno.EMFILE, "InvalidInput", "x/y: Too many open files"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(study, capsys, monkeypatch, number, kind, words):
+    def refused(*_):
+        raise OSError(number, os.strerror(number), "x/y")
+
+    monkeypatch.setattr("data.overview.overview", refused)
+    monkeypatch.setattr("sys.argv", ["radpref", "study", "show", "--study", str(study.root), "--json"])
+    with pytest.raises(SystemExit) as stopped:
+        radpref.main()
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert words in shown.err
+    assert len(shown.err.splitlines()) == 1
+    assert json.loads(shown.out)["kind"] == kind
+
+
+def test_a_fault_of_the_program_is_no_mistake_of_the_user(study, monkeypatch):
+    def broken(*_):
+        raise OSError("no errno, no file")
+
+    monkeypatch.setattr("data.overview.overview", broken)
+    monkeypatch.setattr("sys.argv", ["radpref", "study", "show", "--study", str(study.root)])
+    with pytest.raises(OSError, match="no errno"):
+        radpref.main()
+
+
+def test_the_next_command_can_be_pasted_whatever_the_folder_is_called(tmp_path, capsys, monkeypatch):
+    root = tmp_path / "eine Studie; $(ls)"
+    monkeypatch.setattr("sys.argv", ["radpref", "study", "new", str(root), "--name", "a", "--json"])
+    with pytest.raises(SystemExit):
+        radpref.main()
+    words = shlex.split(json.loads(capsys.readouterr().out)["next"])
+    assert words == ["radpref", "data", "import", "--study", str(root)]
+    assert shlex.split(overview(Study(root))["next"])[-1] == str(root)
