@@ -68,16 +68,16 @@ def _missing_captions(study: Study) -> dict[str, Any]:
 
 def before_scoring(study: Study) -> list[Step]:
     """The steps up to the reading room."""
-    import generation.sets
+    import generation.sampling.sets
 
     steps: list[Step] = [("Import real images", lambda: import_step(study))]
     if study.config.generator.model == "trained":
-        import generation.study_networks
-        import generation.study_training
+        import generation.measuring.study_networks
+        import generation.training.study_training
 
-        steps.append(("Train the generator", lambda: generation.study_training.run_train(study)))
-        steps.append(("Train the measuring networks", lambda: generation.study_networks.run_networks(study)))
-    return [*steps, ("Sample sets of four", lambda: generation.sets.run_sets(study))]
+        steps.append(("Train the generator", lambda: generation.training.study_training.run_train(study)))
+        steps.append(("Train the measuring networks", lambda: generation.measuring.study_networks.run_networks(study)))
+    return [*steps, ("Sample sets of four", lambda: generation.sampling.sets.run_sets(study))]
 
 
 def after_scoring(study: Study, *, simulated: bool = False) -> list[Step]:
@@ -87,7 +87,7 @@ def after_scoring(study: Study, *, simulated: bool = False) -> list[Step]:
     import alignment.pairs
     import downstream.grid
     import downstream.report
-    import generation.pool
+    import generation.pools.pool
 
     return [
         ("Turn scores into preference pairs", lambda: alignment.pairs.run_pairs(study)),
@@ -96,7 +96,7 @@ def after_scoring(study: Study, *, simulated: bool = False) -> list[Step]:
         *proxy_steps(study),
         ("Evaluate on held-out conditions", lambda: alignment.evaluate.run_evaluate(study)),
         *comparison_steps(study, simulated=simulated),
-        ("Sample augmentation pools", lambda: generation.pool.run_pool(study)),
+        ("Sample augmentation pools", lambda: generation.pools.pool.run_pool(study)),
         ("Train the downstream models", lambda: downstream.grid.run_grid(study, n_workers=N_WORKERS)),
         ("Write the report", lambda: {"report": str(downstream.report.run_report(study))}),
     ]
@@ -119,11 +119,11 @@ def comparison_steps(study: Study, *, simulated: bool) -> list[Step]:
     if n == 0:
         return []
     import alignment.raters
-    import generation.sets
+    import generation.sampling.sets
 
     sample: Step = (
         "Sample comparison sets",
-        lambda: generation.sets.run_sets(study, n=n, arms=("baseline", "aligned")),
+        lambda: generation.sampling.sets.run_sets(study, n=n, arms=("baseline", "aligned")),
     )
     score: Step = ("Simulated raters compare", lambda: alignment.raters.run_simulate(study))
     return [sample, score] if simulated else [sample]
@@ -215,9 +215,9 @@ def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = F
     if (root / "study.toml").read_text(encoding="utf-8") != toml:
         raise Conflict(f"{root} holds another study; give another folder with --study")
     if model != "embedded":
-        import generation.shipping
+        import generation.fidelity.shipping
 
-        generation.shipping.copy_networks(model, root)
+        generation.fidelity.shipping.copy_networks(model, root)
     add_demo_accounts(study)
     outcome = run_round(study, simulated=True)
     seconds = time.monotonic() - started

@@ -21,7 +21,7 @@ from alignment.watch import Watch, feature_function
 from data.conditions_store import StoredCondition, load_condition
 from data.errors import InvalidInput, NotFound
 from data.records import Run, finished_run, start_run
-from generation.adapters import BASELINE, arm_identity, load_arm, register_model, save_adapters
+from generation.stack.adapters import BASELINE, arm_identity, load_arm, register_model, save_adapters
 
 if TYPE_CHECKING:
     from data.config import AlignConfig

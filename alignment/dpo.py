@@ -20,7 +20,7 @@ from alignment import losses
 from alignment.examples import CRITERIA, PreferenceSets
 from alignment.policy import Policy
 from alignment.trainer import scheduled, step_generator
-from generation.conditions import ConditionBatch
+from generation.stack.conditions import ConditionBatch
 
 if TYPE_CHECKING:
     from data.config import AlignConfig

@@ -28,9 +28,9 @@ from data.errors import InvalidInput, NotFound
 from data.files import write_atomic
 from data.progress import bar
 from data.records import Run, finished_run, start_run
-from generation.adapters import BASELINE, TRAINED, arm_identity, load_arm
-from generation.measure import MeasureNet
-from generation.sets import image_seed, sample_stored
+from generation.measuring.measure import MeasureNet
+from generation.sampling.sets import image_seed, sample_stored
+from generation.stack.adapters import BASELINE, TRAINED, arm_identity, load_arm
 
 if TYPE_CHECKING:
     from data.study import Study

@@ -20,8 +20,8 @@ from data.errors import InvalidInput, NotFound
 from data.images import to_uint8
 from data.progress import bar
 from data.scores import N_SLOTS
-from generation.conditions import Condition, ConditionBatch, encode_conditions
-from generation.models import GeneratorStack
+from generation.stack.conditions import Condition, ConditionBatch, encode_conditions
+from generation.stack.models import GeneratorStack
 
 if TYPE_CHECKING:
     from data.study import Study

@@ -17,7 +17,7 @@ from alignment.policy import Policy
 from alignment.trainer import scheduled, step_generator
 from data.errors import NotFound
 from data.scores import N_SLOTS
-from generation.conditions import ConditionBatch
+from generation.stack.conditions import ConditionBatch
 
 if TYPE_CHECKING:
     from data.config import AlignConfig

@@ -12,8 +12,8 @@ import numpy as np
 
 from data.conditions_store import MODES, StoredCondition
 from data.errors import InvalidInput
-from generation.draws import allot_modes, condition_from_record, unrated_records
-from generation.measure import MeasureNet
+from generation.measuring.measure import MeasureNet
+from generation.sampling.draws import allot_modes, condition_from_record, unrated_records
 
 if TYPE_CHECKING:
     from data.study import Study

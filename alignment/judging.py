@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from data.conditions_store import StoredCondition
 from data.errors import InvalidInput
-from generation.condition_figures import sides_right
-from generation.measure import MeasureNet, score_mask, score_text
+from generation.fidelity.condition_figures import sides_right
+from generation.measuring.measure import MeasureNet, score_mask, score_text
 
 FloatArray = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import InvalidInput
-from generation.measure import MeasureNet, Role, load_measure
-from generation.network_roles import register_network as register_network
+from generation.measuring.measure import MeasureNet, Role, load_measure
+from generation.measuring.network_roles import register_network as register_network
 
 if TYPE_CHECKING:
     from data.study import Study

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from alignment.losses import image_errors, to_epsilon
-from generation.adapters import adapters_off, attach_lora, trainable_copy
-from generation.conditions import ConditionBatch, control_residuals, predict_noise
-from generation.models import GeneratorStack
+from generation.stack.adapters import adapters_off, attach_lora, trainable_copy
+from generation.stack.conditions import ConditionBatch, control_residuals, predict_noise
+from generation.stack.models import GeneratorStack
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel

@@ -25,14 +25,14 @@ from data.conditions_store import StoredCondition, load_condition, mask_stack
 from data.errors import InvalidInput
 from data.pools import PROXY_FILTERED, PROXY_FINETUNED, pool_run
 from data.records import Run, finished_run, start_run
-from generation.adapters import BASELINE, arm_identity, load_arm, register_model, save_adapters
-from generation.conditions import Condition, encode_conditions
-from generation.pool import run_pool
+from generation.pools.pool import run_pool
+from generation.stack.adapters import BASELINE, arm_identity, load_arm, register_model, save_adapters
+from generation.stack.conditions import Condition, encode_conditions
 
 if TYPE_CHECKING:
     from data.config import AlignConfig
     from data.study import Study
-    from generation.models import GeneratorStack
+    from generation.stack.models import GeneratorStack
 
 PROXY_ARMS = (PROXY_FILTERED, PROXY_FINETUNED)
 

@@ -33,7 +33,7 @@ from data.progress import bar
 from data.raters import Rater, add_rater, get_rater
 from data.records import start_run
 from data.scores import CRITERIA, N_SLOTS, ScoreEvent, record_events
-from generation.measure import MeasureNet, score_mask
+from generation.measuring.measure import MeasureNet, score_mask
 
 if TYPE_CHECKING:
     from data.config import SimulatedRater

@@ -19,8 +19,8 @@ from alignment.networks import load_network
 from alignment.sheets import SheetRow, save_sheet
 from data.conditions_store import StoredCondition
 from data.errors import NotFound
-from generation.models import GeneratorStack
-from generation.sets import image_seed, sample_stored
+from generation.sampling.sets import image_seed, sample_stored
+from generation.stack.models import GeneratorStack
 
 if TYPE_CHECKING:
     from data.study import Study

@@ -67,9 +67,9 @@ def help_row(repeats: int) -> dict[str, Any]:
 def sampling_rows(repeats: int, n_sets: int, n_steps: int = 20, guidance: float = 2.0) -> list[dict[str, Any]]:
     """Seconds per set of four in each mode, ours batched over ``n_sets`` sets, against set by set with every branch."""
     from data.phantom import STRUCTURES, draw_spec, render
-    from generation.conditions import Condition
-    from generation.models import load_stack
-    from generation.sampling import sample
+    from generation.sampling.sampler import sample
+    from generation.stack.conditions import Condition
+    from generation.stack.models import load_stack
 
     stack = load_stack("embedded")
     specs = [draw_spec(np.random.default_rng([7, i]), normal_fraction=0.0) for i in range(n_sets)]
@@ -102,7 +102,7 @@ def naive_set(stack: Any, condition: Any, n_steps: int, guidance: float) -> None
     import torch
     from diffusers import DPMSolverMultistepScheduler
 
-    from generation.conditions import encode_conditions
+    from generation.stack.conditions import encode_conditions
 
     batch = encode_conditions(stack, [condition] * 4)
     states = torch.cat([torch.zeros_like(batch.text_states), batch.text_states])

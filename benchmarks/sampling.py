@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.peers.diffusers_sampling import DiffusersPeer
-    from generation.conditions import Condition
-    from generation.models import GeneratorStack
+    from generation.stack.conditions import Condition
+    from generation.stack.models import GeneratorStack
 
 SET_SIZE = 4
 TARGETS = {"cpu": {"T2I": 1.3, "M2I": 1.9, "TM2I": 1.0}, "cuda": {"T2I": 3.0, "M2I": 3.0, "TM2I": 3.0}}
@@ -62,7 +62,7 @@ def build(size: str, device: str) -> GeneratorStack:
     """The stack of a size, in float32; the ControlNet's residuals are not zero, so that leaving it out would show."""
     import torch
 
-    from generation.models import load_stack, quiet_libraries, tiny_stack
+    from generation.stack.models import load_stack, quiet_libraries, tiny_stack
 
     if size == "embedded":
         return load_stack("embedded", device)
@@ -82,8 +82,8 @@ def sd_stack(device: str) -> GeneratorStack:
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from generation.models import GeneratorStack, make_scheduler
-    from generation.tokenizer import build_tokenizer
+    from generation.stack.models import GeneratorStack, make_scheduler
+    from generation.stack.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(list(TEXTS), n_merges=100)
     tokenizer.model_max_length = 77
@@ -124,7 +124,7 @@ def sd_stack(device: str) -> GeneratorStack:
 
 def make_conditions(stack: GeneratorStack, mode: str, n: int) -> list[Condition]:
     """``n`` different conditions of a mode; masks are boxes."""
-    from generation.conditions import Condition
+    from generation.stack.conditions import Condition
 
     found = []
     for i in range(n):
@@ -138,8 +138,8 @@ def make_conditions(stack: GeneratorStack, mode: str, n: int) -> list[Condition]
 
 def our_set(stack: GeneratorStack, condition: Condition, seeds: list[int], n_steps: int, guidance: float) -> Tensor:
     """Latents of one set, ours."""
-    from generation.conditions import encode_conditions
-    from generation.sampling import sample_latents
+    from generation.sampling.sampler import sample_latents
+    from generation.stack.conditions import encode_conditions
 
     batch = encode_conditions(stack, [condition] * len(seeds))
     return sample_latents(stack, batch, seeds, n_steps=n_steps, guidance_scale=guidance)
@@ -162,7 +162,7 @@ def counted(run: Callable[[int], Any], n_steps: int) -> float:
 
 def our_gflop(stack: GeneratorStack, condition: Condition, n_steps: int, guidance: float) -> float:
     """GFLOP of one of our images, texts encoded afresh."""
-    from generation.sampling import decode
+    from generation.sampling.sampler import decode
 
     def run(n: int) -> None:
         stack.text_cache.clear()
@@ -210,7 +210,7 @@ def matrix_speed(precision: str) -> float:
     """The device's FLOP/s on one large matrix product, best of ten: the floor's unit."""
     import torch
 
-    from generation.denoising import PRECISIONS
+    from generation.sampling.denoising import PRECISIONS
 
     a = torch.randn(8192, 8192, device="cuda", dtype=PRECISIONS[precision])
     best = 0.0
@@ -227,9 +227,9 @@ def measure(
     size: str, device: str, *, with_peer: bool, precision: str, compile_mode: str | None, repeats: int | None = None
 ) -> list[dict[str, Any]]:
     """One row per mode and peer; peers only where asked for."""
-    from generation.denoising import PRECISIONS, make_ready
-    from generation.models import quiet_libraries
-    from generation.sampling import initial_noise, sample
+    from generation.sampling.denoising import PRECISIONS, make_ready
+    from generation.sampling.sampler import initial_noise, sample
+    from generation.stack.models import quiet_libraries
 
     scale = SIZES[size]
     stack = build(size, device)

@@ -1,4 +1,8 @@
-"""The generator: its stack, condition semantics, training, sampling, and the networks that measure its images."""
+"""The generator, in packages that read as the data flow; imports only point down this list (import-linter checks).
+
+`pools` (training images for downstream tasks) > `fidelity` (what is said about images) > `measuring` (networks that
+look at images) > `training` > `sampling` > `stack` (what a generator and its conditions are). `weights`: what ships.
+"""
 
 import torchvision_compat
 

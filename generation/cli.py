@@ -39,7 +39,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Load a generator, say what it is, and draw one tiny test image in every mode it can do."""
-    from generation.model_check import run_check
+    from generation.sampling.model_check import run_check
 
     emit(run_check(study, model, out), as_json)
 
@@ -69,13 +69,13 @@ def train(
 
     torch.set_num_threads(threads)
     if opened is None:
-        from generation.embedded import EmbeddedSettings, train_embedded
+        from generation.training.embedded import EmbeddedSettings, train_embedded
 
         train_embedded(work, out, EmbeddedSettings())
         emit({"model": str(out)}, as_json)
         return
-    from generation.compute import launch_hint, make_compute
-    from generation.study_training import run_train
+    from generation.training.compute import launch_hint, make_compute
+    from generation.training.study_training import run_train
 
     compute = make_compute(device)
     if hint := launch_hint(compute, study):
@@ -94,7 +94,7 @@ def networks(
 ) -> None:
     """Train the study's own measuring networks (raters', judge, fidelity) on its real training images."""
     from data.study import Study
-    from generation.study_networks import run_networks
+    from generation.measuring.study_networks import run_networks
 
     emit(run_networks(Study(study), n_steps=n_steps), as_json)
 
@@ -123,7 +123,7 @@ def sets(
     With two arms: sets for a blinded reader comparison, two images of each arm, of patients that no rating set used.
     """
     from data.study import Study
-    from generation.sets import run_sets
+    from generation.sampling.sets import run_sets
 
     emit(
         run_sets(Study(study), n=n, mix=parse_mix(mix), seed=seed, arms=tuple(a.strip() for a in arms.split(","))),
@@ -155,8 +155,8 @@ def pool(
 ) -> None:
     """Sample the synthetic training images that the downstream grid needs, for every arm. Run again to resume."""
     from data.study import Study
-    from generation.engines import EngineOptions
-    from generation.pool import run_pool
+    from generation.pools.engines import EngineOptions
+    from generation.pools.pool import run_pool
 
     opened = Study(study)
     settings = opened.config.pool
@@ -187,7 +187,7 @@ def fidelity(
 ) -> None:
     """One page: FID and KID, diversity, asked masks and sides, and whether images are copies of training images."""
     from data.study import Study
-    from generation.fidelity_report import run_fidelity, summary
+    from generation.fidelity.report import run_fidelity, summary
 
     report = run_fidelity(
         Study(study),
@@ -214,7 +214,7 @@ def share(
 ) -> None:
     """Write the trained generator as a folder to share: fp16, with its card. Refused where it may copy patients."""
     from data.study import Study
-    from generation.shipping import ship
+    from generation.fidelity.shipping import ship
 
     if not credits_file.is_file():
         raise InvalidInput(f"no file {credits_file}; write whose images the model was trained on, and its known faults")

@@ -15,9 +15,9 @@ from data.raters import add_rater
 from data.records import start_run
 from data.scores import CRITERIA, ScoreEvent, record_events
 from data.study import Study
-from generation.measure import MeasureNet, save_measure
-from generation.measure_networks import BLOCKS, NetworkShape, build_network
-from generation.models import save_stack, tiny_stack
+from generation.measuring.measure import MeasureNet, save_measure
+from generation.measuring.measure_networks import BLOCKS, NetworkShape, build_network
+from generation.stack.models import save_stack, tiny_stack
 
 SIZE = 32
 ARCHITECTURE = next(iter(BLOCKS))

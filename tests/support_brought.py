@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from generation.parts import quiet_libraries
-from generation.tokenizer import END, START, build_tokenizer
+from generation.stack.parts import quiet_libraries
+from generation.stack.tokenizer import END, START, build_tokenizer
 
 SIZE, FACTOR, WIDTH = 32, 4, 16
 TEXTS = ["Normal", "Severe left pleural effusion", "mild right pneumothorax"]

@@ -10,8 +10,8 @@ import torch
 
 from data.records import start_run
 from data.study import Study
-from generation import adapters
-from generation.models import load_stack, save_stack, tiny_stack
+from generation.stack import adapters
+from generation.stack.models import load_stack, save_stack, tiny_stack
 
 STRUCTURES = ("lungs", "heart", "lesion", "pneumothorax")
 SAMPLING_TOML = """

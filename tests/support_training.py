@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from generation.corpus import Corpus, corpus_from_arrays
-from generation.loop import LoopSettings
-from generation.models import GeneratorStack
-from generation.training import TrainSettings
+from generation.stack.models import GeneratorStack
+from generation.training.corpus import Corpus, corpus_from_arrays
+from generation.training.loop import LoopSettings
+from generation.training.unet_training import TrainSettings
 
 FAST = LoopSettings(learning_rate=1e-3, warmup_steps=2, log_every=2, checkpoint_s=1e9)
 MIXED = TrainSettings(

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from data.errors import Conflict, InvalidInput, NotFound
-from generation import adapters
-from generation.conditions import Condition, encode_conditions, predict_noise
-from generation.models import save_stack, tiny_stack
+from generation.stack import adapters
+from generation.stack.conditions import Condition, encode_conditions, predict_noise
+from generation.stack.models import save_stack, tiny_stack
 
 
 def _inputs(stack, n=3):

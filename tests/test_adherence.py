@@ -11,11 +11,18 @@ from PIL import Image
 
 from data.errors import InvalidInput
 from data.phantom import FINDINGS, HELD_OUT, canonical_caption, combinations, paraphrases
-from generation import adherence
-from generation.adherence import Answers, condition_report, held_out_conditions, judge_answers, text_figures, wilson
-from generation.adherence_sheet import contact_sheet
-from generation.measure import tiny_measure
-from generation.models import tiny_stack
+from generation.fidelity import adherence
+from generation.fidelity.adherence import (
+    Answers,
+    condition_report,
+    held_out_conditions,
+    judge_answers,
+    text_figures,
+    wilson,
+)
+from generation.fidelity.adherence_sheet import contact_sheet
+from generation.measuring.measure import tiny_measure
+from generation.stack.models import tiny_stack
 
 NAMES = ("effusion", "effusion/left", "effusion/right", "normal")
 

@@ -20,9 +20,9 @@ from benchmarks.sampling import (
     our_set,
     sd_stack,
 )
-from generation.conditions import encode_conditions
-from generation.models import GeneratorStack
-from generation.sampling import decode, initial_noise
+from generation.sampling.sampler import decode, initial_noise
+from generation.stack.conditions import encode_conditions
+from generation.stack.models import GeneratorStack
 
 SEEDS = [0, 1, 2, 3]
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.errors import InvalidInput, NotFound
-from generation.brought import ModelOptions
-from generation.conditions import (
+from generation.sampling.sampler import sample
+from generation.stack.brought import ModelOptions
+from generation.stack.conditions import (
     Condition,
     choose_colours,
     controlnet_hint,
@@ -24,11 +25,10 @@ from generation.conditions import (
     hint_colours,
     predict_noise,
 )
-from generation.identity import identity
-from generation.models import GeneratorStack, load_stack, save_stack
-from generation.parts import quiet_libraries
-from generation.sampling import sample
-from generation.tokenizer import clip_tokenizer, tokenize
+from generation.stack.identity import identity
+from generation.stack.models import GeneratorStack, load_stack, save_stack
+from generation.stack.parts import quiet_libraries
+from generation.stack.tokenizer import clip_tokenizer, tokenize
 from tests.support_brought import SIZE, make_controlnet, make_parts, save_brought
 
 TWO = ModelOptions(structures=("lungs", "heart"))

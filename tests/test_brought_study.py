@@ -20,12 +20,12 @@ from data.config import GeneratorConfig, load_config
 from data.errors import InvalidInput, NotFound
 from data.records import latest_run
 from data.study import Study
-from generation.adapters import arm_identity, load_arm
 from generation.cli import app
-from generation.conditions import hint_colours
-from generation.model_check import run_check
-from generation.pool import run_pool
-from generation.sets import run_sets
+from generation.pools.pool import run_pool
+from generation.sampling.model_check import run_check
+from generation.sampling.sets import run_sets
+from generation.stack.adapters import arm_identity, load_arm
+from generation.stack.conditions import hint_colours
 from tests import support_alignment as support
 from tests.support_brought import save_brought
 
@@ -91,7 +91,7 @@ def test_preference_errors_are_those_of_the_noise_though_the_model_predicts_v(st
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     measured = policy.reference_errors(latents, noise, steps, batch)
     noisy, alpha = policy.add_noise(latents, noise, steps), stack.scheduler.alphas_cumprod[400]
-    from generation.conditions import predict_noise
+    from generation.stack.conditions import predict_noise
 
     with torch.no_grad():
         v = predict_noise(stack.unet, policy.reference_controlnet, noisy, steps, batch)

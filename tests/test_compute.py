@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.errors import InvalidInput, RadprefError
-from generation.compute import Compute, choose_device, launch_hint, make_compute, memory_errors
+from generation.training.compute import Compute, choose_device, launch_hint, make_compute, memory_errors
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data.errors import InvalidInput
-from generation.conditions import (
+from generation.stack.conditions import (
     Condition,
     ConditionBatch,
     encode_conditions,
@@ -25,7 +25,7 @@ from generation.conditions import (
     predict_noise,
     unconditional_states,
 )
-from generation.models import GeneratorStack, tiny_stack
+from generation.stack.models import GeneratorStack, tiny_stack
 
 
 @pytest.fixture(scope="module")

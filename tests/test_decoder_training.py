@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from generation import decoder_training
-from generation.corpus import corpus_from_arrays
-from generation.decoder_training import (
+from generation.stack.autoencoder import build_vae
+from generation.training import decoder_training
+from generation.training.corpus import corpus_from_arrays
+from generation.training.decoder_training import (
     PatchDiscriminator,
     adversarial_weight,
     discriminator_loss,
     feature_distance,
     refine_decoder,
 )
-from generation.loop import Budget, LoopSettings
-from generation.vae_training import VaeSettings, build_vae, latent_statistics
+from generation.training.loop import Budget, LoopSettings
+from generation.training.vae_training import VaeSettings, latent_statistics
 
 SETTINGS = VaeSettings(
     channels=(8, 16), latent_channels=4, crop=16, batch_size=4, full_batch_size=2, bf16=False,

@@ -15,7 +15,7 @@ from alignment.policy import make_policy
 from alignment.trainer import CHECKPOINT, scheduled
 from data.errors import InvalidInput, NotFound, RadprefError
 from data.records import latest_run
-from generation.adapters import load_arm
+from generation.stack.adapters import load_arm
 from tests import support_alignment as support
 
 MODES = ("T2I", "M2I", "TM2I", "TM2I", "T2I", "M2I")

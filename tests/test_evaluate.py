@@ -15,7 +15,7 @@ from data.conditions_store import StoredCondition
 from data.errors import InvalidInput, NotFound
 from data.images import is_marked_synthetic, read_image
 from data.records import latest_run
-from generation.draws import unrated_records
+from generation.sampling.draws import unrated_records
 from tests import support_alignment as support
 
 

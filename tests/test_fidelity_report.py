@@ -16,11 +16,11 @@ from data.conditions_store import StoredCondition, record_conditions
 from data.errors import Conflict, InvalidInput, NotFound
 from data.images import is_marked_synthetic, to_uint8
 from data.study import Study
-from generation import fidelity_networks
-from generation.condition_figures import condition_figures, sides_right
-from generation.fidelity_report import run_fidelity, summary
-from generation.image_source import ImageSource, own_conditions, record_source
-from generation.measure import MeasureNet, save_measure, tiny_measure
+from generation.fidelity import networks
+from generation.fidelity.condition_figures import condition_figures, sides_right
+from generation.fidelity.image_source import ImageSource, own_conditions, record_source
+from generation.fidelity.report import run_fidelity, summary
+from generation.measuring.measure import MeasureNet, save_measure, tiny_measure
 from tests.support_sampling import add_aligned_arm, open_copy, stop_after
 
 
@@ -99,10 +99,10 @@ def test_an_interrupted_sampling_goes_on_and_samples_nothing_twice(
     sampled: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        stop_after(patch, "generation.sets.sample_stored", 1, KeyboardInterrupt())
+        stop_after(patch, "generation.sampling.sets.sample_stored", 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run_fidelity(sampled, n=24)
-    calls = stop_after(monkeypatch, "generation.sets.sample_stored", 100, AssertionError())
+    calls = stop_after(monkeypatch, "generation.sampling.sets.sample_stored", 100, AssertionError())
     report = run_fidelity(sampled, n=24)
     assert len(calls) == 2  # three chunks of two prompts, one was there
     run_fidelity(sampled, n=24, against="train")  # another page of the same samples
@@ -268,7 +268,7 @@ def xrv_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
     def fill(content: bytes) -> Path:
-        url = models.model_urls[fidelity_networks.XRV_WEIGHTS]["weights_url"]
+        url = models.model_urls[networks.XRV_WEIGHTS]["weights_url"]
         path = tmp_path / "home" / ".torchxrayvision" / "models_data" / url.rsplit("/", 1)[-1]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -280,11 +280,11 @@ def xrv_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes
 def test_torchxrayvision_is_never_fetched(measured: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     net = small_net()
-    assert fidelity_networks.load_feature_network(measured, net).name == "fidelity network 'fidelity'"
+    assert networks.load_feature_network(measured, net).name == "fidelity network 'fidelity'"
     (tmp_path / ".torchxrayvision" / "models_data").mkdir(parents=True)
-    assert fidelity_networks.xrv_weights() is None
+    assert networks.xrv_weights() is None
     with pytest.raises(NotFound, match="not on this machine"):
-        fidelity_networks.load_feature_network(measured, net, "torchxrayvision")
+        networks.load_feature_network(measured, net, "torchxrayvision")
 
 
 def test_torchxrayvision_measures_where_its_weights_are(
@@ -299,7 +299,7 @@ def test_torchxrayvision_measures_where_its_weights_are(
     with torch.random.fork_rng(devices=[]):
         torch.save(models.DenseNet(num_classes=18), buffer)
     xrv_home(buffer.getvalue())
-    network = fidelity_networks.load_feature_network(measured, small_net())
+    network = networks.load_feature_network(measured, small_net())
     assert network.name.startswith("torchxrayvision")
     assert network.published
     images = np.stack(real_images(measured, "val")[:2])
@@ -312,5 +312,5 @@ def test_torchxrayvision_measures_where_its_weights_are(
 def test_torn_torchxrayvision_weights_are_one_line(measured: Study, xrv_home: Callable[[bytes], Path]) -> None:
     xrv_home(pickle.dumps({}))
     with pytest.raises(InvalidInput, match="--network fidelity"):
-        fidelity_networks.load_feature_network(measured, small_net())
+        networks.load_feature_network(measured, small_net())
     shutil.rmtree(Path("~/.torchxrayvision").expanduser())

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from generation import kept_arrays
-from generation.compute import Compute
-from generation.latents import cache_text_states, encode_corpus, hash_weights, unpack_bits
-from generation.models import GeneratorStack, tiny_stack
+from generation.stack.models import GeneratorStack, tiny_stack
+from generation.training import kept_arrays
+from generation.training.compute import Compute
+from generation.training.latents import cache_text_states, encode_corpus, hash_weights, unpack_bits
 from tests.support_training import training_corpus
 
 

@@ -5,10 +5,10 @@ import pytest
 import rounds
 from data.study import Study
 from data.verify import verify
-from generation.measure import MeasureNet, save_measure
-from generation.measure_data import phantom_attributes
-from generation.measure_networks import BLOCKS, NetworkShape, build_network
-from generation.models import save_stack, tiny_stack
+from generation.measuring.measure import MeasureNet, save_measure
+from generation.measuring.measure_data import phantom_attributes
+from generation.measuring.measure_networks import BLOCKS, NetworkShape, build_network
+from generation.stack.models import save_stack, tiny_stack
 
 STRUCTURES = ("lungs", "heart", "lesion", "pneumothorax")
 

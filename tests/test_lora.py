@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.errors import InvalidInput, NotFound
-from generation import adapters
-from generation.brought import ModelOptions
-from generation.conditions import Condition, encode_conditions, encode_text, predict_noise
-from generation.identity import identity
-from generation.lora import fuse_loras, load_lora
-from generation.models import GeneratorStack, load_stack, tiny_stack
+from generation.stack import adapters
+from generation.stack.brought import ModelOptions
+from generation.stack.conditions import Condition, encode_conditions, encode_text, predict_noise
+from generation.stack.identity import identity
+from generation.stack.lora import fuse_loras, load_lora
+from generation.stack.models import GeneratorStack, load_stack, tiny_stack
 from tests.support_brought import make_parts, save_brought
 
 TWO = ModelOptions(structures=("lungs", "heart"))

@@ -10,11 +10,19 @@ import torch
 from sklearn.metrics import f1_score, roc_auc_score
 
 from data.errors import InvalidInput, NotFound
-from generation import measure, measure_data, measure_plan
-from generation.measure import dice, load_measure, save_measure, score_image, score_mask, score_text, tiny_measure
-from generation.measure_data import MeasureData, auroc, best_threshold, f1, label_rows
-from generation.measure_networks import BLOCKS, NetworkShape, build_network
-from generation.measure_training import (
+from generation.measuring import measure, measure_data, measure_plan
+from generation.measuring.measure import (
+    dice,
+    load_measure,
+    save_measure,
+    score_image,
+    score_mask,
+    score_text,
+    tiny_measure,
+)
+from generation.measuring.measure_data import MeasureData, auroc, best_threshold, f1, label_rows
+from generation.measuring.measure_networks import BLOCKS, NetworkShape, build_network
+from generation.measuring.measure_training import (
     MeasureSettings,
     attribute_loss,
     augment,

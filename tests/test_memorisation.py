@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data.errors import InvalidInput
-from generation import memorisation
-from generation.feature_store import thumbnails
-from generation.memorisation import Neighbours, find_neighbours
+from generation.fidelity import memorisation
+from generation.fidelity.feature_store import thumbnails
+from generation.fidelity.memorisation import Neighbours, find_neighbours
 
 SIZE = 64
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from data.errors import InvalidInput, NotFound
-from generation.brought import ModelOptions
-from generation.conditions import Condition, encode_conditions, predict_noise
-from generation.models import SHIPPED, GeneratorStack, add_lora, load_stack, save_stack, tiny_stack
-from generation.tokenizer import MAX_TOKENS, build_tokenizer, tokenize
-from generation.vae_training import adapt_signal, fold_of, restore_signal, to_signal
+from generation.stack.autoencoder import adapt_signal, fold_of, restore_signal, to_signal
+from generation.stack.brought import ModelOptions
+from generation.stack.conditions import Condition, encode_conditions, predict_noise
+from generation.stack.models import SHIPPED, GeneratorStack, add_lora, load_stack, save_stack, tiny_stack
+from generation.stack.tokenizer import MAX_TOKENS, build_tokenizer, tokenize
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from data.masks import replay_transforms
 from data.pools import is_usable, pool_rows, training_material
 from data.study import Study
 from downstream.tasks import load_pool, load_split
-from generation.engines import EngineOptions
-from generation.pool import pool_size, run_pool
-from generation.pool_plan import Material, PoolPlan, class_names, class_order, gather, named_class
+from generation.pools.engines import EngineOptions
+from generation.pools.plan import Material, PoolPlan, class_names, class_order, gather, named_class
+from generation.pools.pool import pool_size, run_pool
 from tests.support_data import full_disk_after
 from tests.support_sampling import SAMPLING_TOML, add_aligned_arm, open_copy, stop_after
 
@@ -260,9 +260,9 @@ def test_masks_are_transformed_and_what_was_done_can_be_done_again(pooled):
 
 
 def test_a_transform_that_empties_the_structure_is_redrawn(pooled, monkeypatch):
-    import generation.pool_plan
+    import generation.pools.plan
 
-    real, calls = generation.pool_plan.compose_transforms, []
+    real, calls = generation.pools.plan.compose_transforms, []
 
     def compose(stack, rng):
         calls.append(stack)
@@ -272,14 +272,14 @@ def test_a_transform_that_empties_the_structure_is_redrawn(pooled, monkeypatch):
             raise InvalidInput("emptied in 20 draws")
         return real(stack, rng)
 
-    monkeypatch.setattr("generation.pool_plan.compose_transforms", compose)
+    monkeypatch.setattr("generation.pools.plan.compose_transforms", compose)
     drawn = PoolPlan(pooled, _task(pooled, "outline"), 4, seed=2).draw(0, 4)
     assert len(calls) == 12
     assert all(item.planes["pneumothorax"].any() for item in drawn)
 
 
 def test_masks_that_never_survive_are_one_clear_line(pooled, monkeypatch):
-    monkeypatch.setattr("generation.pool_plan.compose_transforms", lambda stack, rng: (np.zeros_like(stack), []))
+    monkeypatch.setattr("generation.pools.plan.compose_transforms", lambda stack, rng: (np.zeros_like(stack), []))
     with pytest.raises(InvalidInput, match="emptied a mask of 'pneumothorax'; import larger masks"):
         PoolPlan(pooled, _task(pooled, "outline"), 4, seed=2).draw(0, 1)
 
@@ -321,7 +321,7 @@ def test_arms_share_conditions_seeds_and_labels_but_not_images(pooled):
 
 def test_a_larger_pool_begins_with_the_images_of_a_smaller_one(make_study, monkeypatch):
     grown, whole = make_study("grown"), make_study("whole")
-    calls = stop_after(monkeypatch, "generation.shards.sample_job", 99, AssertionError())
+    calls = stop_after(monkeypatch, "generation.pools.shards.sample_job", 99, AssertionError())
     first = run_pool(grown, arms=["baseline"], tasks=["three"], n=12)
     small = _images(grown, "three")
     second = run_pool(grown, arms=["baseline"], tasks=["three"], multiple=2)
@@ -367,13 +367,13 @@ def test_an_interrupted_pool_resumes_to_the_same_images(make_study, monkeypatch,
     whole, broken = make_study("whole"), make_study("broken")
     run_pool(whole, arms=["baseline"], tasks=[task])
     with monkeypatch.context() as patch:
-        stop_after(patch, "generation.shards.sample_job", 2, KeyboardInterrupt())
+        stop_after(patch, "generation.pools.shards.sample_job", 2, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run_pool(broken, arms=["baseline"], tasks=[task])
     assert broken.db.value("SELECT count(*) FROM pool_images") == 16
     with pytest.raises(NotFound, match=f"no finished pool for task '{task}'"):
         pool_rows(broken, task, "baseline")
-    calls = stop_after(monkeypatch, "generation.shards.sample_job", 99, AssertionError())
+    calls = stop_after(monkeypatch, "generation.pools.shards.sample_job", 99, AssertionError())
     found = run_pool(broken, arms=["baseline"], tasks=[task])
     assert len(calls) == 1
     assert found["pools"][f"{task}/baseline"]["sampled"] == 8
@@ -427,8 +427,8 @@ def test_mistakes_are_named(pooled, monkeypatch):
 
 def test_pieces_of_a_shard_are_drawn_by_threads_to_the_same_images(make_study, monkeypatch):
     one, many = make_study("one"), make_study("many")
-    monkeypatch.setattr("generation.shards.DRAWN_TOGETHER", 3)
+    monkeypatch.setattr("generation.pools.shards.DRAWN_TOGETHER", 3)
     run_pool(many, arms=["baseline"], tasks=["outline"], n=8)
-    monkeypatch.setattr("generation.shards.DRAWN_TOGETHER", 8)
+    monkeypatch.setattr("generation.pools.shards.DRAWN_TOGETHER", 8)
     run_pool(one, arms=["baseline"], tasks=["outline"], n=8)
     assert _images(one, "outline") == _images(many, "outline")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from data.errors import InvalidInput, NotFound
-from generation.measure_data import MeasureData
-from generation.measure_training import MeasureSettings
-from generation.proxy import ProxyScorer, proxy_info
-from generation.proxy_training import CaptionedData, contrastive_loss, retrieval_figures, train_proxy
+from generation.measuring.measure_data import MeasureData
+from generation.measuring.measure_training import MeasureSettings
+from generation.measuring.proxy import ProxyScorer, proxy_info
+from generation.measuring.proxy_training import CaptionedData, contrastive_loss, retrieval_figures, train_proxy
 
 TEXTS = {0: ("Severe left pleural effusion", "Large left effusion"), 1: ("Normal", "Normal chest")}
 CONFIG = {

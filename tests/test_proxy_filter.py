@@ -16,9 +16,9 @@ from data.errors import Conflict, InvalidInput, NotFound
 from data.pools import PROXY_CANDIDATES, PROXY_FILTERED, PROXY_FINETUNED, pool_rows, pool_run
 from data.study import Study
 from data.verify import verify
-from generation.adapters import find_model
-from generation.pool import run_pool
-from generation.proxy_filter import candidate_multiple, class_prompts, keep_best, places
+from generation.pools.pool import run_pool
+from generation.pools.proxy_filter import candidate_multiple, class_prompts, keep_best, places
+from generation.stack.adapters import find_model
 from tests.support_proxy import biomedclip_folder
 from tests.support_sampling import SAMPLING_TOML, open_copy, stop_after
 
@@ -84,7 +84,7 @@ def make_study(tmp_path: Path, _tiny_template: Path) -> Iterator[Callable[..., S
 def bright(monkeypatch: pytest.MonkeyPatch) -> Brightness:
     scorer = Brightness()
     scorer.shown = []
-    monkeypatch.setattr("generation.proxy_filter.ProxyScorer.load", lambda *args, **options: scorer)
+    monkeypatch.setattr("generation.pools.proxy_filter.ProxyScorer.load", lambda *args, **options: scorer)
     return scorer
 
 
@@ -212,9 +212,9 @@ def test_an_interrupted_filter_goes_on(
     make_study: Callable[..., Study], bright: Brightness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_study()
-    monkeypatch.setattr("generation.proxy_filter.SCORE_BATCH", 16)
+    monkeypatch.setattr("generation.pools.proxy_filter.SCORE_BATCH", 16)
     with monkeypatch.context() as patch:
-        stop_after(patch, "generation.proxy_filter.save_array", 1, KeyboardInterrupt())
+        stop_after(patch, "generation.pools.proxy_filter.save_array", 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run_pool(study, arms=[PROXY_FILTERED], tasks=["three"])
     bright.shown.clear()

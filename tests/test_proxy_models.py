@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from data.errors import InvalidInput, NotFound
-from generation.proxy import ProxyScorer
-from generation.proxy_models import BIOMEDCLIP, bert_config
+from generation.measuring.proxy import ProxyScorer
+from generation.measuring.proxy_models import BIOMEDCLIP, bert_config
 from tests.support_proxy import BERT, PREPROCESS, biomedclip_folder
 
 WEIGHTS = "open_clip_pytorch_model.bin"

@@ -10,9 +10,9 @@ import torch
 
 from data.errors import InvalidInput, RadprefError
 from data.pools import pool_rows
-from generation.engines import EngineOptions, ProcessEngine
-from generation.pool import run_pool
-from generation.ray_engine import MAX_TRIES, RayEngine
+from generation.pools.engines import EngineOptions, ProcessEngine
+from generation.pools.pool import run_pool
+from generation.pools.ray_engine import MAX_TRIES, RayEngine
 from tests.support_sampling import open_copy
 from tests.test_pool import POOL_TOML
 
@@ -40,7 +40,7 @@ def test_workers_give_the_same_bytes_and_one_that_is_killed_loses_its_shard_only
             yield index
 
     monkeypatch.setattr(RayEngine, "run", run_and_kill)
-    monkeypatch.setattr("generation.ray_engine.OBJECT_STORE_BYTES", 80 * 1024**2)
+    monkeypatch.setattr("generation.pools.ray_engine.OBJECT_STORE_BYTES", 80 * 1024**2)
     found = run_pool(
         there, arms=["baseline"], tasks=["outline"], engine=EngineOptions("ray", 2, threads=threads, device="cpu")
     )
@@ -140,8 +140,8 @@ def test_what_a_worker_says_of_its_input_reaches_the_user(tiny_study):
 
 def test_the_engine_of_this_process_hands_out_whole_shards(tiny_study, monkeypatch):
     calls = []
-    monkeypatch.setattr("generation.sampling.load_sampler", lambda *args: calls.append(args) or "stack")
-    monkeypatch.setattr("generation.shards.sample_job", lambda stack, job, settings, write: calls.append(stack))
+    monkeypatch.setattr("generation.sampling.sampler.load_sampler", lambda *args: calls.append(args) or "stack")
+    monkeypatch.setattr("generation.pools.shards.sample_job", lambda stack, job, settings, write: calls.append(stack))
     engine = ProcessEngine(tiny_study, "baseline", EngineOptions(device="cpu"))
     assert list(engine.run(iter([_Job(4), _Job(1)]), lambda *piece: None)) == [4, 1]
     assert calls == [(tiny_study, "baseline", "cpu"), "stack", "stack"]  # the model is loaded once

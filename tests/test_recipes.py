@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from data.config import TrainConfig, parse_config
 from data.errors import InvalidInput
-from generation.adapters import attach_lora
-from generation.compute import Compute
-from generation.models import tiny_stack
-from generation.recipes import (
+from generation.stack.adapters import attach_lora
+from generation.stack.models import tiny_stack
+from generation.training.compute import Compute
+from generation.training.recipes import (
     check_recipe,
     fit_structures,
     fresh_stack,

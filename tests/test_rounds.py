@@ -28,11 +28,11 @@ AFTER = {
     "run_align": "alignment.arms",
     "run_finetune": "alignment.arms",
     "run_evaluate": "alignment.evaluate",
-    "run_pool": "generation.pool",
+    "run_pool": "generation.pools.pool",
     "run_grid": "downstream.grid",
     "run_report": "downstream.report",
 }
-ALL = {"run_sets": "generation.sets", "run_simulate": "alignment.raters", **AFTER}
+ALL = {"run_sets": "generation.sampling.sets", "run_simulate": "alignment.raters", **AFTER}
 
 
 @pytest.fixture
@@ -120,7 +120,8 @@ def _id(rater) -> int:
 
 
 def test_a_study_with_its_own_generator_trains_it_and_its_networks_first(tmp_path, steps, monkeypatch):
-    from generation import study_networks, study_training
+    from generation.measuring import study_networks
+    from generation.training import study_training
 
     for module, name in ((study_training, "run_train"), (study_networks, "run_networks")):
         monkeypatch.setattr(module, name, lambda study, name=name: steps.append(name) or {})
@@ -329,7 +330,7 @@ def test_a_bad_mix_is_one_line(monkeypatch, capsys, tiny_study, mix):
 
 
 def test_an_interruption_and_a_full_disk_say_how_to_go_on(monkeypatch, capsys, study):
-    import generation.sets
+    import generation.sampling.sets
 
     def fail(error):
         def raising(*args, **kwargs):
@@ -341,7 +342,7 @@ def test_an_interruption_and_a_full_disk_say_how_to_go_on(monkeypatch, capsys, s
         (KeyboardInterrupt(), 130, "run the same command again"),
         (OSError(28, "No space left on device", "runs/x/metrics.jsonl"), 2, "free space"),
     ):
-        monkeypatch.setattr(generation.sets, "run_sets", fail(error))
+        monkeypatch.setattr(generation.sampling.sets, "run_sets", fail(error))
         found, _, err = _run(monkeypatch, capsys, "generate", "sets", "--study", study.root)
         assert found == code
         assert wanted in err

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from data.errors import InvalidInput
-from generation.conditions import Condition, control_residuals, encode_conditions, masked_rows
-from generation.denoising import compile_networks, encoded_hints, make_ready
-from generation.models import GeneratorStack, tiny_stack
-from generation.sampling import decode, initial_noise, make_solver, pick_device, sample, sample_latents
+from generation.sampling.denoising import compile_networks, encoded_hints, make_ready
+from generation.sampling.sampler import decode, initial_noise, make_solver, pick_device, sample, sample_latents
+from generation.stack.conditions import Condition, control_residuals, encode_conditions, masked_rows
+from generation.stack.models import GeneratorStack, tiny_stack
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_encoded_hints_give_the_residuals_of_hints(order: str) -> None:
 
 
 def test_a_loop_asks_for_masks_once_and_not_in_every_step(stack: GeneratorStack) -> None:
-    with patch("generation.denoising.masked_rows", wraps=masked_rows) as asked:
+    with patch("generation.sampling.denoising.masked_rows", wraps=masked_rows) as asked:
         sample(stack, MIXED[2:3], [1], n_steps=5)
     assert asked.call_count == 2  # whether to encode hints, and for the loop
 
@@ -198,7 +198,7 @@ def test_compiled_stacks_see_one_batch_size_only() -> None:
 def test_large_batches_are_decoded_in_equal_parts(stack: GeneratorStack) -> None:
     latents = initial_noise(stack, range(6))
     whole = decode(stack, latents)
-    with patch("generation.sampling.DECODED_PIXELS", 4 * stack.image_size**2):
+    with patch("generation.sampling.sampler.DECODED_PIXELS", 4 * stack.image_size**2):
         torch.testing.assert_close(decode(stack, latents), whole, atol=1e-5, rtol=1e-4)
 
 

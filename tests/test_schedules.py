@@ -11,9 +11,9 @@ from diffusers import (
 )
 
 from data.errors import InvalidInput
-from generation.models import tiny_stack
-from generation.sampling import make_solver
-from generation.schedules import noise_schedule
+from generation.sampling.sampler import make_solver
+from generation.stack.models import tiny_stack
+from generation.stack.schedules import noise_schedule
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

@@ -13,8 +13,8 @@ from data.conditions_store import MODES, record_conditions
 from data.errors import Conflict, InvalidInput, NotFound, StorageFull
 from data.images import is_marked_synthetic
 from data.study import Study
-from generation.draws import allot_modes, draw_conditions, draw_unrated
-from generation.sets import image_seed, run_sets
+from generation.sampling.draws import allot_modes, draw_conditions, draw_unrated
+from generation.sampling.sets import image_seed, run_sets
 from tests.support_data import full_disk_after
 from tests.support_sampling import SAMPLING_TOML, add_aligned_arm, open_copy, stop_after
 
@@ -127,7 +127,7 @@ def test_sampling_stores_sets_of_four_with_exact_modes(sampling):
 
 def test_the_same_command_again_samples_nothing(sampling, monkeypatch):
     first = run_sets(sampling)
-    stop_after(monkeypatch, "generation.sets.sample_stored", 0, AssertionError("sampled again"))
+    stop_after(monkeypatch, "generation.sampling.sets.sample_stored", 0, AssertionError("sampled again"))
     again = run_sets(sampling)
     assert again == {**first, "already_done": True}
     assert sampling.db.value("SELECT count(*) FROM runs WHERE kind = 'sets'") == 1
@@ -145,12 +145,12 @@ def test_an_interrupted_run_resumes_to_the_same_images(make_study, monkeypatch, 
     whole, broken = (make_study(name) for name in ("whole", "broken"))
     run_sets(whole)
     with monkeypatch.context() as patch:
-        stop_after(patch, "generation.sets.sample_stored", n_chunks, KeyboardInterrupt())
+        stop_after(patch, "generation.sampling.sets.sample_stored", n_chunks, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run_sets(broken)
     kept = _images(broken)
     assert len(kept) == n_chunks * 8  # batch_size 8: two sets a chunk, whole chunks only
-    calls = stop_after(monkeypatch, "generation.sets.sample_stored", 99, AssertionError())
+    calls = stop_after(monkeypatch, "generation.sampling.sets.sample_stored", 99, AssertionError())
     run_sets(broken)
     assert len(calls) == 4 - n_chunks  # nothing is sampled twice
     assert _images(broken) == _images(whole)
@@ -246,7 +246,7 @@ def test_an_interrupted_comparison_keeps_its_conditions_whatever_is_rated_meanwh
     arms = ("baseline", "aligned")
     run_sets(whole, arms=arms)
     with monkeypatch.context() as patch:
-        stop_after(patch, "generation.sets.sample_stored", 3, KeyboardInterrupt())
+        stop_after(patch, "generation.sampling.sets.sample_stored", 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run_sets(broken, arms=arms)
     run_sets(broken, n=6, seed=5)  # rates patients that the comparison has drawn

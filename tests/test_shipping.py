@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import generation.fidelity_report
+import generation.fidelity.report
 from data.errors import Conflict, InvalidInput, NotFound
 from data.records import start_run
 from data.study import Study
 from generation.cli import app
-from generation.conditions import Condition
-from generation.measure import load_measure
-from generation.models import load_stack, save_stack, tiny_stack
-from generation.sampling import sample
-from generation.shipping import NETWORKS, copy_networks, keep_structures, ship
+from generation.fidelity.shipping import NETWORKS, copy_networks, keep_structures, ship
+from generation.measuring.measure import load_measure
+from generation.sampling.sampler import sample
+from generation.stack.conditions import Condition
+from generation.stack.models import load_stack, save_stack, tiny_stack
 
 FIGURE = {"value": 1.0, "low": 0.5, "high": 2.0}
 
@@ -68,7 +68,7 @@ def trained(tmp_path: Path) -> Iterator[Study]:
 
 
 def test_a_clean_generator_is_written_with_its_card(trained, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(generation.fidelity_report, "run_fidelity", lambda study, arms: _found("clean enough"))
+    monkeypatch.setattr(generation.fidelity.report, "run_fidelity", lambda study, arms: _found("clean enough"))
     result = ship(trained, tmp_path / "shared", "small", ["lungs"], "Images: nobody's.")
     assert result["copies"] == "clean enough"
     stack = load_stack(tmp_path / "shared")
@@ -82,7 +82,7 @@ def test_a_clean_generator_is_written_with_its_card(trained, tmp_path: Path, mon
 
 @pytest.mark.parametrize("verdict", ["suspicious", "too few images to say"])
 def test_a_generator_that_may_copy_is_not_written(trained, tmp_path: Path, monkeypatch, verdict: str) -> None:
-    monkeypatch.setattr(generation.fidelity_report, "run_fidelity", lambda study, arms: _found(verdict))
+    monkeypatch.setattr(generation.fidelity.report, "run_fidelity", lambda study, arms: _found(verdict))
     with pytest.raises(Conflict, match=f"not shared: .*{verdict}"):
         ship(trained, tmp_path / "shared", "small", ["lungs"], "")
     assert not (tmp_path / "shared").exists()
@@ -112,7 +112,7 @@ def test_all_measuring_networks_are_small() -> None:
 
 
 def test_a_folder_that_holds_something_is_left_alone(trained, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("generation.fidelity_report.run_fidelity", lambda *_, **__: pytest.fail("measured first"))
+    monkeypatch.setattr("generation.fidelity.report.run_fidelity", lambda *_, **__: pytest.fail("measured first"))
     (tmp_path / "README.md").write_text("mine")
     for place in (tmp_path, tmp_path / "README.md"):
         with pytest.raises(InvalidInput, match="not empty; choose a new folder"):

@@ -9,7 +9,7 @@ from data.errors import Conflict, InvalidInput, NotFound
 from data.raters import add_rater, list_raters
 from data.scores import score_table
 from data.study import Study
-from generation.measure import save_measure
+from generation.measuring.measure import save_measure
 from tests import support_alignment as support
 
 CALM = SimulatedRater(name="calm", network="n", severity=0, noise=0, inattention=0)

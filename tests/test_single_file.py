@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data.errors import InvalidInput, NotFound
-from generation.brought import ModelOptions
-from generation.conditions import Condition
-from generation.identity import identity
-from generation.models import load_stack
-from generation.sampling import sample
-from generation.single_file import CONFIGS, inspect_file
+from generation.sampling.sampler import sample
+from generation.stack.brought import ModelOptions
+from generation.stack.conditions import Condition
+from generation.stack.identity import identity
+from generation.stack.models import load_stack
+from generation.stack.single_file import CONFIGS, inspect_file
 from tests.support_brought import make_parts, save_brought
 from tests.support_original_layout import save_original
 

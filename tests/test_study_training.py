@@ -11,22 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-import generation.measure_plan
-import generation.measure_training
+import generation.measuring.measure_plan
+import generation.measuring.measure_training
 from data.conditions_store import asked_attributes, record_conditions
 from data.errors import InvalidInput, NotFound
 from data.importing import import_records
 from data.records import finished_run
 from data.study import Study
-from generation import study_training
-from generation.adapters import find_model
-from generation.measure import load_measure
-from generation.measure_plan import Plan
-from generation.models import load_stack, save_stack, tiny_stack
-from generation.sets import run_sets
-from generation.study_corpus import study_corpus, training_records
-from generation.study_networks import run_networks, study_measure_data
-from generation.study_training import run_train
+from generation.measuring.measure import load_measure
+from generation.measuring.measure_plan import Plan
+from generation.measuring.study_networks import run_networks, study_measure_data
+from generation.sampling.sets import run_sets
+from generation.stack.adapters import find_model
+from generation.stack.models import load_stack, save_stack, tiny_stack
+from generation.training import study_training
+from generation.training.study_corpus import study_corpus, training_records
+from generation.training.study_training import run_train
 from tests.support_sampling import STRUCTURES, stop_after
 
 TRAIN_TOML = """
@@ -154,7 +154,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(trainable, tmp_path
     whole = Study(tmp_path / "whole")
     expected = run_train(whole)
     with monkeypatch.context() as patch:
-        stop_after(patch, "generation.training.train", stage, KeyboardInterrupt())
+        stop_after(patch, "generation.training.unet_training.train", stage, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run_train(trainable)
     assert trainable.db.value("SELECT count(*) FROM models") == 0
@@ -191,15 +191,15 @@ def test_training_without_validation_records_or_masks_works(tmp_path):
 
 def test_networks_see_training_patients_only_and_raters_and_judge_share_none(tiny_study, monkeypatch):
     seen: dict[str, set[str]] = {}
-    real = generation.measure_training.train_measure
+    real = generation.measuring.measure_training.train_measure
 
     def spy(name, role, train, validation, **kwargs):
         seen[name] = {*train.patients, *validation.patients}
         assert kwargs["test"].draw == "records of split val"
         return real(name, role, train, validation, **kwargs)
 
-    monkeypatch.setattr(generation.measure_plan, "PLANS", SMALL_PLANS)
-    monkeypatch.setattr(generation.measure_training, "train_measure", spy)
+    monkeypatch.setattr(generation.measuring.measure_plan, "PLANS", SMALL_PLANS)
+    monkeypatch.setattr(generation.measuring.measure_training, "train_measure", spy)
     result = run_networks(tiny_study, n_steps=2)
     training = {record["patient_id"] for record in record_conditions(tiny_study, "train")}
     assert set(result) == set(seen) == {"judge", "rater-1", "rater-2"}  # the proxy is another kind of model
@@ -213,18 +213,20 @@ def test_networks_see_training_patients_only_and_raters_and_judge_share_none(tin
     run = finished_run(tiny_study, "networks")
     assert run is not None
     assert run.result == result
-    monkeypatch.setattr(generation.measure_training, "train_measure", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        generation.measuring.measure_training, "train_measure", lambda *a, **k: pytest.fail("trained again")
+    )
     assert run_networks(tiny_study, n_steps=2) == result
 
 
 def test_an_interrupted_training_of_networks_goes_on_with_the_next(tiny_study, monkeypatch):
-    monkeypatch.setattr(generation.measure_plan, "PLANS", SMALL_PLANS)
+    monkeypatch.setattr(generation.measuring.measure_plan, "PLANS", SMALL_PLANS)
     with monkeypatch.context() as patch:
-        stop_after(patch, "generation.measure_training.train_measure", 1, KeyboardInterrupt())
+        stop_after(patch, "generation.measuring.measure_training.train_measure", 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run_networks(tiny_study, n_steps=2)
     first = load_measure(tiny_study.root / "networks" / "judge.json").sha256
-    calls = stop_after(monkeypatch, "generation.measure_training.train_measure", 99, AssertionError())
+    calls = stop_after(monkeypatch, "generation.measuring.measure_training.train_measure", 99, AssertionError())
     run_networks(tiny_study, n_steps=2)
     assert len(calls) == 2
     assert load_measure(tiny_study.root / "networks" / "judge.json").sha256 == first

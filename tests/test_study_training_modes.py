@@ -20,14 +20,14 @@ from data.conditions_store import record_conditions
 from data.errors import InvalidInput
 from data.importing import import_records
 from data.study import Study
-from generation import loop
-from generation.adapters import find_model, study_options
-from generation.conditions import hint_colours
-from generation.loop import TrainingLoop
-from generation.models import load_stack, save_stack, tiny_stack
-from generation.sets import run_sets
-from generation.study_corpus import read_images, study_corpus
-from generation.study_training import run_config, run_train
+from generation.sampling.sets import run_sets
+from generation.stack.adapters import find_model, study_options
+from generation.stack.conditions import hint_colours
+from generation.stack.models import load_stack, save_stack, tiny_stack
+from generation.training import loop
+from generation.training.loop import TrainingLoop
+from generation.training.study_corpus import read_images, study_corpus
+from generation.training.study_training import run_config, run_train
 from tests.support_brought import save_brought
 
 ROOT = Path(__file__).parent.parent

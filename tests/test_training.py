@@ -14,16 +14,16 @@ from torch import Tensor
 
 from data.errors import InvalidInput, NotFound
 from data.phantom import HELD_OUT, Finding
-from generation.compute import Compute
-from generation.corpus import build_phantom_corpus, corpus_from_arrays, load_corpus
-from generation.embedded import STAGES, EmbeddedSettings, train_embedded
-from generation.latents import LatentCorpus, augment, encode_corpus
-from generation.loop import Budget, LoopSettings, TrainingLoop, learning_rate_at
-from generation.models import UnetSettings, load_stack, tiny_stack
-from generation.training import TrainSettings, coarse_error, draw_batch, load_rows, loss_weights, train
-from generation.vae_training import (
+from generation.stack.autoencoder import build_vae
+from generation.stack.models import UnetSettings, load_stack, tiny_stack
+from generation.training.compute import Compute
+from generation.training.corpus import build_phantom_corpus, corpus_from_arrays, load_corpus
+from generation.training.embedded import STAGES, EmbeddedSettings, train_embedded
+from generation.training.latents import LatentCorpus, augment, encode_corpus
+from generation.training.loop import Budget, LoopSettings, TrainingLoop, learning_rate_at
+from generation.training.unet_training import TrainSettings, coarse_error, draw_batch, load_rows, loss_weights, train
+from generation.training.vae_training import (
     VaeSettings,
-    build_vae,
     gradient_distance,
     latent_statistics,
     normalise_latents,

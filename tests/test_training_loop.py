@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data.errors import InvalidInput, RadprefError
-from generation import training
-from generation.adapters import attach_lora, lora_parameters, merge_lora
-from generation.compute import Compute
-from generation.conditions import ConditionBatch
-from generation.latents import LatentCorpus, encode_corpus
-from generation.loop import CHECKPOINT, Budget, TrainingLoop
-from generation.models import GeneratorStack, tiny_stack
-from generation.training import TrainSettings, draw_batch, train
+from generation.stack.adapters import attach_lora, lora_parameters, merge_lora
+from generation.stack.conditions import ConditionBatch
+from generation.stack.models import GeneratorStack, tiny_stack
+from generation.training import unet_training
+from generation.training.compute import Compute
+from generation.training.latents import LatentCorpus, encode_corpus
+from generation.training.loop import CHECKPOINT, Budget, TrainingLoop
+from generation.training.unet_training import TrainSettings, draw_batch, train
 from tests.support_training import FAST, MIXED, moved_networks, training_corpus
 
 CONTROL_ALONE = replace(MIXED, unet_rate=0.0, text_rate=0.0, mode_mix=(0.0, 1.0, 0.0))
@@ -107,7 +107,7 @@ def test_models_of_velocity_are_trained_on_velocity(latents: LatentCorpus, tmp_p
     stack = tiny_stack(0)
     stack.scheduler.register_to_config(prediction_type="v_prediction")
     plain = TrainSettings(batch_size=4, min_snr_gamma=None, coarse_weight=0.0, precision="f32", loop=FAST)
-    objective = training.NoiseObjective(stack, latents, plain, Compute(), None)
+    objective = unet_training.NoiseObjective(stack, latents, plain, Compute(), None)
     draw = draw_batch(latents, plain, torch.Generator().manual_seed(0))
     clean = torch.from_numpy(np.asarray(latents.latents[draw.rows])).float()
     alpha = stack.scheduler.alphas_cumprod[draw.timesteps].view(-1, 1, 1, 1)
@@ -116,7 +116,7 @@ def test_models_of_velocity_are_trained_on_velocity(latents: LatentCorpus, tmp_p
     def perfect(unet: object, control: object, noisy: Tensor, steps: Tensor, batch: ConditionBatch) -> Tensor:
         return velocity
 
-    monkeypatch.setattr(training, "predict_noise", perfect)
+    monkeypatch.setattr(unet_training, "predict_noise", perfect)
     assert float(objective.loss(draw, slice(0, 4))) == pytest.approx(0.0, abs=1e-9)
     stack.scheduler.register_to_config(prediction_type="epsilon")
     assert float(objective.loss(draw, slice(0, 4))) > 0.1

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from generation.compute import Compute
-from generation.conditions import Condition
-from generation.latents import encode_corpus
-from generation.models import tiny_stack
-from generation.training import NoiseObjective
-from generation.validation import Validation, choose_conditions, draw_sheet, validation_draw, validation_loss
+from generation.stack.conditions import Condition
+from generation.stack.models import tiny_stack
+from generation.training.compute import Compute
+from generation.training.latents import encode_corpus
+from generation.training.unet_training import NoiseObjective
+from generation.training.validation import Validation, choose_conditions, draw_sheet, validation_draw, validation_loss
 from tests.support_training import MIXED, training_corpus
 
 MASK = np.zeros((2, 32, 32), dtype=bool)

@@ -16,9 +16,9 @@ from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
-from generation.conditions import Condition, has_text, mask_to_hint
-from generation.models import GeneratorStack
-from generation.sampling import make_solver
+from generation.sampling.sampler import make_solver
+from generation.stack.conditions import Condition, has_text, mask_to_hint
+from generation.stack.models import GeneratorStack
 
 SET_SIZE = 4
 

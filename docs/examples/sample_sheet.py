@@ -17,10 +17,10 @@ from scipy import ndimage
 from alignment.sheets import SheetRow, save_sheet
 from data.conditions_store import mask_stack, record_conditions
 from data.study import Study
-from generation.adapters import load_arm
-from generation.conditions import Condition
-from generation.models import GeneratorStack
-from generation.sampling import sample
+from generation.sampling.sampler import sample
+from generation.stack.adapters import load_arm
+from generation.stack.conditions import Condition
+from generation.stack.models import GeneratorStack
 
 ROWS_WITH_MASKS = 2
 

@@ -1,0 +1,136 @@
+"""Did the images follow what was asked: Dice of the asked structures, and the asked side.
+
+Images with their conditions and a measuring network -> figures with intervals over conditions, beside the same of real
+images (what the network can see at all) and beside chance (the same answers, compared with other images' conditions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.conditions_store import StoredCondition, asked_attributes, mask_stack
+from data.framing import fit_mask
+from data.progress import bar
+from generation.fidelity.image_source import BATCH, ImageSource
+from generation.fidelity.likeness import mean_interval
+from generation.measuring.measure import MeasureNet, dice
+
+if TYPE_CHECKING:
+    from data.study import Study
+
+SIDES = {"left": "right", "right": "left"}
+MIRROR_DICE = 0.8
+"""A structure whose mask overlaps its own mirror image less than this has a side that can be checked."""
+MAX_IMAGES = 2000
+
+
+def sides_right(
+    probabilities: npt.NDArray[Any], attributes: Sequence[str], asked: Mapping[str, int]
+) -> npt.NDArray[np.float64]:
+    """(N, A) P(attribute) -> (N,): 1 where every asked side of a finding is likelier than the other side, else 0.
+
+    NaN unless `asked` names exactly one side of a finding, and both sides are among `attributes`.
+    """
+    columns = {name: i for i, name in enumerate(attributes)}
+    right = []
+    for name, value in asked.items():
+        finding, _, side = name.partition("/")
+        other = f"{finding}/{SIDES.get(side, '')}"
+        if value == 1 and side in SIDES and other in columns and name in columns and other not in asked:
+            right.append(probabilities[:, columns[name]] > probabilities[:, columns[other]])
+    if not right:
+        return np.full(len(probabilities), np.nan)
+    return np.asarray(np.all(right, axis=0), np.float64)
+
+
+def condition_figures(
+    study: Study, source: ImageSource, net: MeasureNet, rng: np.random.Generator
+) -> dict[str, Any] | None:
+    """Mask and side figures of a source whose conditions are known (at most `MAX_IMAGES` images); None otherwise.
+
+    Returns:
+        masks: structure -> {asked, chance, n_conditions}; sides: share of images with the asked side, or None where no
+        prompt names one the network knows; mirror: share of images whose one-sided structures match the asked mask
+        better than its mirror image, or None. Each figure has value, low, high, n (conditions).
+    """
+    conditions = _conditions(source)
+    if conditions is None:
+        return None
+    names = [name for name in study.config.data.structures if name in net.structures]
+    rows = _spread(source.n)
+    found: dict[str, dict[str, list[float]]] = {}
+    with bar(f"conditions of {source.name}", len(rows)) as advance:
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            _measure(study, net, names, source.batch(part), part, [conditions[i] for i in part], source, found)
+            advance(len(part))
+    one = {name: mean_interval([float(np.mean(v)) for v in table.values()], rng) for name, table in found.items()}
+    masks = {
+        name: {"asked": one[f"dice {name}"], "chance": one.get(f"chance {name}")}
+        for name in names
+        if f"dice {name}" in one
+    }
+    return {"masks": masks, "sides": one.get("sides"), "mirror": one.get("mirror")}
+
+
+def _conditions(source: ImageSource) -> tuple[StoredCondition, ...] | None:
+    """What was asked for; for real images their own caption and masks: what the network can see at all."""
+    if source.conditions is not None or source.records is None:
+        return source.conditions
+    found = []
+    for record in source.records:
+        text, masks = record["caption"] or None, record["masks"]
+        asked = asked_attributes(text, record["labels"]) if text else {}
+        mode: Any = "TM2I" if text and masks else "T2I" if text else "M2I" if masks else None
+        found.append(StoredCondition(mode or "T2I", text if mode else "", masks, asked))
+    return tuple(found)
+
+
+def _spread(n: int) -> npt.NDArray[np.int64]:
+    return np.unique(np.linspace(0, n - 1, min(n, MAX_IMAGES)).round().astype(np.int64))
+
+
+def _measure(
+    study: Study,
+    net: MeasureNet,
+    names: Sequence[str],
+    images: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.int64],
+    conditions: Sequence[StoredCondition],
+    source: ImageSource,
+    found: dict[str, dict[str, list[float]]],
+) -> None:
+    """Add the values of one batch to {figure: {group: values}}."""
+    size = images.shape[1]
+    groups = [source.groups[i] if source.groups else str(i) for i in rows]
+
+    def add(figure: str, row: int, value: float) -> None:
+        if not np.isnan(value):
+            found.setdefault(figure, {}).setdefault(groups[row], []).append(value)
+
+    probabilities = net.predict(images) if net.attributes else np.zeros((len(images), 0), np.float32)
+    for row, condition in enumerate(conditions):
+        add("sides", row, float(sides_right(probabilities[row : row + 1], net.attributes, condition.asked)[0]))
+    asked = np.zeros((len(images), len(names), size, size), bool)
+    for row, condition in enumerate(conditions):
+        stack = mask_stack(study, {k: v for k, v in condition.masks.items() if k in names}, names)
+        if stack is not None:
+            asked[row] = [fit_mask(plane, size) for plane in stack]
+    if not asked.any():
+        return
+    seen = net.segment(images)[:, [net.structures.index(name) for name in names]] >= 0.5
+    values, mirrored = dice(seen, asked), dice(seen, asked[..., ::-1])
+    one_sided = dice(asked, asked[..., ::-1]) < MIRROR_DICE
+    for column, name in enumerate(names):
+        with_mask = np.flatnonzero(asked[:, column].any((-2, -1)))
+        # Half a batch away stands the mask of another prompt: the same answers against what nobody asked of them.
+        for row, other in zip(with_mask.tolist(), np.roll(with_mask, len(with_mask) // 2).tolist(), strict=True):
+            add(f"dice {name}", row, float(values[row, column]))
+            if groups[row] != groups[other]:
+                add(f"chance {name}", row, float(dice(seen[row, column], asked[other, column])))
+            if one_sided[row, column]:
+                add("mirror", row, float(values[row, column] > mirrored[row, column]))

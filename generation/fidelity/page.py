@@ -1,0 +1,182 @@
+"""Writes the fidelity page: one HTML file that loads nothing, and beside it the page of pictures with real images.
+
+The report of `report` -> ``index.html`` (figures, tables, at most a sheet of samples: may be shown to
+reviewers) and ``pictures.html`` (generated, nearest training image, difference: real patients, stays in the study).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from data.files import write_atomic
+from data.framing import fit_image
+from data.images import SYNTHETIC_MARK, encode_png, to_uint8
+from data.templates import page_style
+from generation.fidelity import charts, memorisation
+from generation.fidelity.image_source import SAMPLES_PER_PROMPT, ImageSource
+from generation.fidelity.memorisation import Neighbours
+
+if TYPE_CHECKING:
+    from data.study import Study
+
+TEMPLATES = Path(__file__).parent / "templates"
+N_PROMPTS_SHOWN = 6
+N_NEIGHBOURS_SHOWN = 12
+TONES = {"clean enough": "good", "suspicious": "bad", "too few images to say": "open"}
+SHARES = {
+    "below_1": ("nearer than the 1st percentile of held-out patients", 0.01),
+    "below_5": ("nearer than the 5th percentile", 0.05),
+    "ratio_below_1": ("nearest / next 20 below their 1st percentile", 0.01),
+    "suspects": ("suspects: both of it", None),
+    "nearer": ("P(nearer than a held-out patient)", 0.5),
+}
+
+
+def write_page(
+    study: Study,
+    report: dict[str, Any],
+    shown: Sequence[tuple[ImageSource, dict[str, Neighbours]]],
+    training: ImageSource,
+    folder: Path,
+    *,
+    pictures: bool,
+) -> None:
+    """Write both pages into `folder`; without `pictures` neither samples nor neighbours.
+
+    Samples that may be copies of patients stand on the page of pictures, not on the one that may be shown around.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"percent": percent, "figure": figure, "share": share}
+    adherence = charts.adherence(report)
+    suspicious = [
+        source.name
+        for source, _ in shown
+        if report["images"][source.name]["memorisation"]["verdict"] == "suspicious" or not pictures
+    ]
+    context = {
+        "style": page_style(),
+        "title": study.config.title,
+        "name": study.config.name,
+        "report": report,
+        "tones": TONES,
+        "shares": SHARES,
+        "spaces": charts.SPACES,
+        "rule": memorisation,
+        "distances": svg_uri(charts.distances(report)),
+        "nearest": {name: svg_uri(charts.nearest(report, name)) for name in report["images"]},
+        "adherence": svg_uri(adherence) if adherence else None,
+        "sheets": {source.name: sample_sheet(source) for source, _ in shown if source.name not in suspicious},
+        "suspicious": suspicious,
+        "pictures": pictures,
+    }
+    write_atomic(folder / "index.html", environment.get_template("fidelity.html.j2").render(context))
+    if pictures:
+        context["neighbours"] = {
+            source.name: neighbour_rows(report, source, found, training) for source, found in shown
+        }
+        context["sheets"] = {source.name: sample_sheet(source) for source, _ in shown if source.name in suspicious}
+        write_atomic(folder / "pictures.html", environment.get_template("pictures.html.j2").render(context))
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.0123 -> "1.2 %"."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def share(found: dict[str, Any] | None) -> str:
+    """A share with its interval, in percent."""
+    if not found or found["value"] is None:
+        return "–"
+    if found.get("low") is None:
+        return percent(found["value"])
+    return f"{100 * found['value']:.1f} % [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def figure(found: dict[str, Any] | float | None, digits: int = 3, scale: float = 1.0) -> str:
+    """A figure with its interval."""
+    value = found["value"] if isinstance(found, dict) else found
+    if value is None:
+        return "–"
+    text = f"{value * scale:.{digits}f}"
+    if isinstance(found, dict) and found.get("low") is not None:
+        text += f" [{found['low'] * scale:.{digits}f}, {found['high'] * scale:.{digits}f}]"
+    return text
+
+
+# --- pictures --------------------------------------------------------------------------------------------------
+
+
+def svg_uri(svg: str) -> str:
+    """An SVG as a data URI."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def png_uri(image: npt.NDArray[np.uint8], *, synthetic: bool) -> str:
+    """A picture as a data URI; synthetic ones carry the mark by which an import refuses them."""
+    payload = encode_png(image, text={"Synthetic": SYNTHETIC_MARK} if synthetic else None)
+    return "data:image/png;base64," + base64.b64encode(payload).decode()
+
+
+def sample_sheet(source: ImageSource) -> list[dict[str, Any]]:
+    """The first prompts with four samples side by side: [{caption, uri}]."""
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(source.groups or [str(i // SAMPLES_PER_PROMPT) for i in range(source.n)]):
+        members.setdefault(group, []).append(row)
+    shown = []
+    for rows in list(members.values())[:N_PROMPTS_SHOWN]:
+        strip = np.concatenate(list(source.batch(rows[:SAMPLES_PER_PROMPT])), axis=1)
+        caption = ""
+        if source.conditions is not None:
+            condition = source.conditions[rows[0]]
+            masks = f"mask: {', '.join(sorted(condition.masks))}" if condition.masks else ""
+            caption = " · ".join(part for part in (condition.mode, condition.text or "", masks) if part)
+        shown.append({"caption": caption, "uri": png_uri(strip, synthetic=True)})
+    return shown
+
+
+def neighbour_rows(
+    report: dict[str, Any], source: ImageSource, found: dict[str, Neighbours], training: ImageSource
+) -> list[dict[str, Any]]:
+    """The images nearest to a training image, relative to held-out patients, with that image and the difference."""
+    relative = {
+        space: own.distance / max(float(np.percentile(report["held_out"]["distance"][space], 1)), 1e-8)
+        for space, own in found.items()
+    }
+    spaces = list(relative)
+    table = np.stack([relative[space] for space in spaces])
+    rows = []
+    for row in np.argsort(table.min(0), kind="stable")[:N_NEIGHBOURS_SHOWN]:
+        space = spaces[int(table[:, row].argmin())]
+        own = found[space]
+        image = source.read(int(row))
+        size = max(image.shape)
+        real = to_uint8(fit_image(training.read(int(own.index[row])), size))
+        image = to_uint8(fit_image(image, size))
+        rows.append(
+            {
+                "caption": f"image {int(row)}: {charts.SPACES[space]} {own.distance[row]:.3f}, "
+                f"{relative[space][row]:.2f} of the held-out 1st percentile; nearest / next {own.ratio[row]:.2f}",
+                "uri": png_uri(np.concatenate([image, real, difference(image, real)], axis=1), synthetic=True),
+            }
+        )
+    return rows
+
+
+def difference(image: npt.NDArray[Any], real: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """|difference| of two images (H, W) brought to one mean and spread; three times enlarged, 0 is black."""
+    a, b = (v.astype(np.float32) for v in (image, real))
+    a = (a - a.mean()) / max(float(a.std()), 1e-3) * float(b.std()) + b.mean()
+    return np.asarray(np.clip(3 * np.abs(a - b), 0, 255), np.uint8)

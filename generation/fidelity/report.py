@@ -1,0 +1,346 @@
+"""The fidelity page of a study: how like real images samples are, how varied, how obedient, and whether copied.
+
+Samples of each arm (or a folder of any generator's images) -> ``runs/<run_id>/fidelity/index.html``, ``fidelity.json``
+and, for the study's own people only, ``pictures.html`` with real images. The reference is the validation split, which
+no generator trained on; beside it stand the training images, as an ideal generator would score. Figures come from
+`likeness`, `memorisation` and `condition_figures`; the page from `page`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from data.conditions_store import asked_attributes
+from data.errors import InvalidInput, NotFound
+from data.files import write_atomic
+from data.progress import bar
+from data.records import finished_run, start_run
+from generation.fidelity import likeness, memorisation
+from generation.fidelity.condition_figures import condition_figures
+from generation.fidelity.feature_store import FeatureTable, feature_table
+from generation.fidelity.image_source import SAMPLES_PER_PROMPT, ImageSource, arm_source, folder_source, record_source
+from generation.fidelity.networks import FeatureNetwork, load_feature_network, load_fidelity_network
+from generation.measuring.measure import MeasureNet
+
+if TYPE_CHECKING:
+    from data.study import Study
+
+Split = Literal["val", "train", "test"]
+DEFAULT_N = 400
+MAX_GROUPS = 200
+"""Prompts of which MS-SSIM is measured."""
+N_SPREAD = 2000
+"""Training images whose features give the unit of each dimension."""
+N_AVERAGE = 1000
+"""Training images whose mean is the average radiograph."""
+FIGURES_VERSION = 2
+"""Part of a run's configuration: figures of another making are not taken for these."""
+
+
+def run_fidelity(
+    study: Study,
+    *,
+    arms: Sequence[str] | None = None,
+    n: int | None = None,
+    against: str = "val",
+    prompts: str = "val",
+    images: Path | None = None,
+    network: str = "auto",
+    pictures: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure arms (default: the baseline and every other arm of downstream.arms that is trained) or a folder.
+
+    Args:
+        n: images of each; default `DEFAULT_N`, of a folder all.
+        against: the split that FID and KID compare with. Copies are always judged by the validation split.
+        prompts: the split whose conditions are sampled: val or train.
+        images: a folder of images to measure instead of an arm.
+        network: see `generation.fidelity.networks`.
+        pictures: write `pictures.html` with nearest neighbours (real images) beside the page.
+
+    Raises:
+        InvalidInput: a bad option. NotFound: no such arm or folder, or a split without images.
+    """
+    _check(n, against, prompts, arms, images)
+    net = load_fidelity_network(study)
+    features = load_feature_network(study, net, network)
+    sources = _sources(study, arms, images, n, prompts, seed)
+    splits = {split: record_source(study, split) for split in dict.fromkeys(("train", "val", against))}
+    config = {
+        "version": FIGURES_VERSION,
+        "images": {source.name: source.key for source in sources},
+        "real": {split: source.key for split, source in splits.items()},
+        "against": against,
+        "prompts": None if images else prompts,
+        "networks": {"features": features.sha256, "structures": net.sha256},
+        "pictures": pictures,
+        "seed": seed,
+    }
+    done = finished_run(study, "fidelity", config)
+    if done and (done.folder / "fidelity" / "index.html").is_file():
+        page = done.folder / "fidelity" / "index.html"
+        return {**_read(page.with_name("fidelity.json")), "page": str(page), "already_done": True}
+    from generation.fidelity.page import write_page
+
+    with start_run(study, "fidelity", config, {"features": features.sha256, "structures": net.sha256}) as run:
+        measured = _Measured(study, net, features, splits, against, seed)
+        report: dict[str, Any] = {"run_id": run.run_id, **measured.real(), "images": {}}
+        report["prompts"] = config["prompts"]
+        shown = []
+        for source in sources:
+            figures, neighbours = measured.source(source)
+            report["images"][source.name] = figures
+            shown.append((source, neighbours))
+        folder = run.folder / "fidelity"
+        write_page(study, report, shown, splits["train"], folder, pictures=pictures)
+        write_atomic(folder / "fidelity.json", json.dumps(report, indent=1) + "\n")
+        place = str(folder / "index.html")  # said, not stored: a study may be moved
+        run.result = summary({**report, "page": ""})["images"]
+    return {**report, "page": place}
+
+
+def summary(report: dict[str, Any]) -> dict[str, Any]:
+    """The few figures a terminal should show: {page, network, images: name -> figures}."""
+    lines = {}
+    for name, found in report["images"].items():
+        lines[name] = {
+            "FID": found["frechet"]["value"],
+            "FID of as many real images": found["real"]["frechet"]["value"],
+            "KID": found["kid"]["value"],
+            "MS-SSIM": (found["diversity"] or {}).get("value"),
+            "copies": f"{found['memorisation']['verdict']}: {found['memorisation']['why']}",
+        }
+    return {"page": report["page"], "network": report["network"]["name"], "images": lines}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _check(n: int | None, against: str, prompts: str, arms: Sequence[str] | None, images: Path | None) -> None:
+    if n is not None and n < 2 * SAMPLES_PER_PROMPT:
+        raise InvalidInput(f"--n {n}: give at least {2 * SAMPLES_PER_PROMPT} images, better {DEFAULT_N}")
+    if against not in get_args(Split):
+        raise InvalidInput(f"--against {against}: choose val, train or test")
+    if prompts not in ("val", "train"):
+        raise InvalidInput(f"--prompts {prompts}: choose val or train (test conditions are never sampled)")
+    if arms and images:
+        raise InvalidInput("--arm and --images exclude each other: measure an arm, or a folder")
+
+
+def _sources(
+    study: Study, arms: Sequence[str] | None, images: Path | None, n: int | None, prompts: str, seed: int
+) -> list[ImageSource]:
+    from generation.stack.adapters import BASELINE, find_model
+
+    if images is not None:
+        return [folder_source(images, study.config.data.image_size, n)]
+    names = list(arms or [BASELINE])
+    for arm in () if arms else study.config.downstream.arms:
+        if arm not in names:
+            try:
+                find_model(study, arm)
+            except NotFound:
+                continue
+            names.append(arm)
+    return [arm_source(study, arm, n=n or DEFAULT_N, prompts=prompts, seed=seed) for arm in dict.fromkeys(names)]
+
+
+class _Measured:
+    """What all sources are compared with, measured once."""
+
+    def __init__(
+        self,
+        study: Study,
+        net: MeasureNet,
+        network: FeatureNetwork,
+        splits: dict[str, ImageSource],
+        against: str,
+        seed: int,
+    ) -> None:
+        self.study, self.net, self.network, self.seed = study, net, network, seed
+        self.splits, self.against = splits, against
+        self.ideal = "val" if against == "train" else "train"
+        self.tables = {split: feature_table(study, source, network) for split, source in splits.items()}
+        spread = np.unique(np.linspace(0, splits["train"].n - 1, min(splits["train"].n, N_SPREAD)).round().astype(int))
+        self.scaled = likeness.standardised(self.tables["train"].some_features(spread))
+        self.reference = self.tables[against].features()
+        self.average = self._average()
+        held_out = self._neighbours(splits["val"], self.tables["val"])
+        twins = held_out["pixels"].distance < memorisation.TWIN_DISTANCE
+        self.n_val_twins = int(twins.sum())
+        kept = np.flatnonzero(~twins)
+        if len(kept) < 2:
+            raise InvalidInput(
+                f"{self.n_val_twins} of {len(twins)} validation images are training images too: import them again"
+            )
+        self.held_out = {space: found.take(kept) for space, found in held_out.items()}
+        patients = splits["val"].groups or ()
+        self.held_out_patients = [patients[i] for i in kept]
+
+    def _rng(self, *parts: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, 505, *parts])
+
+    def _average(self) -> npt.NDArray[np.float32]:
+        """Mean unit vector of training thumbnails, spread over the split."""
+        table = self.tables["train"]
+        step = max(1, table.n // N_AVERAGE)
+        total, count = np.zeros(0), 0
+        for block in table.blocks("thumbnails"):
+            rows = memorisation.thumbnail_vectors(block[::step], shifted=False)[:, 0]
+            total = rows.sum(0) + (total if count else 0)
+            count += len(rows)
+        return np.asarray(total / count, np.float32)
+
+    def _neighbours(self, source: ImageSource, table: FeatureTable) -> dict[str, memorisation.Neighbours]:
+        train = self.tables["train"]
+
+        def thumbs() -> Iterator[npt.NDArray[np.float32]]:
+            for block in train.blocks("thumbnails"):
+                yield memorisation.thumbnail_vectors(block, self.average, shifted=False)[:, 0]
+
+        def features() -> Iterator[npt.NDArray[np.float32]]:
+            for block in train.blocks("features"):
+                yield memorisation.feature_vectors(block)[:, 0]
+
+        with bar(f"nearest training image: {source.name}", 2) as advance:
+            pixels = memorisation.find_neighbours(
+                table.thumbnails(),
+                lambda rows: memorisation.thumbnail_vectors(rows, self.average, shifted=True),
+                thumbs,
+            )
+            advance(1)
+            near = memorisation.find_neighbours(table.features(), memorisation.feature_vectors, features)
+            advance(1)
+        return {"pixels": pixels, "features": near}
+
+    def _distances(
+        self,
+        a: npt.NDArray[Any],
+        b: npt.NDArray[Any],
+        rng: np.random.Generator,
+        groups: Sequence[Sequence[Any] | None] = (None, None),
+    ) -> dict[str, Any]:
+        """FID with interval, extrapolated FID, KID with interval, of raw features."""
+        x, y = self.scaled(a), self.scaled(b)
+        fid = (a, b) if self.network.published else (x, y)
+        with bar("distances", likeness.N_RESAMPLES + 2) as advance:
+            frechet = likeness.frechet_with_interval(*fid, rng, groups=groups, advance=advance)
+            extrapolated = likeness.frechet_extrapolated(*fid, rng)
+            advance(1)
+            kid = likeness.kid(x, y, rng)
+            advance(1)
+        return {"frechet": frechet, "frechet_extrapolated": extrapolated, "kid": kid}
+
+    def real(self) -> dict[str, Any]:
+        """The part of the report that no generator changes."""
+        source = self.splits[self.against]
+        half = self._rng(1).permutation(len(self.reference))
+        first, second = half[: len(half) // 2], half[len(half) // 2 :]
+        halves = None
+        if min(len(first), len(second)) >= 4:
+            a, b = self.reference[first], self.reference[second]
+            halves = {"n": len(first), **self._distances(a, b, self._rng(2))}
+        return {
+            "network": {
+                "name": self.network.name,
+                "about": self.network.about,
+                "sha256": self.network.sha256,
+                "published": self.network.published,
+            },
+            "structures_network": {"name": self.net.name, "sha256": self.net.sha256},
+            "against": self.against,
+            "ideal": self.ideal,
+            "n_real": source.n,
+            "n_train": self.splits["train"].n,
+            "n_val": self.splits["val"].n,
+            "halves": halves,
+            "diversity": _diversity(self.study, source, _alike(source), self._rng(4)),
+            "conditions": condition_figures(self.study, source, self.net, self._rng(5)),
+            "held_out": {
+                "n": len(self.held_out_patients),
+                "n_twins": self.n_val_twins,
+                "copy_level": memorisation.copy_level(len(self.held_out_patients)),
+                "distance": {space: found.distance.tolist() for space, found in self.held_out.items()},
+            },
+        }
+
+    def source(self, source: ImageSource) -> tuple[dict[str, Any], dict[str, memorisation.Neighbours]]:
+        """All figures of one source, and its nearest training images."""
+        table = feature_table(self.study, source, self.network)
+        patients = self.splits[self.against].groups
+        # An ideal generator: as many real images that are not the reference.
+        rows = self._rng(6).permutation(self.tables[self.ideal].n)[: source.n]
+        ideal = self.tables[self.ideal].some_features(rows)
+        ideal_patients = [(self.splits[self.ideal].groups or ())[i] for i in rows]
+        neighbours = self._neighbours(source, table)
+        rng = self._rng(7)
+        figures: dict[str, Any] = {
+            "n": source.n,
+            "n_prompts": len(set(source.groups)) if source.groups else None,
+            **self._distances(table.features(), self.reference, rng, (source.groups, patients)),
+            "real": {"n": len(rows), **self._distances(ideal, self.reference, rng, (ideal_patients, patients))},
+            "diversity": _diversity(self.study, source, _prompt_groups(source), rng),
+            "conditions": condition_figures(self.study, source, self.net, rng),
+        }
+        spaces = {
+            space: memorisation.space_figures(found, self.held_out[space], rng, (source.groups, self.held_out_patients))
+            for space, found in neighbours.items()
+        }
+        suspect = np.zeros(source.n, bool)
+        for space, found in neighbours.items():
+            suspect |= memorisation.suspects(found, self.held_out[space])
+        twins = neighbours["pixels"].distance < memorisation.TWIN_DISTANCE
+        figures["memorisation"] = {
+            **memorisation.verdict(suspect, twins, len(self.held_out_patients), rng, source.groups),
+            "spaces": spaces,
+            "distance": {space: found.distance.tolist() for space, found in neighbours.items()},
+        }
+        return figures, neighbours
+
+
+def _prompt_groups(source: ImageSource) -> list[list[int]]:
+    """Rows of up to `MAX_GROUPS` prompts, four images each; pairs at random where nobody knows the prompts."""
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(source.groups or [str(i // 2) for i in range(source.n)]):
+        members.setdefault(group, []).append(row)
+    groups = [rows[:SAMPLES_PER_PROMPT] for rows in members.values() if len(rows) > 1]
+    return groups[:MAX_GROUPS]
+
+
+def _alike(source: ImageSource) -> list[list[int]]:
+    """Real images in groups of four whose captions ask for the same findings."""
+    members: dict[str, list[int]] = {}
+    for row, record in enumerate(source.records or ()):
+        asked = asked_attributes(record["caption"] or "", record["labels"])
+        members.setdefault("+".join(sorted(asked)), []).append(row)
+    groups = [
+        rows[start : start + SAMPLES_PER_PROMPT]
+        for rows in members.values()
+        for start in range(0, len(rows) - 1, SAMPLES_PER_PROMPT)
+    ]
+    return [rows for rows in groups if len(rows) > 1][:MAX_GROUPS]
+
+
+def _diversity(
+    study: Study, source: ImageSource, groups: list[list[int]], rng: np.random.Generator
+) -> dict[str, Any] | None:
+    if not groups or study.config.data.image_size < 24:
+        return None
+    values = []
+    with bar(f"MS-SSIM of {source.name}", len(groups)) as advance:
+        for rows in groups:
+            images = source.batch(rows)
+            if min(images.shape[1:]) < 24:
+                return None
+            values.append(likeness.group_ms_ssim(images))
+            advance(1)
+    return likeness.mean_interval(values, rng)

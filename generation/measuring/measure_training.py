@@ -1,0 +1,306 @@
+"""Training of the measuring networks: images with attributes and masks -> `MeasureNet`, checked on held-out patients.
+
+    python -m generation.measuring.measure_training --all --out generation/weights/measure
+
+makes the shipped networks from phantoms (about 20 minutes on one idle core) and skips those that are there; to go on
+after an interruption, run it again. `train_measure` takes any `MeasureData`, real records too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.errors import InvalidInput
+from generation.measuring.measure import ROLES, MeasureNet, Role, dice, resize_square, standardise
+from generation.measuring.measure_data import MeasureData, auroc, best_threshold, f1
+from generation.measuring.measure_networks import NetworkShape, build_network
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How long and how hard one measuring network is trained."""
+
+    n_steps: int | None = None  # exact number of steps: reproducible; or
+    minutes: float | None = None  # wall-clock budget, the learning rate follows the elapsed fraction
+    batch_size: int = 32
+    learning_rate: float = 2e-3  # AdamW, peak, after a warm-up of 5 %
+    weight_decay: float = 0.02
+    mask_weight: float = 1.0  # weight of the structure loss beside the attribute loss
+    bfloat16: bool = True  # autocast; weights stay float32
+
+    def __post_init__(self) -> None:
+        if (self.n_steps is None) == (self.minutes is None):
+            raise InvalidInput(f"n_steps={self.n_steps} and minutes={self.minutes}: give exactly one of the two")
+
+    def fraction(self, step: int, elapsed_s: float) -> float:
+        """How much of the budget is used, 0 to 1."""
+        if self.n_steps is not None:
+            return step / max(self.n_steps, 1)
+        return elapsed_s / (60 * (self.minutes or 1e-9))
+
+
+# --- augmentation ----------------------------------------------------------------------------------------------
+
+
+def augment(x: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Small shifts, scales and turns (image and masks alike); gamma, contrast, blur and noise (image). Never a flip.
+
+    Args:
+        x: (B, 1, S, S) float32 in [0, 1]; masks: (B, T, S, S) float32 in [0, 1].
+
+    Generated images are a little softer or noisier than training images: a network must not read that as a finding.
+    """
+    x, masks = _move(x, masks, generator)
+    n = len(x)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, 1, 1, 1, generator=generator)
+
+    x = x.clamp(0, 1) ** torch.exp(uniform(-0.35, 0.35))
+    x = (x - 0.5) * uniform(0.75, 1.25) + 0.5 + uniform(-0.1, 0.1)
+    soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    softer = F.avg_pool2d(F.pad(soft, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    amount = uniform(-0.8, 1.6).clamp(0, 1.5)  # a third stays sharp
+    x = torch.where(amount <= 1, x + amount * (soft - x), soft + (amount - 1) * (softer - soft))
+    x = x + uniform(-0.02, 0.05).clamp(min=0) * torch.randn(x.shape, generator=generator)
+    return x, masks
+
+
+def _move(x: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Affine warp: shift <= 5 %, scale <= 8 %, turn <= 4 degrees; borders repeat in the image, are empty in masks."""
+    n = len(x)
+    draw = 2 * torch.rand(n, 5, generator=generator) - 1
+    angle, sx, sy = draw[:, 0] * 0.07, 1 + 0.08 * draw[:, 1], 1 + 0.08 * draw[:, 2]
+    theta = torch.stack(
+        [
+            torch.stack([sx * torch.cos(angle), -torch.sin(angle), 0.1 * draw[:, 3]], 1),
+            torch.stack([torch.sin(angle), sy * torch.cos(angle), 0.1 * draw[:, 4]], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, [n, 1, *x.shape[-2:]], align_corners=False)
+    moved = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    if masks.shape[1]:
+        masks = F.grid_sample(masks, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved, masks
+
+
+# --- loss ------------------------------------------------------------------------------------------------------
+
+
+def attribute_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy over known labels: logits (B, A), labels (B, A) in {0, 1, NaN} -> scalar."""
+    known = ~torch.isnan(labels)
+    loss = F.binary_cross_entropy_with_logits(logits, torch.nan_to_num(labels), reduction="none")
+    return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def structure_loss(logits: Tensor, masks: Tensor, has_mask: Tensor) -> Tensor:
+    """BCE + soft Dice over known masks: logits and masks (B, T, h, w), has_mask (B, T) -> scalar.
+
+    Dice counts where the structure is there; an empty known mask is taught by BCE alone.
+    """
+    weight = has_mask.float()
+    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((-2, -1))
+    p = torch.sigmoid(logits)
+    overlap = 1 - (2 * (p * masks).sum((-2, -1)) + 1) / ((p + masks).sum((-2, -1)) + 1)
+    there = weight * (masks.sum((-2, -1)) > 0)
+    return (bce * weight).sum() / weight.sum().clamp(min=1) + (overlap * there).sum() / there.sum().clamp(min=1)
+
+
+# --- training --------------------------------------------------------------------------------------------------
+
+
+def resized(data: MeasureData, size: int) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, 1, S, S) and masks uint8 (N, T, S, S) in 0..255, once, before training."""
+    images, masks = [], []
+    for start in range(0, len(data), 256):
+        part = slice(start, start + 256)
+        x = torch.from_numpy(np.ascontiguousarray(data.images[part])).float()[:, None]
+        m = torch.from_numpy(np.ascontiguousarray(data.masks[part])).float() * 255
+        images.append(resize_square(x, size).round().clamp(0, 255).byte())
+        masks.append(resize_square(m, size).round().byte() if m.shape[1] else m.new_zeros(len(m), 0, size, size).byte())
+    return torch.cat(images), torch.cat(masks)
+
+
+def train_measure(
+    name: str,
+    role: Role,
+    train: MeasureData,
+    validation: MeasureData,
+    *,
+    shape: NetworkShape,
+    seed: int,
+    settings: MeasureSettings,
+    test: MeasureData | None = None,
+) -> MeasureNet:
+    """Train one measuring network; thresholds come from `validation`, figures from it and from `test`.
+
+    The same data, seed and number of steps give the same network.
+
+    Raises:
+        InvalidInput: an unknown role, no images, a patient in both parts, or a shape that does not fit the data.
+    """
+    _check(role, train, validation, shape)
+    if test is not None:
+        _check(role, train, test, shape)
+    module = build_network(shape, seed)
+    module.train()
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    n_steps, seconds = _fit(module, train, shape.input_size, seed, settings)
+    net = MeasureNet(name, role, shape, train.attributes, train.structures, module.eval())
+    p = net.predict(validation.images)
+    for column, attribute in enumerate(net.attributes):
+        known = np.isfinite(validation.labels[:, column])
+        net.thresholds[attribute] = round(best_threshold(validation.labels[known, column], p[known, column]), 4)
+    net.info = {
+        "seed": seed,
+        "n_steps": n_steps,
+        "train_seconds": round(seconds),
+        "batch_size": settings.batch_size,
+        "train": {"draw": train.draw, "n": len(train), "sha256": train.sha256},
+        "validation": {"draw": validation.draw, "n": len(validation), "sha256": validation.sha256},
+        "validation_figures": measure_figures(net, validation),
+    }
+    if test is not None:
+        net.info["test"] = {"draw": test.draw, "n": len(test), "sha256": test.sha256}
+        net.info["test_figures"] = measure_figures(net, test)
+    return net
+
+
+def _check(role: str, train: MeasureData, validation: MeasureData, shape: NetworkShape) -> None:
+    if role not in ROLES:
+        raise InvalidInput(f"unknown role {role!r}: choose one of {', '.join(ROLES)}")
+    if not len(train) or not len(validation):
+        raise InvalidInput(f"{len(train)} training and {len(validation)} validation images: give at least one of each")
+    shared = set(train.patients) & set(validation.patients)
+    if shared:
+        raise InvalidInput(
+            f"{len(shared)} patients are in training and in held-out data, e.g. {min(shared)}: split by patient"
+        )
+    if (shape.n_attributes, shape.n_structures) != (len(train.attributes), len(train.structures)):
+        raise InvalidInput(
+            f"the shape has {shape.n_attributes} attributes and {shape.n_structures} structures, "
+            f"the data {len(train.attributes)} and {len(train.structures)}: make them equal"
+        )
+
+
+def _fit(
+    module: torch.nn.Module, data: MeasureData, size: int, seed: int, settings: MeasureSettings
+) -> tuple[int, float]:
+    """The training loop; returns (steps, seconds)."""
+    images, masks = resized(data, size)
+    labels, has_mask = torch.from_numpy(data.labels), torch.from_numpy(data.has_mask)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    n, batch = len(images), min(settings.batch_size, len(images))
+    order, start, step = torch.randperm(n, generator=generator), time.monotonic(), 0
+    shown = start
+    while (fraction := settings.fraction(step, time.monotonic() - start)) < 1:
+        at = step * batch % (n - n % batch)
+        if at == 0:
+            order = torch.randperm(n, generator=generator)
+        rows = order[at : at + batch]
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(fraction / 0.05 + 0.02, 0.5 + 0.5 * np.cos(np.pi * fraction))
+        x, m = augment(images[rows].float() / 255, masks[rows].float() / 255, generator)
+        loss = _loss(module, x, m, labels[rows], has_mask[rows], settings)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if time.monotonic() - shown > 15:
+            shown = time.monotonic()
+            log.info("step %d, %.0f %%, loss %.4f, %.0f images/s", step, 100 * fraction, float(loss.detach()),
+                     step * batch / (shown - start))  # fmt: skip
+    return step, time.monotonic() - start
+
+
+def _loss(
+    module: torch.nn.Module, x: Tensor, masks: Tensor, labels: Tensor, has_mask: Tensor, settings: MeasureSettings
+) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+        logits, maps, _ = module(standardise(x).to(memory_format=torch.channels_last))
+    loss = attribute_loss(logits.float(), labels)
+    if maps is not None and masks.shape[1]:
+        target = F.interpolate(masks, size=maps.shape[-2:], mode="area")
+        loss = loss + settings.mask_weight * structure_loss(maps.float(), target, has_mask)
+    return loss
+
+
+# --- figures ---------------------------------------------------------------------------------------------------
+
+
+def measure_figures(net: MeasureNet, data: MeasureData) -> dict[str, Any]:
+    """How well `net` does on `data` with its own thresholds, as plain JSON values (None where not defined).
+
+    Returns:
+        attributes: {name: {auroc, f1, n_positive}}; side_accuracy: {finding: {accuracy, n}} among images that show
+        the finding on one side; structures: {name: {dice, n}} among images where it is there.
+    """
+    p = net.predict(data.images)
+    attributes: dict[str, Any] = {}
+    for name in net.attributes:
+        truth = data.labels[:, data.attributes.index(name)] if name in data.attributes else np.full(len(data), np.nan)
+        known = np.isfinite(truth)
+        score = p[known, net.column(name)]
+        calls = score >= net.thresholds.get(name, 0.5)
+        attributes[name] = {
+            "auroc": _plain(auroc(truth[known], score)),
+            "f1": _plain(f1(truth[known], calls)),
+            "n_positive": int((truth[known] == 1).sum()),
+        }
+    return {
+        "n": len(data),
+        "attributes": attributes,
+        "side_accuracy": _side_accuracy(net, data, p),
+        "structures": _structure_figures(net, data),
+    }
+
+
+def _plain(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
+
+
+def _side_accuracy(net: MeasureNet, data: MeasureData, p: npt.NDArray[np.float32]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name in [a for a in net.attributes if f"{a}/left" in net.attributes and f"{a}/right" in net.attributes]:
+        left, right = (data.labels[:, data.attributes.index(f"{name}/{side}")] for side in ("left", "right"))
+        one_sided = (left + right) == 1
+        right_calls = p[:, net.column(f"{name}/left")] >= p[:, net.column(f"{name}/right")]
+        correct = right_calls[one_sided] == (left[one_sided] == 1)
+        result[name] = {"accuracy": _plain(correct.mean()) if correct.size else None, "n": int(correct.size)}
+    return result
+
+
+def _structure_figures(net: MeasureNet, data: MeasureData) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    if not net.structures:
+        return result
+    seen = np.concatenate([net.segment(data.images[i : i + 128]) >= 0.5 for i in range(0, len(data), 128)])
+    for channel, name in enumerate(net.structures):
+        at = data.structures.index(name)
+        there = data.has_mask[:, at] & data.masks[:, at].any((-2, -1))
+        values = dice(seen[there, channel], data.masks[there, at])
+        result[name] = {"dice": _plain(values.mean()) if values.size else None, "n": int(there.sum())}
+    return result
+
+
+if __name__ == "__main__":
+    from generation.measuring.measure_plan import main
+
+    main()

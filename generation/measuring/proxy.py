@@ -1,0 +1,131 @@
+"""The proxy: an open_clip model that says how well an image fits a text, used to filter large pools of images.
+
+uint8 images, texts -> cosine similarities. One loader for the embedded model (`generation/weights/measure/proxy`,
+made by `generation.measuring.proxy_training`), any local open_clip folder, and hub names such as
+`hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224`. Images are padded to a square, never cropped:
+open_clip's own resize cuts the costophrenic angles and apices off. Never judge quality by the score that filtered.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.errors import InvalidInput, NotFound
+from generation.measuring.measure import resize_square
+from generation.measuring.proxy_models import EMBEDDED, load_open_clip
+
+log = logging.getLogger(__name__)
+FLOAT = npt.NDArray[np.float32]
+
+
+@dataclass
+class ProxyScorer:
+    """An open_clip model with its tokenizer and preprocessing."""
+
+    name: str
+    model: torch.nn.Module = field(repr=False)
+    tokenizer: Callable[[list[str]], Tensor] = field(repr=False)
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+    role: str = "proxy"
+    batch_size: int = 64
+
+    @classmethod
+    def load(cls, source: str | Path = "embedded", *, device: str = "cpu") -> ProxyScorer:
+        """Load "embedded", a local open_clip folder, or a hub or built-in name that open_clip knows.
+
+        Raises:
+            NotFound: no such folder, or the embedded proxy is missing.
+            InvalidInput: the folder is no open_clip model, or open_clip refuses the name.
+        """
+        model, tokenizer, sha256 = load_open_clip(source, device)
+        preprocess = dict(getattr(model.visual, "preprocess_cfg", {}))
+        size = getattr(model.visual, "image_size", None) or preprocess.get("size", 224)
+        return cls(
+            name="embedded" if source == "embedded" else str(source),
+            model=model,
+            tokenizer=tokenizer,
+            image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
+            mean=tuple(preprocess.get("mean", (0.5, 0.5, 0.5))),
+            std=tuple(preprocess.get("std", (0.5, 0.5, 0.5))),
+            sha256=sha256,
+        )
+
+    def preprocess(self, images: npt.NDArray[Any]) -> Tensor:
+        """uint8 (N, H, W) -> float32 (N, 3, S, S), padded to a square with black, resized, normalised."""
+        if images.ndim != 3 or images.dtype != np.uint8:
+            raise InvalidInput(
+                f"images of shape {images.shape} and type {images.dtype} cannot be scored: give uint8 (N, H, W)"
+            )
+        x = torch.from_numpy(np.ascontiguousarray(images)).float()[:, None] / 255
+        x = resize_square(x, self.image_size).clamp(0, 1).expand(-1, 3, -1, -1)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
+
+    @torch.inference_mode()
+    def image_embeddings(self, images: npt.NDArray[Any]) -> FLOAT:
+        """uint8 (N, H, W) -> L2-normalised float32 (N, D)."""
+        self.model.eval()
+        encode: Any = self.model.encode_image
+        rows = [
+            encode(self.preprocess(images[i : i + self.batch_size]).to(self._device()))
+            for i in range(0, len(images), self.batch_size)
+        ]
+        return _unit_rows(rows)
+
+    @torch.inference_mode()
+    def text_embeddings(self, texts: Sequence[str]) -> FLOAT:
+        """Texts -> L2-normalised float32 (M, D); each distinct text is encoded once."""
+        self.model.eval()
+        encode: Any = self.model.encode_text
+        distinct = list(dict.fromkeys(texts))
+        rows = [
+            encode(self.tokenizer(distinct[i : i + self.batch_size]).to(self._device()))
+            for i in range(0, len(distinct), self.batch_size)
+        ]
+        position = {text: i for i, text in enumerate(distinct)}
+        return _unit_rows(rows)[[position[text] for text in texts]]
+
+    def similarity(self, images: npt.NDArray[Any], texts: Sequence[str]) -> FLOAT:
+        """Cosine of every image (N) with every text (M): float32 (N, M), -1 to 1."""
+        if not len(images) or not len(texts):
+            return np.zeros((len(images), len(texts)), np.float32)
+        return np.asarray(self.image_embeddings(images) @ self.text_embeddings(texts).T, np.float32)
+
+    def paired_similarity(self, images: npt.NDArray[Any], texts: Sequence[str]) -> FLOAT:
+        """Cosine of each image with its own text: float32 (N,)."""
+        if len(images) != len(texts):
+            raise InvalidInput(f"{len(images)} images and {len(texts)} texts: give one text per image")
+        if not len(images):
+            return np.zeros(0, np.float32)
+        return np.asarray((self.image_embeddings(images) * self.text_embeddings(texts)).sum(axis=1), np.float32)
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def _unit_rows(rows: list[Tensor]) -> FLOAT:
+    out: FLOAT = F.normalize(torch.cat(rows).float(), dim=-1).cpu().numpy()
+    return out
+
+
+def proxy_info(folder: Path = EMBEDDED) -> dict[str, Any]:
+    """Training record and held-out figures shipped beside the embedded proxy (`proxy.json`)."""
+    path = folder / "proxy.json"
+    if not path.is_file():
+        raise NotFound(f"{folder} holds no proxy.json: train the proxy again")
+    info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return info

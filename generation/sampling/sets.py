@@ -1,0 +1,219 @@
+"""Sets of four images of one condition: rating sets of one arm, comparison sets of two arms.
+
+Input: validation-split records (their captions and masks) and the arms to sample from. Output: rows of
+``conditions``, ``image_sets`` and ``set_images`` with stored images (paper, "Preference collection").
+A comparison set holds two images of each arm, of equal condition and seeds, in shuffled slots; its patient is in no
+rating set, so that no arm was trained on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.conditions_store import MODES, StoredCondition, load_condition, mask_stack, save_conditions
+from data.errors import Conflict, InvalidInput
+from data.files import write_atomic
+from data.lifecycle import stage
+from data.progress import bar
+from data.records import finished_run, start_run
+from generation.sampling.draws import allot_modes, draw_conditions, draw_unrated
+
+if TYPE_CHECKING:
+    from data.records import Run
+    from data.study import Study
+
+SET_SIZE = 4
+
+
+def image_seed(*parts: object) -> int:
+    """A 48-bit seed that depends on all ``parts`` and on nothing else."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def run_sets(
+    study: Study,
+    *,
+    n: int | None = None,
+    mix: Sequence[int] | None = None,
+    seed: int | None = None,
+    arms: Sequence[str] = ("baseline",),
+) -> dict[str, Any]:
+    """Sample sets; the same call again resumes. Returns counts per mode and the run's id.
+
+    With two arms the sets are a blinded reader comparison: two images of each arm with paired seeds, shuffled;
+    their purpose is ``comparison`` and they are never trained on. Without ``n`` there are as many of them as
+    sets.n of study.toml says, or as the patients that no rating set used allow.
+
+    Raises:
+        InvalidInput: a bad mix, arms other than one, or two, or too few patients for a comparison.
+        NotFound: an arm is not trained yet.
+        Conflict: the study is locked.
+        StorageFull: the disk is full; the same command resumes.
+    """
+    from generation.stack.adapters import arm_identity
+
+    settings = study.config.sets
+    wanted, mix, seed = n or settings.n, tuple(mix or settings.mix), settings.seed if seed is None else seed
+    if len(arms) not in (1, 2) or len(set(arms)) != len(arms):
+        raise InvalidInput(f"--arms {','.join(arms)}: give one arm, or two different ones for a comparison")
+    allot_modes(wanted, mix)  # a bad mix is said before any model is looked for
+    config: dict[str, Any] = {
+        "n": wanted,
+        "mix": list(mix),
+        "seed": seed,
+        "arms": [[arm, arm_identity(study, arm)] for arm in arms],
+        "generator": study.config.generator.model_dump(mode="json"),
+    }
+    if len(arms) == 2:
+        config |= {"conditions": "unrated", "at_most": n is None}
+    if done := finished_run(study, "sets", config):
+        return {**_summary(study, done.run_id), "already_done": True}
+    refuse_locked(study)
+    if len(arms) == 1:
+        conditions = draw_conditions(study, wanted, mix, seed)
+    else:
+        conditions = _planned(study, config) or draw_unrated(study, wanted, mix, seed, at_most=n is None)
+    with start_run(study, "sets", config, inputs={}) as run:
+        with study.db.write() as connection:
+            save_conditions(connection, conditions)
+        if len(arms) == 2:
+            write_atomic(_plan(study, run.run_id), json.dumps([one.condition_id for one in conditions]) + "\n")
+        _sample_missing(study, run, conditions, list(arms), seed)
+        run.result = _summary(study, run.run_id)
+    return run.result
+
+
+def refuse_locked(study: Study) -> None:
+    """Say before any sampling what the database would say after it.
+
+    Raises:
+        Conflict: the study is locked or frozen.
+    """
+    if (found := stage(study.db)) in ("locked", "frozen"):
+        raise Conflict(
+            f"the study is {found}: its sets are fixed. Sample comparison sets before the lock"
+            " (`radpref study lock --keep-scores` keeps the scores given so far), or in another study"
+        )
+
+
+def _plan(study: Study, run_id: str) -> Path:
+    """The conditions of a comparison in the order of its sets: rating sets made meanwhile must not change them."""
+    return study.root / "runs" / run_id / "conditions.json"
+
+
+def _planned(study: Study, config: dict[str, Any]) -> list[StoredCondition] | None:
+    """What an interrupted comparison of this configuration had drawn."""
+    row = study.db.row(
+        "SELECT run_id FROM runs WHERE kind = 'sets' AND config = ? AND status = 'running'"
+        " ORDER BY started_at DESC LIMIT 1",
+        [json.dumps(config, sort_keys=True)],
+    )
+    if row is None or not (path := _plan(study, str(row["run_id"]))).exists():
+        return None
+    return [load_condition(study, name) for name in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _sample_missing(study: Study, run: Run, conditions: list[StoredCondition], arms: list[str], seed: int) -> None:
+    """Sample chunk by chunk. Chunks are fixed by the plan, not by what is left, so a resumed run gives equal images."""
+    from generation.sampling.sampler import load_sampler
+
+    known = {int(r["ordinal"]) for r in study.db.rows("SELECT ordinal FROM image_sets WHERE run_id = ?", [run.run_id])}
+    stacks: dict[str, Any] = {}
+    sets_per_chunk = max(1, study.config.generator.batch_size // SET_SIZE)
+    with bar("sampling sets", len(conditions)) as advance:
+        advance(len(known))
+        for mode in MODES:
+            ordinals = [i for i, condition in enumerate(conditions) if condition.mode == mode]
+            for start in range(0, len(ordinals), sets_per_chunk):
+                chunk = ordinals[start : start + sets_per_chunk]
+                if known.issuperset(chunk):
+                    continue
+                for arm in arms:
+                    stacks.setdefault(arm, None)
+                    stacks[arm] = stacks[arm] or load_sampler(study, arm)
+                _sample_chunk(study, run, [conditions[i] for i in chunk], chunk, stacks, seed)
+                advance(len(chunk))
+
+
+def _slots(arms: list[str], ordinal: int, seed: int) -> list[tuple[str, int]]:
+    """(arm, seed index) of the four slots: one arm has seeds 0-3; two arms share seeds 0-1, in shuffled order."""
+    if len(arms) == 1:
+        return [(arms[0], k) for k in range(SET_SIZE)]
+    both = [(arm, k) for k in range(SET_SIZE // 2) for arm in arms]
+    return [both[i] for i in np.random.default_rng([seed, 202, ordinal]).permutation(SET_SIZE)]
+
+
+def _set_seed(arms: Sequence[str], seed: int, ordinal: int, k: int) -> int:
+    """Seed of the k-th image: equal in the two arms of a comparison, and never that of a rating set."""
+    return image_seed(seed, ordinal, k) if len(arms) == 1 else image_seed("comparison", seed, ordinal, k)
+
+
+def _sample_chunk(
+    study: Study, run: Run, conditions: list[StoredCondition], ordinals: list[int], stacks: dict[str, Any], seed: int
+) -> None:
+    arms = list(stacks)
+    images: dict[tuple[int, str, int], Any] = {}
+    plan = {ordinal: _slots(arms, ordinal, seed) for ordinal in ordinals}
+    for arm, stack in stacks.items():
+        jobs = [
+            (condition, ordinal, k)
+            for condition, ordinal in zip(conditions, ordinals, strict=True)
+            for a, k in plan[ordinal]
+            if a == arm
+        ]
+        seeds = [_set_seed(arms, seed, ordinal, k) for _, ordinal, k in jobs]
+        sampled = sample_stored(study, stack, [job[0] for job in jobs], seeds)
+        images.update({(ordinal, arm, k): image for (_, ordinal, k), image in zip(jobs, sampled, strict=True)})
+    with study.db.write() as connection:
+        for condition, ordinal in zip(conditions, ordinals, strict=True):
+            set_id = f"{run.run_id}-{ordinal:05d}"
+            connection.execute(
+                "INSERT INTO image_sets VALUES (?, ?, ?, ?, ?)",
+                (set_id, run.run_id, ordinal, condition.condition_id, "rating" if len(arms) == 1 else "comparison"),
+            )
+            for slot, (arm, k) in enumerate(plan[ordinal]):
+                sha = study.store.put_image(connection, images[ordinal, arm, k], "synthetic")
+                connection.execute(
+                    "INSERT INTO set_images VALUES (?, ?, ?, ?, ?)",
+                    (set_id, slot, sha, _set_seed(arms, seed, ordinal, k), arm),
+                )
+
+
+def sample_stored(study: Study, stack: Any, conditions: Sequence[StoredCondition], seeds: Sequence[int]) -> np.ndarray:
+    """Sample stored conditions with the study's steps, guidance and scheduler; (N, H, W) uint8."""
+    from generation.sampling.sampler import sample
+    from generation.stack.conditions import Condition
+
+    settings = study.config.generator
+    cache: dict[str, Any] = {}
+    for condition in conditions:
+        cache.setdefault(
+            condition.condition_id, Condition(condition.text, mask_stack(study, condition.masks, stack.structures))
+        )
+    images = sample(
+        stack,
+        [cache[condition.condition_id] for condition in conditions],
+        list(seeds),
+        n_steps=settings.n_steps,
+        guidance_scale=settings.guidance_scale,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+    )
+    return np.asarray(images)
+
+
+def _summary(study: Study, run_id: str) -> dict[str, Any]:
+    rows = study.db.rows(
+        "SELECT mode, count(*) AS n FROM image_sets JOIN conditions USING (condition_id) WHERE run_id = ?"
+        " GROUP BY mode",
+        [run_id],
+    )
+    by_mode = {row["mode"]: row["n"] for row in rows}
+    return {"run_id": run_id, "n_sets": sum(by_mode.values()), "modes": {mode: by_mode.get(mode, 0) for mode in MODES}}

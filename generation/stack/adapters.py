@@ -1,0 +1,286 @@
+"""Adapters of an arm: a LoRA on the UNet and a ControlNet of its own; attaching, saving, loading, merging.
+
+Input: a `GeneratorStack` and a folder ``models/<run_id>/`` with ``unet_lora/`` (peft layout) and, where masks were
+trained, ``controlnet/`` (diffusers layout). Output: the stack of an arm, ready to sample.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from data.errors import Conflict, InvalidInput, NotFound
+from data.files import sha256_tree, write_atomic
+from data.records import now
+from generation.stack.brought import ModelOptions, options_of
+from generation.stack.identity import extras_identity, identity
+from generation.stack.models import MANIFEST, SHIPPED, GeneratorStack, add_lora, load_stack
+from generation.stack.parts import quiet_libraries, read_network
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    from data.study import Study
+
+ADAPTER = "preference"
+BASELINE = "baseline"
+MODEL_CARD = "README.md"
+"""A better model card is no other model: it does not count in an arm's identity."""
+TRAINED = "trained"
+"""Arm name under which a generator trained on the study's own training split stands in table ``models``."""
+LORA_FOLDER, CONTROLNET_FOLDER = "unet_lora", "controlnet"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def attach_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> dict[str, nn.Parameter]:
+    """Add the trainable LoRA of rank `rank`, without effect at first; {name: parameter}, sorted by name.
+
+    The down projections are drawn (Kaiming uniform, as peft does) from a generator of their own: equal for equal seeds.
+
+    Raises:
+        Conflict: the UNet already carries it.
+    """
+    if ADAPTER in getattr(unet, "peft_config", {}):
+        raise Conflict(f"the UNet already carries an adapter {ADAPTER!r}: load the model again")
+    with torch.random.fork_rng(devices=[]):
+        add_lora(unet, rank, ADAPTER)
+    generator = torch.Generator().manual_seed(seed)
+    parameters = lora_parameters(unet)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(True)
+        if ".lora_A." in name:
+            fan_in = parameter[0].numel()
+            bound = (1 / fan_in) ** 0.5  # kaiming_uniform_(a=sqrt(5))
+            drawn = torch.rand(parameter.shape, generator=generator) * (2 * bound) - bound
+            parameter.data.copy_(drawn.to(parameter))
+    return parameters
+
+
+def lora_parameters(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
+    """The LoRA's parameters by name, in a fixed (sorted) order."""
+    return {name: p for name, p in sorted(unet.named_parameters()) if f".{ADAPTER}." in name and ".lora_" in name}
+
+
+@contextmanager
+def adapters_off(unet: UNet2DConditionModel) -> Iterator[None]:
+    """The base UNet for the duration of a block: the reference of preference training, exactly."""
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
+
+
+def trainable_copy(controlnet: ControlNetModel) -> ControlNetModel:
+    """A copy of the ControlNet to train; the original stays the reference."""
+    duplicate: ControlNetModel = copy.deepcopy(controlnet)
+    duplicate.requires_grad_(True)
+    return duplicate
+
+
+def save_adapters(stack: GeneratorStack, folder: Path, *, with_controlnet: bool, card: str) -> str:
+    """Write LoRA, ControlNet and model card of a trained stack; returns the folder's SHA-256.
+
+    Written beside and renamed: `folder` is there whole or not at all.
+    """
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    with quiet_libraries():
+        stack.unet.save_lora_adapter(draft / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)
+        if with_controlnet and stack.controlnet is not None:
+            stack.controlnet.save_pretrained(draft / CONTROLNET_FOLDER, safe_serialization=True)
+    write_atomic(draft / "README.md", card)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.replace(folder)
+    return sha256_tree(folder)
+
+
+def load_adapters(stack: GeneratorStack, folder: Path, *, merge: bool = True) -> GeneratorStack:
+    """Put the adapters of `folder` into a freshly loaded `stack` (changed in place and returned).
+
+    Args:
+        merge: add the LoRA into the weights (sampling costs what the baseline costs); otherwise it stays an adapter.
+
+    Raises:
+        NotFound: there are no adapters at `folder`.
+        InvalidInput: they do not fit this generator.
+    """
+    from diffusers import ControlNetModel
+    from safetensors import SafetensorError
+
+    if not (folder / LORA_FOLDER / LORA_FILE).is_file():
+        raise NotFound(f"no adapters at {folder}: run `radpref align train` again, or restore that folder")
+    device, dtype = stack.device, next(iter(stack.unet.parameters())).dtype
+    try:
+        with torch.random.fork_rng(devices=[]):
+            stack.unet.load_lora_adapter(
+                str(folder / LORA_FOLDER),
+                prefix=None,
+                weight_name=LORA_FILE,
+                adapter_name=ADAPTER,
+                local_files_only=True,
+            )
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(
+            f"the LoRA at {folder} does not fit generator {stack.model_id!r} ({reason}): train it again"
+        ) from error
+    if merge:
+        merge_lora(stack.unet)
+    if (folder / CONTROLNET_FOLDER).is_dir():
+        stack.controlnet = read_network(folder, CONTROLNET_FOLDER, ControlNetModel)
+    stack.to(device, dtype)
+    return stack.eval()
+
+
+def merge_lora(unet: UNet2DConditionModel) -> None:
+    """Add the LoRA into the UNet's weights and drop the adapter layers."""
+    unet.fuse_lora(adapter_names=[ADAPTER])
+    unet.unload_lora()
+
+
+def model_path(study: Study, name: str) -> Path:
+    """Where a generator of a study is: "trained" is the newest trained here; else see :func:`place_of`."""
+    if name == TRAINED:
+        return study.root / str(find_model(study, TRAINED)["path"])
+    return place_of(name, study.root)
+
+
+def place_of(name: str, root: Path) -> Path:
+    """A shipped model's folder, a path (from ``root``), or a hub id's in the local cache; nothing is ever downloaded.
+
+    Raises:
+        NotFound: it looks like a hub id and is not in the cache.
+    """
+    if name in SHIPPED:
+        return SHIPPED[name]
+    path = Path(name).expanduser()
+    path = path if path.is_absolute() else root / path
+    return path if path.exists() else cached_model(name) or path
+
+
+def cached_model(hub_id: str) -> Path | None:
+    """The folder of a hub model that was downloaded before; None for a path that is not there.
+
+    Raises:
+        NotFound: it looks like a hub id and is not in the cache; names the command that puts it there.
+    """
+    import re
+
+    from huggingface_hub import snapshot_download
+
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", hub_id):
+        return None
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except Exception as error:  # huggingface_hub has its own tree of errors
+        raise NotFound(
+            f"no generator at {hub_id}: neither a folder or file, nor in the cache of the Hugging Face hub; get it with"
+            f" `hf download {hub_id}`"
+        ) from error
+
+
+def load_generator(study: Study, name: str, device: str = "cpu", *, with_controlnet: bool = True) -> GeneratorStack:
+    """The stack called ``name`` in study.toml; without its ControlNet where one is to be grown anew.
+
+    What [generator] says about a brought model (ControlNet, LoRA, ...) counts for a model named by its place; one that
+    was trained here was saved with it.
+
+    Raises:
+        NotFound: it is not there.
+        InvalidInput: a part is missing or broken, or does not fit.
+    """
+    options = None if name == TRAINED else study_options(study)
+    if not with_controlnet:
+        options = replace(options or ModelOptions(), with_controlnet=False)
+    return load_stack(model_path(study, name), device, options=options)
+
+
+def study_options(study: Study) -> ModelOptions:
+    """What study.toml says about a brought model."""
+    return options_of(study.config.generator, study.config.data.structures, study.root)
+
+
+def register_model(study: Study, run_id: str, arm: str, sha256: str, detail: Mapping[str, Any]) -> None:
+    """Enter a trained arm into table ``models``; the newest of an arm is the one that is used. Repeating is harmless.
+
+    Raises:
+        InvalidInput: the arm is called baseline, which is the generator itself.
+    """
+    if arm == BASELINE:
+        raise InvalidInput("arm 'baseline' is the study's generator; register the model under another name")
+    with study.db.write() as connection:
+        connection.execute(
+            "INSERT INTO models(model_id, run_id, arm, path, sha256, detail, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT(model_id) DO UPDATE SET sha256 = excluded.sha256, detail = excluded.detail",
+            (run_id, run_id, arm, f"models/{run_id}", sha256, json.dumps(dict(detail)), now()),
+        )
+
+
+# Arms that another command than `align train` makes.
+_TRAINED_BY = {"trained": "generate train", "proxy-finetuned": "align proxy"}
+
+
+def find_model(study: Study, arm: str) -> dict[str, Any]:
+    """The row of table ``models`` for an arm's name (its newest model) or a model_id.
+
+    Raises:
+        NotFound: no such arm; lists those there are.
+    """
+    row = study.db.row(
+        "SELECT * FROM models WHERE arm = ? OR model_id = ? ORDER BY created_at DESC, model_id DESC LIMIT 1", (arm, arm)
+    )
+    if row is None:
+        known = [r["arm"] for r in study.db.rows("SELECT DISTINCT arm FROM models ORDER BY arm")]
+        raise NotFound(
+            f"no arm '{arm}' in {study.root}: there are {', '.join([BASELINE, *known])}; "
+            f"train it with `radpref {_TRAINED_BY.get(arm, 'align train')}`"
+        )
+    return row
+
+
+def arm_identity(study: Study, arm: str) -> str:
+    """SHA-256 of everything that makes up an arm's model, for the records of runs."""
+    base = generator_identity(study, study.config.generator.model)
+    return base if arm == BASELINE else f"{base}+{find_model(study, arm)['sha256']}"
+
+
+def generator_identity(study: Study, name: str) -> str:
+    """SHA-256 of a generator as :func:`load_generator` would load it.
+
+    Raises:
+        NotFound: it is not there.
+        InvalidInput: a part is missing.
+    """
+    folder = model_path(study, name)
+    if not folder.exists():
+        choices = ", ".join(map(repr, SHIPPED))
+        raise NotFound(f"no generator at {folder}: set generator.model in study.toml to {choices} or a stack folder")
+    options = study_options(study)
+    if not (folder / MANIFEST).exists():
+        return identity(folder, options)
+    own = sha256_tree(folder, without=(MODEL_CARD,))
+    added = "" if name == TRAINED else extras_identity(options)
+    return f"{own}+{added}" if added else own
+
+
+def load_arm(study: Study, arm: str = BASELINE, device: str = "cpu") -> GeneratorStack:
+    """The generator of an arm: ``baseline`` is the study's own; others have their LoRA merged and ControlNet in place.
+
+    Raises:
+        NotFound: no such arm, or its folder is gone.
+        InvalidInput: a part is broken.
+    """
+    row = None if arm == BASELINE else find_model(study, arm)
+    stack = load_generator(study, study.config.generator.model, device)
+    return stack if row is None else load_adapters(stack, study.root / str(row["path"]))

@@ -1,0 +1,194 @@
+"""Brought generators: any Stable Diffusion 1.x/2.x in diffusers' layout, or as a single safetensors file.
+
+Input: a directory (``unet/ vae/ text_encoder/ tokenizer/ scheduler/``, perhaps ``controlnet/``) or a file, and what
+study.toml says about it. Output: a `GeneratorStack` like our own, so that conditions, sampling, preference training and
+pools run on it unchanged. What does not fit (another family, parts of different models) is refused on one line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from data.config import DataConfig, GeneratorConfig
+from data.errors import InvalidInput, NotFound
+from generation.stack.fitting import SUPPORTED, check_controlnet, check_parts, check_size, trained_size
+from generation.stack.models import SHIPPED, GeneratorStack
+from generation.stack.parts import PICKLES, TO_SAFETENSORS, part_folder, read_json, read_network, read_tokenizer
+from generation.stack.schedules import noise_schedule
+
+NETWORKS: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
+CONTROLNET = "controlnet"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What study.toml says about a brought model; paths are resolved. Fields as in ``[generator]``."""
+
+    structures: tuple[str, ...] = DataConfig().structures
+    controlnet: Path | None = None
+    lora: tuple[Path, ...] = ()
+    unconditional: Literal["auto", "zero", "empty_prompt"] = "auto"
+    hint: Literal["auto", "channels", "rgb"] = "auto"
+    palette: dict[str, str] = field(default_factory=dict)
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    image_size: int | None = None
+    variant: str | None = None
+    config: Path | None = None
+    with_controlnet: bool = True
+    """False: a ControlNet is left out, also the model's own, as one is going to be grown from the UNet."""
+
+
+def options_of(settings: GeneratorConfig, structures: tuple[str, ...], root: Path) -> ModelOptions:
+    """The options of a study whose folder is ``root``: paths are relative to it."""
+
+    def resolved(name: str) -> Path:
+        path = Path(name).expanduser()
+        return path if path.is_absolute() else root / path
+
+    return ModelOptions(
+        structures=structures,
+        controlnet=resolved(settings.controlnet) if settings.controlnet else None,
+        lora=tuple(resolved(name) for name in settings.lora),
+        unconditional=settings.unconditional,
+        hint=settings.hint,
+        palette=dict(settings.palette),
+        prediction_type=settings.prediction_type,
+        image_size=settings.image_size,
+        variant=settings.variant,
+        config=resolved(settings.config) if settings.config else None,
+    )
+
+
+def load_brought(path: Path, options: ModelOptions) -> GeneratorStack:
+    """Load a directory or a single file; LoRAs are added into its weights, a ControlNet of its own is put in place.
+
+    Raises:
+        NotFound: there is nothing at ``path``, or no ControlNet or LoRA where study.toml says.
+        InvalidInput: another family of models, a part that is missing or broken, parts that do not fit each other.
+    """
+    if path.is_file():
+        from generation.stack.single_file import load_single_file
+
+        stack = load_single_file(path, options)
+    elif path.is_dir():
+        stack = _load_directory(path, options)
+    else:
+        raise NotFound(f"no generator at {path}: give a folder, a safetensors file, or one of {', '.join(SHIPPED)}")
+    check_parts(stack, str(path))
+    return apply_options(stack, options, own_controlnet=path / CONTROLNET if path.is_dir() else None)
+
+
+def apply_options(stack: GeneratorStack, options: ModelOptions, own_controlnet: Path | None = None) -> GeneratorStack:
+    """Put ControlNet, LoRAs and settings of study.toml into a loaded stack (changed in place and returned)."""
+    if options.unconditional != "auto":
+        stack.unconditional = options.unconditional
+    if options.image_size is not None:
+        stack.image_size = options.image_size
+    folder = options.controlnet or own_controlnet
+    if not options.with_controlnet:
+        folder = stack.controlnet = None
+    if folder is not None and (options.controlnet or folder.is_dir()):
+        stack.controlnet = read_controlnet(folder, options)
+    check_size(stack)
+    if stack.controlnet is not None:
+        check_controlnet(stack, options.hint, options.palette)
+    if options.lora:
+        from generation.stack.lora import fuse_loras
+
+        fuse_loras(stack, options.lora)
+    return stack
+
+
+def _load_directory(folder: Path, options: ModelOptions) -> GeneratorStack:
+    refuse_other_families(folder)
+    networks = {name: read_network(folder, name, kind, options.variant) for name, kind in NETWORKS.items()}
+    schedule = part_folder(folder, "scheduler") / "scheduler_config.json"
+    positions = int(networks["text_encoder"].config.max_position_embeddings)
+    return GeneratorStack(
+        **networks,
+        controlnet=None,
+        tokenizer=read_tokenizer(folder, positions),
+        scheduler=noise_schedule(read_json(schedule), options.prediction_type, str(schedule)),
+        structures=options.structures,
+        image_size=trained_size(networks["unet"], networks["vae"], options.image_size, str(folder)),
+        unconditional="empty_prompt",
+        model_id=folder.name,
+    )
+
+
+def refuse_other_families(folder: Path) -> None:
+    """Say what a directory is where it is not Stable Diffusion 1.x/2.x.
+
+    Raises:
+        InvalidInput: it is another family, only pickles, or no model at all.
+    """
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    name = str(index.get("_class_name", ""))
+    second = [
+        part for part in ("text_encoder_2", "text_encoder_3", "transformer", "prior") if index.get(part, [None])[0]
+    ]
+    if second:
+        raise InvalidInput(f"{folder} is {family_of(name)} (it has a part {second[0]!r}): {SUPPORTED}")
+    present = [part for part in NETWORKS if (folder / part).is_dir()]
+    if name and not name.startswith("StableDiffusion") and not present:
+        raise InvalidInput(f"{folder} is {family_of(name)}: {SUPPORTED}")
+    if present or index:
+        return
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    single = [file for file in files if file.endswith(".safetensors")]
+    pickled = [file for file in files if Path(file).suffix in PICKLES]
+    if (folder / "config.json").is_file() and single:
+        raise InvalidInput(
+            f"{folder} is one part of a model, not a generator: give the folder that holds unet/ and vae/"
+        )
+    if single:
+        raise InvalidInput(
+            f"{folder} is not in diffusers' layout: to load a single file, name it ({folder / single[0]})"
+        )
+    if pickled:
+        raise InvalidInput(f"{folder} holds pickled weights ({pickled[0]}), which run code: {TO_SAFETENSORS}")
+    raise InvalidInput(
+        f"{folder} is not a generator: it has neither radpref.json nor the folders unet/, vae/, text_encoder/,"
+        " tokenizer/ and scheduler/ of a diffusers directory"
+    )
+
+
+def family_of(class_name: str) -> str:
+    """A readable name for a diffusers pipeline class."""
+    known = {
+        "StableDiffusionXL": "Stable Diffusion XL", "StableDiffusion3": "Stable Diffusion 3", "Flux": "Flux",
+        "PixArt": "PixArt", "Kandinsky": "Kandinsky", "StableCascade": "Stable Cascade", "LDM": "a latent diffusion",
+    }  # fmt: skip
+    return next((label for start, label in known.items() if class_name.startswith(start)), f"a {class_name or 'model'}")
+
+
+def controlnet_folder(folder: Path) -> Path:
+    """Where a ControlNet's ``config.json`` is: the folder itself, or ``controlnet/`` in it.
+
+    Raises:
+        NotFound: there is no such folder.
+        InvalidInput: it is a file.
+    """
+    if folder.is_file():
+        raise InvalidInput(f"generator.controlnet = {folder} is a file: give a diffusers directory with config.json")
+    inner = folder / CONTROLNET if (folder / CONTROLNET).is_dir() else folder
+    if not inner.is_dir():
+        raise NotFound(f"no ControlNet at {folder}: mend generator.controlnet")
+    return inner
+
+
+def read_controlnet(folder: Path, options: ModelOptions) -> ControlNetModel:
+    """A ControlNet from its diffusers directory.
+
+    Raises:
+        NotFound: there is none.
+        InvalidInput: it is another kind of network, or broken.
+    """
+    inner = controlnet_folder(folder)
+    network: ControlNetModel = read_network(inner.parent, inner.name, ControlNetModel, options.variant)
+    return network

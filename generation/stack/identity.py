@@ -1,0 +1,108 @@
+"""The identity of a brought generator: one hash over exactly the files that would be read and what is said about them.
+
+Input: a directory or file and the options of study.toml. Output: SHA-256. Records of runs hold it, so that another
+model, ControlNet or LoRA under the same name is noticed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import ControlNetModel
+
+from data.errors import InvalidInput
+from data.files import sha256_file
+from data.progress import bar
+from generation.stack.brought import CONTROLNET, NETWORKS, ModelOptions, controlnet_folder, refuse_other_families
+from generation.stack.lora import lora_file
+from generation.stack.parts import part_folder, weight_files
+
+SHOW_HASHING_FROM = 1 << 30
+"""Bytes from which hashing shows a bar."""
+_SAID = ("unconditional", "hint", "palette", "prediction_type", "image_size")
+
+
+def identity(path: Path, options: ModelOptions) -> str:
+    """SHA-256 over the files that `load_brought` would read and the options that change what they mean."""
+    said = {key: getattr(options, key) for key in ("structures", *_SAID)}
+    return _digest(used_files(path, options), said)
+
+
+def extras_identity(options: ModelOptions) -> str:
+    """SHA-256 of what study.toml adds to a stack folder that says the rest itself; "" where it adds nothing."""
+    plain = ModelOptions()
+    said = {key: getattr(options, key) for key in _SAID if getattr(options, key) != getattr(plain, key)}
+    files = _added_files(options)
+    return _digest(files, said) if files or said else ""
+
+
+def _digest(files: list[tuple[str, Path]], said: dict[str, Any]) -> str:
+    total = sum(file.stat().st_size for _, file in files)
+    digest = hashlib.sha256()
+    if total < SHOW_HASHING_FROM:
+        hashes = [_hashed(file, *_stamp(file)) for _, file in files]
+    else:
+        hashes = []
+        with bar("hashing the generator", total >> 20) as advance:
+            for _, file in files:
+                hashes.append(_hashed(file, *_stamp(file)))
+                advance(file.stat().st_size >> 20)
+    for (name, _), one in zip(files, hashes, strict=True):
+        digest.update(f"{name}\n{one}\n".encode())
+    digest.update(json.dumps(said, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def used_files(path: Path, options: ModelOptions) -> list[tuple[str, Path]]:
+    """(name, file) of everything that is read, in a fixed order."""
+    found: list[tuple[str, Path]] = []
+    if path.is_file():
+        found.append((path.name, path))
+        if options.config is not None:
+            found += [(f"config/{f.relative_to(options.config)}", f) for f in sorted(options.config.rglob("*.json"))]
+    else:
+        refuse_other_families(path)
+        for name, kind in NETWORKS.items():
+            found += _network_files(name, part_folder(path, name), kind, options.variant)
+        for name in ("tokenizer", "scheduler"):
+            folder = part_folder(path, name)
+            found += [(f"{name}/{f.name}", f) for f in sorted(folder.iterdir()) if f.suffix in (".json", ".txt")]
+        if options.controlnet is None and (path / CONTROLNET).is_dir():
+            found += _network_files(CONTROLNET, path / CONTROLNET, ControlNetModel, options.variant)
+    return found + _added_files(options)
+
+
+def _added_files(options: ModelOptions) -> list[tuple[str, Path]]:
+    """Files of ControlNet and LoRAs that study.toml names."""
+    found: list[tuple[str, Path]] = []
+    if options.controlnet is not None:
+        found += _network_files(CONTROLNET, controlnet_folder(options.controlnet), ControlNetModel, options.variant)
+    for place, one in enumerate(options.lora):
+        file = lora_file(one)
+        cards = [file.with_name("adapter_config.json")] if file.with_name("adapter_config.json").is_file() else []
+        found += [(f"lora-{place}/{part.name}", part) for part in (file, *cards)]
+    return found
+
+
+def _network_files(name: str, folder: Path, kind: Any, variant: str | None) -> list[tuple[str, Path]]:
+    _, weights = weight_files(folder, kind, variant)
+    files = [folder / "config.json", *weights]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise InvalidInput(f"{missing[0]} is missing: copy it from where the model came from")
+    return [(f"{name}/{file.name}", file) for file in files]
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=256)
+def _hashed(file: Path, size: int, changed_ns: int) -> str:
+    del size, changed_ns  # part of the key: a file that changed is hashed again
+    return sha256_file(file)

@@ -1,0 +1,263 @@
+"""The generator stack: VAE, UNet, ControlNet, text encoder, tokenizer and scheduler, loaded and saved as one folder.
+
+A stack folder has diffusers' layout (``vae/ unet/ controlnet/ text_encoder/ tokenizer/ scheduler/``) and a
+``radpref.json`` that says which structures the hint's channels are, how guidance drops the text, and the image size.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from data.errors import InvalidInput
+from data.files import write_atomic
+from generation.stack.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
+from generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, fold_of, restore_signal
+from generation.stack.parts import part_folder, quiet_libraries, read_json, read_network, read_tokenizer
+from generation.stack.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from generation.stack.brought import ModelOptions
+
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "weights" / "embedded"
+SHIPPED: dict[str, Path] = {"embedded": EMBEDDED_FOLDER, "cxr128": EMBEDDED_FOLDER.with_name("cxr128")}
+"""Models in the package: of digital phantoms, and of real radiographs of 128 pixels (docs/results/real-cxr.md)."""
+MANIFEST = "radpref.json"
+LORA_TARGETS: tuple[str, ...] = (
+    "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "conv1", "conv2", "time_emb_proj",
+)  # fmt: skip
+
+
+@dataclass
+class GeneratorStack:
+    """Everything that turns a condition and a seed into an image.
+
+    structures: names of the hint's channels, in order; unconditional: how guidance drops the text; image_size in
+    pixels; model_id: name under which records refer to it; text_cache: hidden states of texts already encoded.
+    """
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    controlnet: ControlNetModel | None
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDPMScheduler
+    structures: tuple[str, ...]
+    image_size: int
+    unconditional: Literal["zero", "empty_prompt"] = "zero"
+    model_id: str = "embedded"
+    text_cache: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is."""
+        device: torch.device = next(iter(self.unet.parameters())).device
+        return device
+
+    @property
+    def latent_scale(self) -> float:
+        """Factor from the VAE's latents to the UNet's."""
+        return float(self.vae.config.scaling_factor)
+
+    @property
+    def latent_shift(self) -> float:
+        """Subtracted from the VAE's latents before scaling; 0 for most models."""
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, h, w) of one image's latents."""
+        factor = fold_of(self.vae) * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = self.image_size // factor
+        return int(self.vae.config.latent_channels), side, side
+
+    @property
+    def prediction_type(self) -> str:
+        """ "epsilon" or "v_prediction"."""
+        return str(self.scheduler.config.prediction_type)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks by folder name; without the ControlNet where there is none."""
+        named: dict[str, nn.Module] = {"vae": self.vae, "unet": self.unet, "text_encoder": self.text_encoder}
+        if self.controlnet is not None:
+            named["controlnet"] = self.controlnet
+        return named
+
+    def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32) -> GeneratorStack:
+        """Move and cast all networks in place; forgets cached texts."""
+        with quiet_libraries():
+            for module in self.modules().values():
+                module.to(device=device, dtype=dtype)
+        choose_attention(self)
+        self.text_cache.clear()
+        return self
+
+    def eval(self) -> GeneratorStack:
+        """All networks in evaluation mode without gradients."""
+        for module in self.modules().values():
+            module.eval().requires_grad_(False)
+        return self
+
+    @torch.no_grad()
+    def encode_images(self, signal: Tensor) -> Tensor:
+        """(B, 1, H, W) in [-1, 1] -> scaled latents (B, C, h, w), the posterior's mean."""
+        latents: Tensor = self.vae.encode(adapt_signal(self.vae, signal)).latent_dist.mean
+        return (latents - self.latent_shift) * self.latent_scale
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> (B, 1, H, W) in [-1, 1]."""
+        output: Tensor = self.vae.decode(latents / self.latent_scale + self.latent_shift).sample
+        return restore_signal(self.vae, output).clamp(-1, 1)
+
+
+def choose_attention(stack: GeneratorStack) -> None:
+    """Plain attention for small latents on a CPU, where the fused kernel's backward pass is several times slower.
+
+    Results agree up to rounding; large latents and accelerators keep the fused kernel, which needs less memory.
+    """
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    plain = stack.device.type == "cpu" and stack.latent_shape[1] <= 32
+    for module in (stack.unet, stack.controlnet):
+        if module is not None:
+            module.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
+
+
+def save_stack(stack: GeneratorStack, folder: Path, half: bool = False) -> None:
+    """Write the stack as safetensors (fp16 with `half`); the manifest last, as the sign of completeness."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet_libraries():
+        for name, module in stack.modules().items():
+            saved: Any = copy.deepcopy(module).half() if half else module
+            saved.save_pretrained(folder / name)
+        stack.tokenizer.save_pretrained(folder / "tokenizer")
+        stack.scheduler.save_pretrained(folder / "scheduler")
+    manifest = {
+        "format": 1,
+        "model_id": stack.model_id,
+        "structures": list(stack.structures),
+        "unconditional": stack.unconditional,
+        "image_size": stack.image_size,
+        "has_controlnet": stack.controlnet is not None,
+    }
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def load_stack(
+    path_or_name: str | Path = "embedded",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    options: ModelOptions | None = None,
+) -> GeneratorStack:
+    """Load a stack folder, a shipped one by its name in `SHIPPED`, or a brought model; frozen, in evaluation mode.
+
+    Args:
+        options: what study.toml says about a brought model; without it the defaults.
+
+    Raises:
+        NotFound: there is nothing at that place.
+        InvalidInput: a part is missing or unreadable, or the model is of a kind that does not work here; one line.
+    """
+    from generation.stack.brought import ModelOptions, apply_options, load_brought
+
+    folder = SHIPPED.get(str(path_or_name)) or Path(path_or_name)
+    with quiet_libraries():
+        if (folder / MANIFEST).exists():
+            stack = _load(folder, _read_manifest(folder))
+            if options is not None:
+                apply_options(stack, options)
+        else:
+            stack = load_brought(folder, options or ModelOptions())
+        return stack.to(device, dtype).eval()
+
+
+def _load(folder: Path, manifest: dict[str, Any]) -> GeneratorStack:
+    text_encoder = read_network(folder, "text_encoder", CLIPTextModel)
+    return GeneratorStack(
+        vae=read_network(folder, "vae", AutoencoderKL),
+        unet=read_network(folder, "unet", UNet2DConditionModel),
+        controlnet=read_network(folder, "controlnet", ControlNetModel) if manifest["has_controlnet"] else None,
+        text_encoder=text_encoder,
+        tokenizer=read_tokenizer(folder, int(text_encoder.config.max_position_embeddings)),
+        scheduler=_read_scheduler(folder),
+        structures=tuple(manifest["structures"]),
+        image_size=int(manifest["image_size"]),
+        unconditional=manifest["unconditional"],
+        model_id=str(manifest["model_id"]),
+    )
+
+
+def _read_scheduler(folder: Path) -> DDPMScheduler:
+    path = part_folder(folder, "scheduler") / "scheduler_config.json"
+    scheduler: DDPMScheduler = DDPMScheduler.from_config(read_json(path))
+    said = scheduler.config.prediction_type
+    if said not in ("epsilon", "v_prediction"):
+        raise InvalidInput(f"{path}: prediction_type is {said!r}; only 'epsilon' and 'v_prediction' work")
+    return scheduler
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    manifest.setdefault("model_id", folder.name)
+    manifest.setdefault("has_controlnet", (folder / "controlnet").is_dir())
+    missing = [key for key in ("structures", "unconditional", "image_size") if key not in manifest]
+    if missing:
+        raise InvalidInput(f"{path} lacks {missing}: add them")
+    if manifest["unconditional"] not in ("zero", "empty_prompt"):
+        raise InvalidInput(f"{path}: unconditional is {manifest['unconditional']!r}: choose 'zero' or 'empty_prompt'")
+    return manifest
+
+
+def add_lora(
+    unet: UNet2DConditionModel, rank: int, name: str = "default", alpha: int | None = None
+) -> list[nn.Parameter]:
+    """Add a LoRA (initially without effect) on attention, feed-forward, projection, convolution and time layers.
+
+    Returns its trainable parameters; everything else is left as it was.
+    """
+    from peft import LoraConfig
+
+    unet.add_adapter(
+        LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(LORA_TARGETS), init_lora_weights=True), name
+    )
+    return [p for key, p in unet.named_parameters() if "lora_" in key and f".{name}." in key]
+
+
+def tiny_stack(seed: int = 0, size: int = 32, structures: tuple[str, ...] = ("lungs", "heart")) -> GeneratorStack:
+    """A stack with random weights for tests: whole in design, far too small to draw anything."""
+    settings = UnetSettings(
+        channels=(16, 32),
+        attention=(False, True),
+        heads=2,
+        layers_per_block=1,
+        norm_groups=8,
+        hint_channels=(8, 8, 8),
+        text_width=32,
+        text_layers=1,
+        text_heads=2,
+    )
+    vae = build_vae(VaeShape(channels=(8, 16), latent_channels=4), size, seed)
+    tokenizer = build_tokenizer(["normal", "severe left pleural effusion", "mild right pneumothorax"], n_merges=100)
+    unet = build_unet(4, size // 4, settings, seed + 1)
+    stack = GeneratorStack(
+        vae=vae,
+        unet=unet,
+        controlnet=build_controlnet(unet, len(structures), settings.hint_channels, seed + 2),
+        text_encoder=build_text_encoder(tokenizer, settings, seed + 3),
+        tokenizer=tokenizer,
+        scheduler=make_scheduler(),
+        structures=structures,
+        image_size=size,
+        model_id="tiny",
+    )
+    return stack.eval()

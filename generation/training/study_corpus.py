@@ -1,0 +1,128 @@
+"""A study's records as training arrays: images read one by one into memory-mapped files, masks, captions.
+
+Input: records of one split. Output: a `Corpus`; with a folder, its arrays lie there and nothing but the pages in use is
+in memory, so that 200,000 images train on a small machine.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.conditions_store import record_conditions
+from data.errors import InvalidInput
+from data.files import sha256_bytes
+from data.images import to_uint8
+from data.progress import track
+
+if TYPE_CHECKING:
+    from data.study import Study
+    from generation.stack.conditions import Condition
+    from generation.training.compute import Compute
+    from generation.training.corpus import Corpus
+
+BATCH = 64
+"""Images read between two looks at the progress."""
+
+
+def training_records(study: Study, split: str = "train") -> list[dict[str, Any]]:
+    """Records of ``split`` with at least a caption or a mask.
+
+    Raises:
+        InvalidInput: there are none.
+    """
+    records = [record for record in record_conditions(study, split) if record["caption"] or record["masks"]]
+    if not records:
+        raise InvalidInput(f"no record of split '{split}' has a caption or a mask; run `radpref data import` first")
+    return records
+
+
+def spread(records: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """At most ``n`` records, evenly over the list (which is sorted by data set and file)."""
+    return [records[i] for i in np.linspace(0, len(records) - 1, min(n, len(records))).astype(int)]
+
+
+def read_images(study: Study, records: list[dict[str, Any]]) -> np.ndarray:
+    """Images of records, (N, H, W) uint8, in memory."""
+    return np.stack([to_uint8(study.store.image(r["image_sha"])) for r in track(records, "read images", len(records))])
+
+
+def study_corpus(study: Study, structures: tuple[str, ...], split: str = "train", folder: Path | None = None) -> Corpus:
+    """The records of one split as training arrays; see :func:`records_corpus`."""
+    return records_corpus(study, training_records(study, split), structures, folder)
+
+
+def records_corpus(
+    study: Study,
+    records: list[dict[str, Any]],
+    structures: tuple[str, ...],
+    folder: Path | None = None,
+    compute: Compute | None = None,
+) -> Corpus:
+    """Records as training arrays; masks of structures the generator knows.
+
+    `folder`: where the arrays are kept, memory-mapped; None for arrays in memory. Of several processes the main one
+    reads the images, the others wait.
+    """
+    from generation.training.compute import Compute
+    from generation.training.corpus import Corpus
+    from generation.training.kept_arrays import KeptArrays
+
+    compute = compute or Compute()
+    size = study.config.data.image_size
+    sources = sha256_bytes(
+        json.dumps([list(structures), size, [[r["image_sha"], sorted(r["masks"].items())] for r in records]]).encode()
+    )
+    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "images": (np.uint8, (size, size)),
+        "masks": (np.uint8, (len(structures), size, -(-size // 8))),
+    }
+
+    def fill(arrays: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        for row in rows:
+            record = records[row]
+            image = to_uint8(study.store.image(record["image_sha"]))
+            if image.shape != (size, size):
+                raise InvalidInput(
+                    f"image of record {record['record_id']} is {image.shape[1]} x {image.shape[0]}, data.image_size "
+                    f"is {size}: import again into a new study"
+                )
+            arrays["images"][row] = image
+            for channel, structure in enumerate(structures):
+                if structure in record["masks"]:
+                    plane = study.store.mask(record["masks"][structure])
+                    arrays["masks"][row, channel] = np.packbits(plane, axis=-1)
+
+    if folder is None:
+        arrays = {name: np.zeros((len(records), *shape), dtype=kind) for name, (kind, shape) in shapes.items()}
+        for row in track(range(len(records)), "read images", len(records)):
+            fill(arrays, np.array([row]))
+    else:
+        kept = KeptArrays(folder, "corpus", {"sources": sources}, len(records), shapes)
+        if compute.is_main:
+            kept.make("read images", fill, BATCH)
+        compute.wait()
+        arrays = {name: kept.load(name) for name in shapes}
+    return Corpus(
+        arrays["images"],
+        arrays["masks"],
+        tuple(structures),
+        [[r["caption"]] if r["caption"] else [] for r in records],
+        [{name: int(value) for name, value in r["labels"].items() if value is not None} for r in records],
+        [r["patient_id"] for r in records],
+        sources,
+    )
+
+
+def record_condition(study: Study, record: dict[str, Any], structures: tuple[str, ...]) -> Condition:
+    """Caption and masks of a record as a condition; None each where it has none."""
+    from generation.stack.conditions import Condition
+
+    known = {name: study.store.mask(sha) for name, sha in record["masks"].items() if name in structures}
+    if not known:
+        return Condition(record["caption"] or None)
+    black = np.zeros_like(next(iter(known.values())))
+    return Condition(record["caption"] or None, np.stack([known.get(name, black) for name in structures]))

@@ -1,0 +1,323 @@
+"""Trains a study's own generator on its own training split, nothing else.
+
+Input: records of split ``train`` (real images with captions and masks) and section [train]. Output: a stack in
+``models/<run_id>/``, entered in table ``models`` as arm "trained", which ``generator.model = "trained"`` samples from.
+Several processes (``accelerate launch``) share the steps of UNet and ControlNet; the main
+one reads database and images, trains the autoencoder and writes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.conditions_store import record_conditions
+from data.config import TrainConfig
+from data.errors import InvalidInput
+from data.files import sha256_bytes, sha256_tree, write_atomic
+from data.records import Run, finished_run, start_run
+from generation.training.study_corpus import (
+    read_images,
+    record_condition,
+    records_corpus,
+    spread,
+    training_records,
+)
+
+if TYPE_CHECKING:
+    from data.study import Study
+    from generation.stack.models import GeneratorStack
+    from generation.training.compute import Compute
+    from generation.training.corpus import Corpus
+    from generation.training.latents import LatentCorpus
+    from generation.training.recipes import Recipe
+    from generation.training.unet_training import TrainSettings
+    from generation.training.validation import Validation
+
+log = logging.getLogger(__name__)
+
+VAE_VALIDATION_IMAGES = 128
+VALIDATION_IMAGES = 64
+"""Of the validation loss."""
+VAE_RATE, FRESH_VAE_RATE, DECODER_RATE = 5e-4, 2e-3, 5e-4
+ADVERSARIAL_WEIGHT = 0.5
+"""Of the discriminator's verdict, relative to pixel and gradient errors (Esser et al. 2021 use 0.8-1)."""
+FIRST_KEYS = ("start", "vae_steps", "unet_steps", "control_steps", "batch_size", "learning_rate", "prompt_drop", "seed")
+"""Keys of [train] that runs have always recorded; later ones are recorded where they differ from their default, so that
+a run of an older version is still recognised as done."""
+
+
+def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
+    """Train the study's generator (section [train]); resumes; returns run id, figures and where the weights are.
+
+    Raises:
+        InvalidInput: the start model does not fit study.toml, the batch cannot be shared, the device is not there, or
+            the loss became no number.
+        RadprefError: the device's memory did not suffice.
+    """
+    from generation.stack.adapters import model_path
+    from generation.training.compute import make_compute
+    from generation.training.recipes import FRESH, add_lora, check_recipe, fit_structures, is_large, make_recipe
+
+    compute = make_compute(device)
+    settings, records = study.config.train, compute.share(training_records(study) if compute.is_main else [])
+    start = None if settings.start == FRESH else model_path(study, settings.start)
+    large = start is not None and is_large(start)
+    config = run_config(study, large, len(records))
+    done = finished_run(study, "train", config) if compute.is_main else None
+    if result := compute.share(None if done is None else done.result):
+        return {**result, "already_done": True}
+    stack = _start_stack(study, records)
+    with_masks = {structure for record in records for structure in record["masks"]}
+    structures = fit_structures(stack, settings, study.config.data.structures, with_masks)
+    recipe = make_recipe(settings, large, masks=bool(with_masks & set(structures)))
+    check_recipe(recipe, compute)
+    if study.config.data.image_size != stack.image_size:
+        raise InvalidInput(
+            f"data.image_size = {study.config.data.image_size}, but the generator makes {stack.image_size}; "
+            "set it to that"
+        )
+    with _shared_run(study, config, {"training images": _hash_of(records)}, compute) as run:
+        corpus = records_corpus(study, records, stack.structures, run.folder / "corpus", compute)
+        add_lora(stack, settings)
+        run.result = _train_stages(study, stack, corpus, run.folder, recipe, compute)
+        run.result |= {
+            "learning_rate": recipe.learning_rate,
+            "control_learning_rate": recipe.control_learning_rate,
+            "processes": compute.world,
+            "device": compute.device.type,
+            "settings": settings.model_dump(mode="json"),
+        }
+        if compute.is_main:
+            _keep(study, stack, run)
+        compute.wait()
+    return run.result
+
+
+def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
+    """What identifies a run: section [train] with its learning rate resolved, number of images, structures."""
+    from generation.training.recipes import learning_rates
+
+    settings = study.config.train
+    kept = {
+        name: value
+        for name, value in settings.model_dump(mode="json").items()
+        if name in FIRST_KEYS or getattr(settings, name) != TrainConfig.model_fields[name].default
+    }
+    kept["learning_rate"] = learning_rates(settings, large)[0]
+    return {**kept, "n_images": n_images, "structures": list(study.config.data.structures)}
+
+
+def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
+    from generation.stack.adapters import load_generator
+    from generation.training.recipes import FRESH, fresh_stack
+
+    settings = study.config.train
+    if settings.start != FRESH:
+        try:
+            return load_generator(study, settings.start, with_controlnet=settings.control != "new")
+        except InvalidInput as error:
+            mend = ", or train.control = 'new' trains one" if str(error).startswith("the ControlNet") else ""
+            raise InvalidInput(f"{error}{mend}") from error
+    if not settings.vae_steps:
+        raise InvalidInput("train.start = 'fresh' with vae_steps = 0 leaves a random autoencoder: set vae_steps")
+    texts = [record["caption"] for record in records if record["caption"]]
+    return fresh_stack(texts, study.config.data.structures, study.config.data.image_size, settings.seed)
+
+
+@contextmanager
+def _shared_run(study: Study, config: dict[str, Any], inputs: dict[str, str], compute: Compute) -> Iterator[Run]:
+    """One run for all processes; the main one enters it into the database."""
+    if not compute.is_main:
+        yield Run(study, compute.share(""), "train", config)
+        return
+    with start_run(study, "train", config, inputs) as run:
+        compute.share(run.run_id)
+        yield run
+
+
+def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
+    """Write weights, LoRA and model card, and register the model."""
+    from generation.stack.adapters import (
+        ADAPTER,
+        LORA_FOLDER,
+        TRAINED,
+        generator_identity,
+        lora_parameters,
+        merge_lora,
+        register_model,
+    )
+    from generation.stack.models import save_stack
+    from generation.stack.parts import quiet_libraries
+    from generation.training.recipes import FRESH
+    from generation.training.train_card import train_card
+
+    if study.config.train.start != FRESH:
+        run.result["start_sha256"] = generator_identity(study, study.config.train.start)
+    if lora_parameters(stack.unet):
+        run.model_folder.mkdir(parents=True, exist_ok=True)
+        with quiet_libraries():
+            stack.unet.save_lora_adapter(run.model_folder / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)
+        merge_lora(stack.unet)
+    stack.model_id = run.run_id
+    save_stack(stack, run.model_folder, half=True)
+    card = train_card(study.config.name, run.run_id, run.config, run.result)
+    write_atomic(run.model_folder / "README.md", card)
+    register_model(study, run.run_id, TRAINED, sha256_tree(run.model_folder), run.result)
+    run.result |= {"run_id": run.run_id, "model": str(run.model_folder)}
+
+
+def _train_stages(
+    study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path, recipe: Recipe, compute: Compute
+) -> dict[str, Any]:
+    """Autoencoder, text, masks with text, decoder; each resumes from its own checkpoint in ``folder``."""
+    from generation.training.latents import encode_corpus
+    from generation.training.loop import Budget
+    from generation.training.recipes import grow_controlnet, stack_is_large
+    from generation.training.train_card import stage_figures
+    from generation.training.unet_training import train
+    from generation.training.vae_training import reconstruction_report
+
+    settings, large = study.config.train, stack_is_large(stack)
+    result = _autoencoder(study, stack, corpus, folder, compute)
+    if compute.is_main:
+        stack.vae.to(compute.device)
+    latents = encode_corpus(
+        stack,
+        corpus,
+        folder / "latents",
+        n_variants=settings.variants,
+        seed=settings.seed,
+        batch_size=8 if large else 64,
+        compute=compute,
+    )
+
+    def stage(name: str, n_steps: int, own: TrainSettings, seed: int) -> None:
+        observe = _validation(study, stack, folder, name, own, compute) if settings.sheet_every else None
+        train(stack, latents, folder / name, Budget(n_steps), own, seed, compute=compute, observe=observe)
+
+    if recipe.text is not None:
+        stage("text", settings.unet_steps, recipe.text, settings.seed + 1)
+    if recipe.masks is not None:
+        if stack.controlnet is None:
+            stack.controlnet = grow_controlnet(stack, settings.seed + 5)
+        stage("masks", settings.control_steps, recipe.masks, settings.seed + 2)
+    if settings.decoder_steps and compute.is_main:
+        stack.vae.to("cpu")
+        _refine(stack, corpus, latents.latents, folder / "decoder", settings)
+        result["autoencoder_refined"] = reconstruction_report(stack.vae, _vae_validation(study, large))
+    return result | {
+        "n_images": len(corpus),
+        "n_latents": len(latents),
+        "masks": bool(latents.present.any()),
+        "stages": stage_figures(folder),
+    }
+
+
+def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path, compute: Compute) -> dict[str, Any]:
+    """Train the autoencoder (on the CPU, in the main process) and report on validation images."""
+    from safetensors.torch import load_file, save_file
+
+    from generation.training.loop import Budget
+    from generation.training.recipes import FRESH, stack_is_large
+    from generation.training.vae_training import VaeSettings, reconstruction_report, train_vae
+
+    settings = study.config.train
+    result: dict[str, Any] = {}
+    finished = folder / "vae" / "result.safetensors"
+    if compute.is_main:
+        validation = _vae_validation(study, stack_is_large(stack))
+        result["autoencoder_before"] = reconstruction_report(stack.vae, validation)
+        if settings.vae_steps:
+            vae_settings = VaeSettings(bf16=settings.precision != "f32")
+            rate = FRESH_VAE_RATE if settings.start == FRESH else VAE_RATE
+            scale = float(stack.vae.config.scaling_factor)
+            stack.vae = train_vae(
+                corpus,
+                folder / "vae",
+                Budget(settings.vae_steps),
+                replace(vae_settings, loop=replace(vae_settings.loop, learning_rate=rate)),
+                settings.seed,
+                start=stack.vae.requires_grad_(True),  # a loaded stack is frozen
+            )
+            log.info("scaling factor %.4f -> %.4f", scale, stack.vae.config.scaling_factor)
+            if compute.world > 1:
+                weights = {name: value.contiguous() for name, value in stack.vae.state_dict().items()}
+                save_file(weights, finished)
+        result["autoencoder_after"] = (
+            reconstruction_report(stack.vae.eval().requires_grad_(False), validation)
+            if settings.vae_steps
+            else result["autoencoder_before"]
+        )
+    compute.wait()
+    if settings.vae_steps and not compute.is_main:
+        stack.vae.load_state_dict(load_file(finished))
+        stack.vae.register_to_config(scaling_factor=1.0)
+    return result
+
+
+def _vae_validation(study: Study, large: bool) -> np.ndarray:
+    """Images, uint8 (N, H, W), on which autoencoders are measured."""
+    records = record_conditions(study, "val") or training_records(study)
+    return read_images(study, spread(records, 8 if large else VAE_VALIDATION_IMAGES))
+
+
+def _refine(stack: GeneratorStack, corpus: Corpus, latents: np.ndarray, folder: Path, settings: TrainConfig) -> None:
+    """The decoder against a patch discriminator, on the images as they are (the first ``len(corpus)`` latents)."""
+    from generation.training.decoder_training import refine_decoder
+    from generation.training.loop import Budget
+    from generation.training.vae_training import VaeSettings
+
+    shape = VaeSettings()
+    shape = replace(shape, loop=replace(shape.loop, learning_rate=DECODER_RATE, warmup_steps=20))
+    budget = Budget(settings.decoder_steps)
+    own = latents[: len(corpus)]
+    stack.vae = refine_decoder(
+        stack.vae, own, corpus.images, folder, budget, shape, settings.seed + 3, ADVERSARIAL_WEIGHT
+    )
+
+
+def _validation(
+    study: Study, stack: GeneratorStack, folder: Path, name: str, own: TrainSettings, compute: Compute
+) -> Validation | None:
+    """What the main process looks at during a stage; None where there is no validation split, or elsewhere."""
+    from generation.training.compute import Compute
+    from generation.training.unet_training import NoiseObjective
+    from generation.training.validation import Validation, choose_conditions
+
+    if not compute.is_main:
+        return None
+    records = [r for r in record_conditions(study, "val") if r["caption"] or r["masks"]]
+    if not records:
+        return None
+    settings, alone = study.config, Compute(compute.device)
+    candidates = [record_condition(study, r, stack.structures) for r in spread(records, VALIDATION_IMAGES)]
+    return Validation(
+        stack,
+        NoiseObjective(stack, _validation_latents(study, stack, records, folder, alone), own, alone, None),
+        choose_conditions(candidates, own.mode_mix, settings.train.sheet_images),
+        folder / "sheets",
+        name,
+        n_steps=settings.generator.n_steps,
+        guidance_scale=settings.generator.guidance_scale,
+    )
+
+
+def _validation_latents(
+    study: Study, stack: GeneratorStack, records: list[dict[str, Any]], folder: Path, alone: Compute
+) -> LatentCorpus:
+    from generation.training.latents import encode_corpus
+
+    chosen = spread(records, VALIDATION_IMAGES)
+    corpus = records_corpus(study, chosen, stack.structures, folder / "validation" / "corpus")
+    return encode_corpus(stack, corpus, folder / "validation", batch_size=8, compute=alone)
+
+
+def _hash_of(records: list[dict[str, Any]]) -> str:
+    return sha256_bytes("\n".join(sorted(str(record["image_sha"]) for record in records)).encode())
