@@ -1,7 +1,7 @@
 """The life of a reader study: draft -> pilot -> locked -> frozen, and who may learn which arm an image is from.
 
 Input: a study. Output: rows of ``stages`` with a seal (data/seals.py), and of the audit log. The database refuses steps
-back, new sets after the lock, scores after the freeze, and pairs of anything but rating sets (data/migrations.py).
+back, new sets after the lock, scores after the freeze, and pairs of anything but rating sets (data/schema/).
 
 =======  ===========================================================================================================
 draft    nobody has scored; everything may change. The first event of a person makes it a pilot.
