@@ -4,6 +4,11 @@
 look at images) > `training` > `sampling` > `stack` (what a generator and its conditions are). `weights`: what ships.
 """
 
+from pathlib import Path
+
 import torchvision_compat
 
 torchvision_compat.install()
+
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+"""What is shipped: a folder for each generator, and `measure` with the measuring networks and the proxy."""

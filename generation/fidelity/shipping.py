@@ -17,13 +17,14 @@ import torch
 from data.errors import Conflict, InvalidInput, NotFound
 from data.files import write_atomic
 from data.records import Run, latest_run
+from generation import WEIGHTS_FOLDER
 from generation.stack.models import SHIPPED, GeneratorStack, save_stack
 
 if TYPE_CHECKING:
     from data.study import Study
 
 CLEAN = "clean enough"
-NETWORKS = Path(__file__).parent.parent / "weights" / "measure"
+NETWORKS = WEIGHTS_FOLDER / "measure"
 """Measuring networks of a shipped model NAME of real images stand in the folder NAME below."""
 
 

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from data.errors import InvalidInput, NotFound
 from data.files import sha256_bytes, write_atomic
+from generation import WEIGHTS_FOLDER
 from generation.measuring.measure_networks import MeasureModule, NetworkShape, build_network
 
 Role = Literal["rater", "judge", "fidelity", "proxy"]
 ROLES: tuple[str, ...] = get_args(Role)
-WEIGHTS = Path(__file__).parent.parent / "weights" / "measure"
+WEIGHTS = WEIGHTS_FOLDER / "measure"
 FLOAT = npt.NDArray[np.float32]
 
 

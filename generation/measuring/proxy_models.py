@@ -19,8 +19,9 @@ from torch import Tensor
 
 from data.errors import InvalidInput, NotFound, RadprefError
 from data.files import sha256_bytes, sha256_file, write_atomic
+from generation import WEIGHTS_FOLDER
 
-EMBEDDED = Path(__file__).parent.parent / "weights" / "measure" / "proxy"
+EMBEDDED = WEIGHTS_FOLDER / "measure" / "proxy"
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 WEIGHT_FILES = (WEIGHTS, "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")

@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from data.errors import InvalidInput
 from data.files import write_atomic
+from generation import WEIGHTS_FOLDER
 from generation.stack.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
 from generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, fold_of, restore_signal
 from generation.stack.parts import part_folder, quiet_libraries, read_json, read_network, read_tokenizer
@@ -27,7 +28,7 @@ from generation.stack.tokenizer import build_tokenizer
 if TYPE_CHECKING:
     from generation.stack.brought import ModelOptions
 
-EMBEDDED_FOLDER = Path(__file__).parent.parent / "weights" / "embedded"
+EMBEDDED_FOLDER = WEIGHTS_FOLDER / "embedded"
 SHIPPED: dict[str, Path] = {"embedded": EMBEDDED_FOLDER, "cxr128": EMBEDDED_FOLDER.with_name("cxr128")}
 """Models in the package: of digital phantoms, and of real radiographs of 128 pixels (docs/results/real-cxr.md)."""
 MANIFEST = "radpref.json"
