@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from alignment.dpo import DpoStep, HeldOut, summary
+from alignment.arm_training import N_PROMPTS, train_arm
+from alignment.dpo import DpoStep
 from alignment.examples import PreferenceSets, find_pairs_run, load_preference_sets
 from alignment.finetune import FinetuneStep, image_scores, select_images, selected_images
 from alignment.policy import Policy, make_policy
-from alignment.trainer import StepFunction, Trainer, TrainSettings
-from alignment.watch import Watch, feature_function
+from alignment.trainer import StepFunction
 from data.conditions_store import StoredCondition, load_condition
 from data.errors import InvalidInput, NotFound
 from data.records import Run, finished_run, start_run
-from generation.stack.adapters import BASELINE, arm_identity, load_arm, register_model, save_adapters
+from generation.stack.adapters import BASELINE, arm_identity, load_arm
 
 if TYPE_CHECKING:
     from data.config import AlignConfig
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 
 ArmKind = Literal["align", "finetune"]
 ARM_OF: dict[ArmKind, str] = {"align": "aligned", "finetune": "finetuned"}
-N_PROMPTS = 4
-"""Prompts of the drift and diversity watch."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,12 @@ def _train(study: Study, run: Run, kind: ArmKind, arm: str, settings: AlignConfi
     pairs_run = str(run.config["pairs_run"])
     material = load_material(study, pairs_run, settings, device)
     policy = material.policy
-    facts: dict[str, Any] = {"n_sets_train": len(material.train), "n_sets_held_out": len(material.held_out or ())}
+    facts: dict[str, Any] = {
+        "raters": run.config["raters"],
+        "pairs_run": pairs_run,
+        "n_sets_train": len(material.train),
+        "n_sets_held_out": len(material.held_out or ()),
+    }
     step_function: StepFunction
     if kind == "finetune":
         selection = select_images(image_scores(material.train), settings.finetune_min_score)
@@ -161,68 +164,18 @@ def _train(study: Study, run: Run, kind: ArmKind, arm: str, settings: AlignConfi
         step_function = FinetuneStep(policy, selected_images(material.train, selection), settings)
     else:
         step_function = DpoStep(policy, material.train, settings)
-    features, features_name = feature_function(study)
-    watch = Watch(study, watch_conditions(study, pairs_run), features, run.folder / "watch", settings.seed)
-    watch.set_baseline(policy.stack)  # before the checkpoint is taken up: the policy equals the baseline here
-    held_out = HeldOut(policy, material.held_out, settings.beta, settings.seed) if material.held_out else None
-    trainer = Trainer(run, policy, _loop_settings(settings))
-    trainer.train(step_function, ArmObserver(policy, watch, held_out, settings.n_steps), f"training arm {arm}")
-    result = {
-        "run_id": run.run_id,
-        "arm": arm,
-        "raters": run.config["raters"],
-        "pairs_run": pairs_run,
-        "n_steps": settings.n_steps,
-        **facts,
-        "train_controlnet": bool(policy.control),
-        "n_parameters": sum(p.numel() for p in trainer.parameters.values()),
-        "train_s": round(trainer.elapsed_s, 2),
-        "features": features_name,
-        **summary(run.metrics()),
-    }
-    card = model_card(kind, result, settings)
-    sha256 = save_adapters(policy.stack, run.model_folder, with_controlnet=bool(policy.control), card=card)
-    register_model(study, run.run_id, arm, sha256, result)
-    return {**result, "sha256": sha256}
-
-
-def _loop_settings(settings: AlignConfig) -> TrainSettings:
-    return TrainSettings(
-        n_steps=settings.n_steps,
-        learning_rate=settings.learning_rate,
-        controlnet_learning_rate=settings.controlnet_learning_rate,
-        warmup_steps=settings.warmup_steps,
+    return train_arm(
+        study,
+        run,
+        policy,
+        step_function,
+        settings,
+        arm=arm,
+        prompts=watch_conditions(study, pairs_run),
+        held_out=material.held_out,
+        facts=facts,
+        card=lambda result: model_card(kind, result, settings),
     )
-
-
-@dataclass
-class ArmObserver:
-    """Held-out figures every 10 to 100 steps (ten times a run), the watch every 50 or more, both at the end."""
-
-    policy: Policy
-    watch: Watch
-    held_out: HeldOut | None
-    n_steps: int
-
-    def _watch_due(self, step: int) -> bool:
-        return step % max(self.n_steps // 4, 50) == 0 or step == self.n_steps
-
-    def _held_out_due(self, step: int) -> bool:
-        every = min(max(self.n_steps // 10, 10), 100)
-        return self.held_out is not None and (step % every == 0 or step == self.n_steps)
-
-    def due(self, step: int) -> bool:
-        """Whether the step has figures of its own."""
-        return self._watch_due(step) or self._held_out_due(step)
-
-    def __call__(self, step: int) -> dict[str, Any]:
-        """The figures of one step."""
-        figures: dict[str, Any] = {}
-        if self.held_out is not None and self._held_out_due(step):
-            figures |= self.held_out.measure()
-        if self._watch_due(step):
-            figures |= self.watch.observe(self.policy.stack, step)
-        return figures
 
 
 def model_card(kind: ArmKind, result: dict[str, Any], settings: AlignConfig) -> str:

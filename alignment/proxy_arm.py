@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from alignment.arms import N_PROMPTS, ArmObserver, training_device
-from alignment.dpo import summary
+from alignment.arm_training import train_arm
+from alignment.arms import training_device
 from alignment.examples import encode_stored
 from alignment.finetune import FinetuneStep, TrainingImages
 from alignment.policy import make_policy
-from alignment.trainer import Trainer, TrainSettings
-from alignment.watch import Watch, feature_function
 from data.conditions_store import StoredCondition, load_condition, mask_stack
 from data.errors import InvalidInput
 from data.pools import PROXY_FILTERED, PROXY_FINETUNED, pool_run
 from data.records import Run, finished_run, start_run
 from generation.pools.pool import run_pool
-from generation.stack.adapters import BASELINE, arm_identity, load_arm, register_model, save_adapters
+from generation.stack.adapters import BASELINE, arm_identity, load_arm
 from generation.stack.conditions import Condition, encode_conditions
 
 if TYPE_CHECKING:
@@ -130,37 +128,18 @@ def _train(study: Study, run: Run, pools: Sequence[str], settings: AlignConfig, 
         train_controlnet=any(one.masks for one in stored),
         bf16=study.config.generator.precision == "bf16",
     )
-    features, features_name = feature_function(study)
-    watched = sorted(stored, key=lambda one: ("T2I", "TM2I", "M2I").index(one.mode))[:N_PROMPTS]
-    watch = Watch(study, watched, features, run.folder / "watch", settings.seed)
-    watch.set_baseline(policy.stack)  # before the checkpoint is taken up: the policy equals the baseline here
-    trainer = Trainer(
+    return train_arm(
+        study,
         run,
         policy,
-        TrainSettings(
-            n_steps=settings.n_steps,
-            learning_rate=settings.learning_rate,
-            controlnet_learning_rate=settings.controlnet_learning_rate,
-            warmup_steps=settings.warmup_steps,
-        ),
+        FinetuneStep(policy, images, settings),
+        settings,
+        arm=PROXY_FINETUNED,
+        prompts=sorted(stored, key=lambda one: ("T2I", "TM2I", "M2I").index(one.mode)),
+        held_out=None,
+        facts={"n_images": len(images)},
+        card=lambda result: _card(study, result, settings),
     )
-    observer = ArmObserver(policy, watch, None, settings.n_steps)
-    trainer.train(FinetuneStep(policy, images, settings), observer, f"training arm {PROXY_FINETUNED}")
-    result = {
-        "run_id": run.run_id,
-        "arm": PROXY_FINETUNED,
-        "n_steps": settings.n_steps,
-        "n_images": len(images),
-        "train_controlnet": bool(policy.control),
-        "n_parameters": sum(p.numel() for p in trainer.parameters.values()),
-        "train_s": round(trainer.elapsed_s, 2),
-        "features": features_name,
-        **summary(run.metrics()),
-    }
-    card = _card(study, result, settings)
-    sha256 = save_adapters(policy.stack, run.model_folder, with_controlnet=bool(policy.control), card=card)
-    register_model(study, run.run_id, PROXY_FINETUNED, sha256, result)
-    return {**result, "sha256": sha256}
 
 
 def _card(study: Study, result: dict[str, Any], settings: AlignConfig) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment import arms, dpo, finetune, losses, watch
+from alignment import arm_training, arms, dpo, finetune, losses, watch
 from alignment.examples import find_pairs_run, load_preference_sets
 from alignment.pairs import run_pairs
 from alignment.policy import make_policy
@@ -225,9 +225,9 @@ def _figures(study, run_id):
 
 def test_resume_equals_an_uninterrupted_run_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        arms,
+        arm_training,
         "_loop_settings",
-        lambda s: arms.TrainSettings(
+        lambda s: arm_training.TrainSettings(
             s.n_steps, s.learning_rate, s.controlnet_learning_rate, 2, checkpoint_every=2, log_every=1
         ),
     )
