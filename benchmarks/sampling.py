@@ -5,265 +5,218 @@
 
 Ours is batched over all sets of a mode; the peer (`benchmarks/peers/diffusers_sampling.py`) is called set by set, four
 images a call. Both have the same weights, schedule, steps, guidance and initial latents, run in one process and take
-turns; medians over the repeats, ratio = peer / ours. `latent_difference` is the largest one over a set of each
-mode, in float32 before any compilation and casting. GFLOP are counted (2 x MAC) for one image, decoding included; on a
-GPU `share` says which part of the device's own measured matrix speed they make. `--size sd` is a model of Stable
-Diffusion 2.1's size with random weights (it draws nothing; it costs what a real one costs).
+turns; medians over the repeats, ratio = peer / ours. On a GPU there are two peers: the pipeline in our precision, by
+which the target is judged (``judged``), and the pipeline in float32, as it comes from disk; torch's settings are its
+defaults for both. ``ratio_ceiling`` is the ratio if ours ran at the device's own measured matrix speed: a target above
+it is out of anybody's reach.
+
+``latent_difference`` is the largest one over a set of each mode, in float32 before any compilation and casting;
+``grey_mean`` and ``grey_max`` are those of the finished 8-bit images from the float32 pipeline's, ``grey_other`` the
+mean difference of two images of different seeds. GFLOP are counted (2 x MAC) for one image, decoding included;
+``share`` is the part of the device's matrix speed that they make. ``--size sd`` is a model of Stable Diffusion 2.1's
+size with random weights (it draws nothing; it costs what a real one costs). With ``--json`` a row is printed as soon as
+it is measured, so that a run cut short has reported, and all of them in one line last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.sampling_models import build, make_conditions
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.peers.diffusers_sampling import DiffusersPeer
+    from benchmarks.sampling_work import Timing
     from generation.stack.conditions import Condition
     from generation.stack.models import GeneratorStack
 
+    Row = dict[str, Any]
+
 SET_SIZE = 4
+MODES = ("TM2I", "M2I", "T2I")
+"""In this order: the ones with a target that compiles most come first, should the time run out."""
 TARGETS = {"cpu": {"T2I": 1.3, "M2I": 1.9, "TM2I": 1.0}, "cuda": {"T2I": 3.0, "M2I": 3.0, "TM2I": 3.0}}
 SHARE_TARGET = 0.5
 """Of the device's measured matrix speed."""
+NOTED_SPEED = 790e12
+"""FLOP/s in bf16 of the H100 and H200 that the issue's floors in images a second were computed with."""
 TOLERANCE = 1e-3
 """Largest latent difference that still counts as equal: latents are about 1 in size, a float32 sum over a few thousand
 terms is good to about 1e-6 of that, and two orders of summation drift apart over the steps."""
-TEXTS = (
-    "severe left pleural effusion", "mild right pneumothorax", "moderate cardiomegaly", "pulmonary edema",
-    "right lower lobe pneumonia", "normal", "left basal atelectasis", "bilateral consolidation",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run: sets per mode, steps, guidance scale, our batch, repeats."""
+    """How much is run.
+
+    sets a turn (mask_sets for M2I, whose images cost half); steps; guidance scale; our batch; repeats; peer_sets: sets
+    of a peer's turn; equal_steps: steps over which latents are compared.
+    """
 
     sets: int
+    mask_sets: int
     steps: int
     guidance: float
     batch: int
     repeats: int
+    peer_sets: int
+    equal_steps: int
 
 
-SIZES = {"tiny": Size(2, 3, 2.0, 8, 1), "embedded": Size(4, 20, 2.0, 16, 5), "sd": Size(16, 25, 4.0, 32, 3)}
+SIZES = {
+    "tiny": Size(2, 2, 3, 2.0, 8, 1, 2, 3),
+    "embedded": Size(4, 4, 20, 2.0, 16, 5, 4, 20),
+    "sd": Size(8, 16, 25, 4.0, 32, 2, 2, 4),
+}
 
 
-def build(size: str, device: str) -> GeneratorStack:
-    """The stack of a size, in float32; the ControlNet's residuals are not zero, so that leaving it out would show."""
-    import torch
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: a size of `SIZES` on a device, ours in `precision`, and which peers (precisions, none: ours).
 
-    from generation.stack.models import load_stack, quiet_libraries, tiny_stack
+    `compile_mode` is torch.compile's, None leaves it out; `repeats` in place of the size's.
+    """
 
-    if size == "embedded":
-        return load_stack("embedded", device)
-    stack = tiny_stack(0) if size == "tiny" else sd_stack(device)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for convolution in (*stack.controlnet.controlnet_down_blocks, stack.controlnet.controlnet_mid_block):
-            drawn = torch.randn(convolution.weight.shape, generator=generator)
-            convolution.weight.copy_(0.02 * drawn)
-    with quiet_libraries():
-        return stack.to(device).eval()
+    size: str
+    device: str
+    precision: str = "f32"
+    compile_mode: str | None = None
+    peers: tuple[str, ...] = ()
+    modes: tuple[str, ...] = MODES
+    repeats: int | None = None
 
+    @property
+    def scale(self) -> Size:
+        """The numbers of the size."""
+        return SIZES[self.size]
 
-def sd_stack(device: str) -> GeneratorStack:
-    """A model of Stable Diffusion 2.1's shape at 512 px with five hint channels, random weights, made on the device."""
-    import torch
-    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from generation.stack.models import GeneratorStack, make_scheduler
-    from generation.stack.tokenizer import build_tokenizer
-
-    tokenizer = build_tokenizer(list(TEXTS), n_merges=100)
-    tokenizer.model_max_length = 77
-    with torch.device(device), torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=64,
-            cross_attention_dim=1024,
-            attention_head_dim=(5, 10, 20, 20),
-            use_linear_projection=True,
-        )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            sample_size=512,
-        )
-        text = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=23,
-            num_attention_heads=16,
-            max_position_embeddings=tokenizer.model_max_length,
-            projection_dim=512,
-            hidden_act="gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        controlnet = ControlNetModel.from_unet(unet, conditioning_channels=5)
-        structures = ("lungs", "heart", "pneumothorax", "rib_fractures", "chest_tubes")
-        return GeneratorStack(
-            vae, unet, controlnet, CLIPTextModel(text), tokenizer, make_scheduler(), structures, 512, model_id="sd"
-        )
+    @property
+    def own_precision(self) -> str:
+        """That of the peer by which a target is judged: a processor's pipelines run in float32."""
+        return self.precision if self.device == "cuda" else "f32"
 
 
-def make_conditions(stack: GeneratorStack, mode: str, n: int) -> list[Condition]:
-    """``n`` different conditions of a mode; masks are boxes."""
-    from generation.stack.conditions import Condition
-
-    found = []
-    for i in range(n):
-        mask = np.zeros((len(stack.structures), stack.image_size, stack.image_size), np.bool_)
-        side = stack.image_size // 4
-        mask[i % len(mask), side : 3 * side, side + i : 2 * side + i] = True
-        text = TEXTS[i % len(TEXTS)] if mode != "M2I" else None
-        found.append(Condition(text, mask if mode != "T2I" else None))
-    return found
-
-
-def our_set(stack: GeneratorStack, condition: Condition, seeds: list[int], n_steps: int, guidance: float) -> Tensor:
-    """Latents of one set, ours."""
-    from generation.sampling.sampler import sample_latents
-    from generation.stack.conditions import encode_conditions
-
-    batch = encode_conditions(stack, [condition] * len(seeds))
-    return sample_latents(stack, batch, seeds, n_steps=n_steps, guidance_scale=guidance)
-
-
-def count_flops(work: Callable[[], Any]) -> int:
-    """Floating-point operations (2 x MAC) of what torch runs in ``work``."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return int(counter.get_total_flops())
-
-
-def counted(run: Callable[[int], Any], n_steps: int) -> float:
-    """GFLOP of one image at ``n_steps`` from runs of one and two steps of one set."""
-    one, two = (count_flops(lambda n=n: run(n)) for n in (1, 2))
-    return (one + (n_steps - 1) * (two - one)) / SET_SIZE / 1e9
-
-
-def our_gflop(stack: GeneratorStack, condition: Condition, n_steps: int, guidance: float) -> float:
-    """GFLOP of one of our images, texts encoded afresh."""
-    from generation.sampling.sampler import decode
-
-    def run(n: int) -> None:
-        stack.text_cache.clear()
-        decode(stack, our_set(stack, condition, list(range(SET_SIZE)), n, guidance))
-
-    return counted(run, n_steps)
-
-
-def peer_gflop(peer: DiffusersPeer, condition: Condition, noise: Tensor, plain: bool) -> float:
-    """GFLOP of one of the peer's images; on a processor without fused attention, which torch cannot count."""
-    steps = peer.n_steps
-
-    def run(n: int) -> None:
-        peer.n_steps = n
-        peer.sample_set(condition, noise, plain=plain)
-
-    try:
-        peer.fuse_attention(noise.device.type != "cpu")
-        return counted(run, steps)
-    finally:
-        peer.fuse_attention(True)
-        peer.n_steps = steps
-
-
-def interleave(sides: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, tuple[float, float]]:
-    """Median wall and processor seconds of each side; the sides take turns, the first round is thrown away."""
-    import torch
-
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name, work in sides.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            work()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return {
-        name: (statistics.median(t[0] for t in found), statistics.median(t[1] for t in found))
-        for name, found in times.items()
-    }
-
-
-def matrix_speed(precision: str) -> float:
-    """The device's FLOP/s on one large matrix product, best of ten: the floor's unit."""
-    import torch
-
-    from generation.sampling.denoising import PRECISIONS
-
-    a = torch.randn(8192, 8192, device="cuda", dtype=PRECISIONS[precision])
-    best = 0.0
-    for _ in range(10):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        a @ a
-        torch.cuda.synchronize()
-        best = max(best, 2 * 8192**3 / (time.perf_counter() - started))
-    return best
-
-
-def measure(
-    size: str, device: str, *, with_peer: bool, precision: str, compile_mode: str | None, repeats: int | None = None
-) -> list[dict[str, Any]]:
-    """One row per mode and peer; peers only where asked for."""
+def measure(plan: Plan, on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
+    """One row per mode and peer, each given to `on_row` as soon as its mode is measured."""
+    from benchmarks.sampling_work import cudnn, matrix_speed, our_gflop, peer_gflop
     from generation.sampling.denoising import PRECISIONS, make_ready
-    from generation.sampling.sampler import initial_noise, sample
+    from generation.sampling.sampler import initial_noise
     from generation.stack.models import quiet_libraries
 
-    scale = SIZES[size]
-    stack = build(size, device)
-    noise = initial_noise(stack, range(SET_SIZE)).to(device)
-    conditions = {mode: make_conditions(stack, mode, scale.sets) for mode in TARGETS["cpu"]}
-    rows: list[dict[str, Any]] = []
-    for mode, own in conditions.items():
-        entry = {"mode": mode, "size": size, "device": device, "precision": precision, "threads": n_threads()}
-        rows.append({**entry, "peer_name": None, "gflop": our_gflop(stack, own[0], scale.steps, scale.guidance)})
-        if with_peer:
-            rows[-1:] = [{**rows[-1], **compared} for compared in compare(stack, mode, own[0], noise, scale)]
-    if device == "cuda":
+    scale, say = plan.scale, Clock()
+    stack = build(plan.size, plan.device)
+    noise = initial_noise(stack, range(SET_SIZE)).to(stack.device)
+    conditions = {m: make_conditions(stack, m, scale.mask_sets if m == "M2I" else scale.sets) for m in plan.modes}
+    say("built")
+    peers: dict[str, DiffusersPeer] = {}
+    rows: dict[str, list[Row]] = {mode: [{"peer_name": None}] for mode in plan.modes}
+    if plan.peers:
+        peers["f32"] = make_peer(stack, scale)
+        for mode in plan.modes:
+            with cudnn(benchmark=False, tf32=False):
+                rows[mode] = compare(stack, peers["f32"], mode, conditions[mode][0], noise, scale)
+        say("latents compared in float32")
+    if plan.device == "cuda":
         with quiet_libraries():
-            stack.to(device, PRECISIONS[precision])  # both sides: a pipeline is used in half precision there
-    peer = make_peer(stack, scale) if with_peer else None
-    make_ready(stack, precision=precision, compile_mode=compile_mode)
-    speed = matrix_speed(precision) if device == "cuda" else None
-    for mode, own in conditions.items():
-        mine = [row for row in rows if row["mode"] == mode]
-        every, seeds = [c for c in own for _ in range(SET_SIZE)], list(range(SET_SIZE * len(own)))
-        sides: dict[str, Callable[[], Any]] = {
-            "ours": lambda e=every, s=seeds: sample(
-                stack, e, s, n_steps=scale.steps, guidance_scale=scale.guidance, batch_size=scale.batch,
-                precision=precision,
+            stack.to(stack.device, PRECISIONS[plan.precision])
+        if plan.precision in plan.peers and plan.precision != "f32":
+            peers[plan.precision] = make_peer(stack, scale)
+    speed = matrix_speed(plan.device, plan.precision) if plan.device == "cuda" else None
+    for mode in plan.modes:
+        work = our_gflop(stack, conditions[mode][0], scale.steps, scale.guidance)
+        for row in rows[mode]:
+            row |= {"mode": mode, "gflop": work}
+            if row["peer_name"] is not None:
+                quick = peers.get(plan.own_precision, peers["f32"])
+                row["peer_gflop"] = peer_gflop(quick, conditions[mode][0], noise, row["plain"])
+    say("work counted")
+    make_ready(stack, precision=plan.precision, compile_mode=plan.compile_mode)
+    finished: list[Row] = []
+    for mode in plan.modes:
+        for row in measure_mode(plan, stack, peers, conditions[mode], noise, rows[mode], speed):
+            finished.append(describe(plan) | row)
+            on_row(finished[-1])
+        say(f"{mode} measured")
+    return finished
+
+
+def measure_mode(
+    plan: Plan,
+    stack: GeneratorStack,
+    peers: dict[str, DiffusersPeer],
+    conditions: Sequence[Condition],
+    noise: Tensor,
+    rows: Sequence[Row],
+    speed: float | None,
+) -> list[Row]:
+    """The rows of one mode, one for each peer and its precision: ours and the peers take turns."""
+    from benchmarks.sampling_work import Side, cudnn, interleave, peak_memory
+    from generation.sampling.sampler import sample
+
+    scale = plan.scale
+    repeats = scale.repeats if plan.repeats is None else plan.repeats
+    every, seeds = [c for c in conditions for _ in range(SET_SIZE)], list(range(SET_SIZE * len(conditions)))
+    memory: Row = {}
+
+    def ours() -> np.ndarray:
+        modules = list(stack.modules().values())
+        with cudnn(benchmark=plan.compile_mode is not None), peak_memory(plan.device, modules, memory):
+            return sample(
+                stack, every, seeds, n_steps=scale.steps, guidance_scale=scale.guidance, batch_size=scale.batch,
+                precision=plan.precision,
+            )  # fmt: skip
+
+    def sets(peer: DiffusersPeer, plain: bool, n: int, n_steps: int) -> list[Tensor]:
+        with cudnn(benchmark=False), peer.steps(n_steps):
+            return [peer.sample_set(condition, noise, plain=plain) for condition in conditions[:n]]
+
+    sides = {"ours": Side(ours, len(every), repeats)}
+    measured: list[tuple[str, str, Row]] = []
+    for row in rows:
+        for precision in plan.peers if row["peer_name"] is not None else ():
+            # float32 on a GPU takes several times as long: one set, once
+            slow = plan.device == "cuda" and precision != plan.own_precision
+            n, name = 1 if slow else scale.peer_sets, f"{row['peer_name']} {precision}"
+            peer, plain = peers[precision], row["plain"]
+            sides[name] = Side(
+                lambda p=peer, b=plain, n=n: sets(p, b, n, scale.steps),
+                n * SET_SIZE,
+                1 if slow else repeats,
+                lambda p=peer, b=plain, n=n: sets(p, b, n, 2 if plan.device == "cuda" else scale.steps),
             )
-        }  # fmt: skip
-        for row in mine if peer is not None else ():
-            sides[row["peer_name"]] = lambda c=own, plain=row["plain"], p=peer: [
-                p.sample_set(one, noise, plain=plain) for one in c
-            ]
-        found = interleave(sides, scale.repeats if repeats is None else repeats, device)
-        for row in mine:
-            add_times(row, found, len(every), speed)
-    return rows
+            measured.append((name, precision, row))
+    found = interleave(sides, plan.device)
+    finished = []
+    for name, precision, row in measured or [("", "", rows[0])]:
+        entry = {**row, **memory, **compiled_graphs(plan), "peer_precision": precision or None}
+        if precision == "f32" and (row["mode"] != "T2I" or row["plain"]):
+            entry |= grey_difference(found["ours"].result, peers["f32"].grey(found[name].result[0]))
+        add_times(entry, found["ours"], found.get(name), speed, plan)
+        finished.append(entry)
+    return finished
+
+
+def describe(plan: Plan) -> Row:
+    """What was run, and with what."""
+    import diffusers
+    import torch
+
+    described = {
+        "size": plan.size, "device": plan.device, "precision": plan.precision, "compile_mode": plan.compile_mode,
+        "steps": plan.scale.steps, "batch": plan.scale.batch, "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "diffusers": diffusers.__version__,
+    }  # fmt: skip
+    return described | ({"device_name": torch.cuda.get_device_name()} if plan.device == "cuda" else {})
 
 
 def make_peer(stack: GeneratorStack, scale: Size) -> DiffusersPeer:
@@ -273,64 +226,100 @@ def make_peer(stack: GeneratorStack, scale: Size) -> DiffusersPeer:
     return DiffusersPeer(stack, scale.steps, scale.guidance)
 
 
-def compare(stack: GeneratorStack, mode: str, condition: Condition, noise: Tensor, scale: Size) -> list[dict[str, Any]]:
-    """For each peer of a mode: its name, counted work, and the largest difference of the latents of one set."""
-    peer = make_peer(stack, scale)
-    ours = our_set(stack, condition, list(range(SET_SIZE)), scale.steps, scale.guidance)
+def compare(
+    stack: GeneratorStack, peer: DiffusersPeer, mode: str, condition: Condition, noise: Tensor, scale: Size
+) -> list[Row]:
+    """For each peer of a mode: its name, and the largest difference of the latents of one set."""
+    from benchmarks.sampling_work import our_set
+
+    n = scale.equal_steps
+    ours = our_set(stack, condition, list(range(SET_SIZE)), n, scale.guidance)
     found = []
     for plain in (False, True) if mode == "T2I" else (False,):
         # a black hint still leaves trained residuals: equality is asked of the pipeline with them switched off
         strength = 0.0 if mode == "T2I" else 1.0
-        theirs = peer.sample_set(condition, noise, plain=plain, scale=strength, output="latent")
+        with peer.steps(n):
+            theirs = peer.sample_set(condition, noise, plain=plain, scale=strength, output="latent")
         name = "StableDiffusionPipeline" if plain else "StableDiffusionControlNetPipeline"
         found.append(
             {
                 "peer_name": name + (", black hint" if mode == "T2I" and not plain else ""),
                 "plain": plain,
-                "peer_gflop": peer_gflop(peer, condition, noise, plain),
                 "latent_difference": float((ours - theirs).abs().max()),
                 "latent_size": float(ours.abs().max()),
+                "latent_steps": n,
             }
         )
     return found
 
 
-def add_times(row: dict[str, Any], found: dict[str, tuple[float, float]], n_images: int, speed: float | None) -> None:
+def grey_difference(ours: np.ndarray, theirs: np.ndarray) -> Row:
+    """Mean and largest difference of our first set (n, H, W) uint8 from the peer's (4, H, W); of seeds, for scale."""
+    own = ours[: len(theirs)].astype(np.int16)
+    apart = np.abs(own - theirs)
+    other = np.abs(own - np.roll(own, 1, axis=0))
+    return {"grey_mean": float(apart.mean()), "grey_max": int(apart.max()), "grey_other": float(other.mean())}
+
+
+def compiled_graphs(plan: Plan) -> Row:
+    """Graphs compiled so far and the breaks in them; nothing without compilation."""
+    if plan.compile_mode is None:
+        return {}
+    from torch._dynamo.utils import counters
+
+    return {"graphs": counters["stats"]["unique_graphs"], "graph_breaks": sum(counters["graph_break"].values())}
+
+
+def add_times(row: Row, ours: Timing, peer: Timing | None, speed: float | None, plan: Plan) -> None:
     """Fill times, ratios, targets and the share of the device's speed into a row."""
-    wall, cpu = found["ours"]
-    row |= {"ours_s": wall / n_images, "ours_cpu_s": cpu / n_images, "target": None, "met": None}
-    if row["peer_name"] is not None:
-        peer_wall, peer_cpu = found[row["peer_name"]]
-        target = None if row.pop("plain") else TARGETS[row["device"]][row["mode"]]
-        ratio = peer_wall / wall
+    row |= {"ours_s": ours.wall, "ours_cpu_s": ours.cpu, "ours_images_per_s": 1 / ours.wall, "warm_up_s": ours.warm}
+    row |= {"target": None, "met": None, "judged": False}
+    if peer is not None:
+        plain, ratio = row.pop("plain"), peer.wall / ours.wall
+        known = plan.device == "cpu" or plan.size == "sd"  # the targets of a GPU speak of the large model
+        target = TARGETS[plan.device][row["mode"]] if known and not plain else None
         row |= {
-            "peer_s": peer_wall / n_images,
-            "peer_cpu_s": peer_cpu / n_images,
+            "peer_s": peer.wall,
+            "peer_cpu_s": peer.cpu,
+            "peer_images_per_s": 1 / peer.wall,
             "ratio": ratio,
-            "ratio_cpu": peer_cpu / cpu,
+            "ratio_cpu": peer.cpu / ours.cpu,
             "target": target,
             "met": None if target is None else bool(ratio >= target),
+            "judged": target is not None and row["peer_precision"] == plan.own_precision,
         }
     if speed is not None:
-        share = row["gflop"] * 1e9 / row["ours_s"] / speed
-        row |= {"matrix_tflops": speed / 1e12, "share": share, "share_target": SHARE_TARGET}
-        row["share_met"] = bool(share >= SHARE_TARGET)
+        floor = speed / (row["gflop"] * 1e9)
+        row |= {"matrix_tflops": speed / 1e12, "floor_images_per_s": floor, "share": 1 / ours.wall / floor}
+        row |= {"share_target": SHARE_TARGET, "share_met": bool(row["share"] >= SHARE_TARGET)}
+        noted = NOTED_SPEED / (row["gflop"] * 1e9)
+        row |= {"noted_floor_images_per_s": noted, "noted_share": 1 / ours.wall / noted}
+        if peer is not None:
+            row["ratio_ceiling"] = peer.wall * floor
+            row["peer_share"] = row["peer_gflop"] * 1e9 / peer.wall / speed
 
 
-def n_threads() -> int:
-    """Processor threads of torch."""
-    import torch
+class Clock:
+    """Says on stderr what is done and how many seconds it took."""
 
-    return torch.get_num_threads()
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+
+    def __call__(self, what: str) -> None:
+        """Report that `what` has just been finished."""
+        now = time.perf_counter()
+        print(f"{what}: {now - self.last:.1f} s, {now - self.start:.1f} s in all", file=sys.stderr, flush=True)
+        self.last = now
 
 
 def main() -> None:
-    """Entry: print the rows, with ``--json`` one JSON line last."""
+    """Entry: print the rows, with ``--json`` one JSON line each and all of them in one line last."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
     parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("f32", "bf16", "fp16"), help="default f32, on a GPU bf16")
     parser.add_argument("--compile-mode", choices=("off", "default", "reduce-overhead", "max-autotune"))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="in the order given")
     parser.add_argument("--peer-from-diffusers", action="store_true", help="run diffusers' pipelines beside ours")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--json", action="store_true")
@@ -338,19 +327,27 @@ def main() -> None:
     if options.size == "sd" and options.device == "cpu":
         parser.error("--size sd needs a GPU: add --device cuda")
     on_gpu = options.device == "cuda"
+    precision = options.precision or ("bf16" if on_gpu else "f32")
     mode = options.compile_mode or ("default" if on_gpu else "off")
-    rows = measure(
-        options.size,
-        options.device,
-        with_peer=options.peer_from_diffusers,
-        precision=options.precision or ("bf16" if on_gpu else "f32"),
+    peers = tuple(dict.fromkeys((precision, "f32") if on_gpu else ("f32",)))
+    plan = Plan(
+        size=options.size,
+        device=options.device,
+        precision=precision,
         compile_mode=None if mode == "off" else mode,
+        peers=peers if options.peer_from_diffusers else (),
+        modes=tuple(dict.fromkeys(options.modes)),
         repeats=options.repeats,
     )
-    for row in rows:
+
+    def on_row(row: Row) -> None:
         known = {key: value for key, value in row.items() if value is not None}
         facts = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in known.items()]
-        print(" ".join(facts), file=sys.stderr)
+        print(" ".join(facts), file=sys.stderr, flush=True)
+        if options.json:
+            print(json.dumps(row), flush=True)
+
+    rows = measure(plan, on_row)
     if options.json:
         print(json.dumps({"rows": rows}))
 

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.peers.diffusers_sampling import DiffusersPeer
-from benchmarks.sampling import (
-    SIZES,
-    TARGETS,
-    TOLERANCE,
-    add_times,
-    build,
-    count_flops,
-    make_conditions,
-    measure,
-    our_set,
-    sd_stack,
-)
+from benchmarks.sampling import MODES, SIZES, TOLERANCE, Plan, add_times, grey_difference, measure
+from benchmarks.sampling_models import build, make_conditions, sd_stack
+from benchmarks.sampling_work import Side, Timing, count_flops, interleave, matrix_speed, our_set
 from generation.sampling.sampler import decode, initial_noise
 from generation.stack.conditions import encode_conditions
 from generation.stack.models import GeneratorStack
@@ -49,43 +41,88 @@ def peer_per_step(stack: GeneratorStack, mode: str, *, plain: bool = False) -> i
     peer.fuse_attention(False)
 
     def run(n: int) -> None:
-        peer.n_steps = n
-        peer.sample_set(condition, noise, plain=plain, output="latent")
+        with peer.steps(n):
+            peer.sample_set(condition, noise, plain=plain, output="latent")
 
     return per_step(run)
 
 
 def test_rows_say_what_was_run_and_the_results_are_equal() -> None:
-    rows = measure("tiny", "cpu", with_peer=True, precision="f32", compile_mode=None, repeats=1)
+    seen: list[dict] = []
+    rows = measure(Plan("tiny", "cpu", peers=("f32",), repeats=1), seen.append)
     named = [(row["mode"], row["peer_name"]) for row in rows]
     controlled = "StableDiffusionControlNetPipeline"
     assert named == [
+        ("TM2I", controlled),
+        ("M2I", controlled),
         ("T2I", f"{controlled}, black hint"),
         ("T2I", "StableDiffusionPipeline"),
-        ("M2I", controlled),
-        ("TM2I", controlled),
     ]
     for row in rows:
         assert row["latent_difference"] < TOLERANCE  # float32 sums in another order, over a few steps
         assert row["latent_size"] > 1  # the latents are not all zero, so the difference means something
         assert min(row["ours_s"], row["peer_s"], row["ours_cpu_s"], row["peer_cpu_s"]) > 0
         assert row["ratio"] == row["peer_s"] / row["ours_s"]
-        assert row["threads"] == torch.get_num_threads()
-    assert [row["target"] for row in rows] == [1.3, None, 1.9, 1.0]
-    assert rows[1]["met"] is None
+        assert (row["threads"], row["peer_precision"]) == (torch.get_num_threads(), "f32")
+        if "grey_max" in row:  # finished images, texts alone against the pipeline that knows texts only
+            assert row["grey_max"] <= 1 < row["grey_other"]
+    assert ["grey_max" in row for row in rows] == [True, True, False, True]
+    assert [row["target"] for row in rows] == [1.0, 1.9, 1.3, None]
+    assert [row["judged"] for row in rows] == [True, True, True, False]
+    assert rows[3]["met"] is None
+    assert seen == rows  # each was told as soon as it was measured
 
 
 def test_without_a_peer_there_is_one_row_a_mode() -> None:
-    rows = measure("tiny", "cpu", with_peer=False, precision="f32", compile_mode=None, repeats=1)
-    assert [row["mode"] for row in rows] == list(TARGETS["cpu"])
+    rows = measure(Plan("tiny", "cpu", modes=("M2I", "T2I"), repeats=1))
+    assert [row["mode"] for row in rows] == ["M2I", "T2I"]
     assert all("ratio" not in row and row["gflop"] > 0 for row in rows)
 
 
-def test_a_missed_target_and_a_share_are_said() -> None:
-    row = {"peer_name": "p", "plain": False, "device": "cuda", "mode": "M2I", "gflop": 100.0}
-    add_times(row, {"ours": (4.0, 1.0), "p": (6.0, 1.0)}, n_images=2, speed=1e12)
-    assert (row["ratio"], row["target"], row["met"]) == (1.5, 3.0, False)
-    assert (row["share"], row["share_met"]) == (0.05, False)
+def gpu_row(peer_precision: str, **more: object) -> dict:
+    row = {"peer_name": "p", "plain": False, "mode": "M2I", "gflop": 100.0, "peer_gflop": 150.0}
+    row |= {"peer_precision": peer_precision, **more}
+    plan = Plan("sd", "cuda", precision="bf16", peers=("bf16", "f32"))
+    add_times(row, Timing(2.0, 0.5, 9.0), Timing(3.0, 0.5, 9.0), 1e12, plan)
+    return row
+
+
+def test_a_missed_target_a_share_and_what_was_within_reach_are_said() -> None:
+    row = gpu_row("bf16")
+    assert (row["ratio"], row["target"], row["met"], row["judged"]) == (1.5, 3.0, False, True)
+    assert (row["share"], row["share_met"], row["floor_images_per_s"]) == (0.05, False, 10.0)
+    # the peer makes 150 GFLOP in 3 s, a twentieth of the device's; ours at the floor would be thirty times as fast
+    assert (row["peer_share"], row["ratio_ceiling"]) == (0.05, 30.0)
+    assert row["noted_share"] == pytest.approx(0.05 / 790)
+
+
+def test_the_target_is_judged_by_the_pipeline_in_our_precision() -> None:
+    assert [gpu_row(one)["judged"] for one in ("bf16", "f32")] == [True, False]
+    assert [gpu_row("bf16", plain=True)[key] for key in ("target", "met", "judged")] == [None, None, False]
+
+
+def test_grey_levels_are_those_of_the_first_set() -> None:
+    ours = np.zeros((6, 2, 2), np.uint8)
+    ours[1], ours[5] = 100, 77
+    theirs = ours[:4].copy()
+    theirs[0, 0, 0], theirs[1, 0, 0] = 3, 95
+    assert grey_difference(ours, theirs) == {"grey_mean": 0.5, "grey_max": 5, "grey_other": 50.0}
+
+
+def test_sides_take_turns_after_a_warm_up_and_a_slow_one_drops_out() -> None:
+    calls: list[str] = []
+
+    def side(name: str, turns: int, warm: str | None = None) -> Side:
+        return Side(partial(calls.append, name), 2, turns, None if warm is None else partial(calls.append, warm))
+
+    found = interleave({"a": side("a", 2), "b": side("b", 1, "b warm")}, "cpu")
+    assert calls == ["a", "b warm", "a", "b", "a"]
+    assert set(found) == {"a", "b"}
+    assert found["a"].wall >= 0
+
+
+def test_matrix_speed_is_counted_operations_over_seconds() -> None:
+    assert 1e6 < matrix_speed("cpu", "f32", 64) < 1e15
 
 
 def test_masks_alone_cost_half_of_what_both_branches_cost(stack: GeneratorStack) -> None:
@@ -132,4 +169,11 @@ def test_the_large_model_costs_what_stable_diffusion_costs() -> None:
 
 def test_sizes_are_those_that_the_targets_speak_of() -> None:
     assert set(SIZES) == {"tiny", "embedded", "sd"}
-    assert all(size.batch % 4 == 0 and size.sets > 0 for size in SIZES.values())
+    for size in SIZES.values():
+        assert size.batch % 4 == 0
+        assert size.sets > 0
+        assert 1 <= size.peer_sets <= min(size.sets, size.mask_sets)
+    assert set(MODES) == {"T2I", "M2I", "TM2I"}
+    large = SIZES["sd"]  # a turn is one full batch: 64 UNet rows whatever the mode
+    assert 4 * large.sets == large.batch
+    assert 4 * large.mask_sets == 2 * large.batch

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from data.errors import InvalidInput
-from generation.sampling.denoising import compile_networks, encoded_hints, make_ready
+from generation.sampling.compiling import compile_networks
+from generation.sampling.denoising import encoded_hints, make_ready
 from generation.sampling.sampler import decode, initial_noise, make_solver, pick_device, sample, sample_latents
-from generation.stack.conditions import Condition, control_residuals, encode_conditions, masked_rows
+from generation.stack.conditions import Condition, control_residuals, encode_conditions, mask_to_hint, masked_rows
 from generation.stack.models import GeneratorStack, tiny_stack
 
 
@@ -179,20 +180,37 @@ def test_a_mixed_batch_is_sampled_as_its_parts(stack: GeneratorStack) -> None:
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-3, rtol=1e-3)
 
 
-def test_compiled_stacks_see_one_batch_size_only() -> None:
+def test_compiled_stacks_see_one_number_of_rows_only() -> None:
     stack = tiny_stack(0)
     plain = sample(stack, MIXED, [1, 2, 3, 4], n_steps=1, batch_size=3).astype(int)
     with patch.object(torch.nn.Module, "compile", autospec=True) as compiled:
         compile_networks(stack, "reduce-overhead")
     assert [call.args[0] for call in compiled.call_args_list] == [stack.unet, stack.controlnet, stack.vae.decoder]
-    assert {tuple(call.kwargs.items()) for call in compiled.call_args_list} == {
-        (("mode", "reduce-overhead"), ("dynamic", False))
-    }
+    for call in compiled.call_args_list:
+        assert call.kwargs["dynamic"] is False
+        assert call.kwargs["options"]["triton.cudagraphs"] is True
     stack.unet._compiled_call_impl = stack.unet._call_impl
-    with patch.object(stack.unet, "forward", wraps=stack.unet.forward) as unet:
+    with (
+        patch.object(stack.unet, "forward", wraps=stack.unet.forward) as unet,
+        patch.object(stack.vae.decoder, "forward", wraps=stack.vae.decoder.forward) as decoder,
+    ):
         padded = sample(stack, MIXED, [1, 2, 3, 4], n_steps=1, batch_size=3).astype(int)
-    assert {call.args[0].shape[0] for call in unet.call_args_list} == {3, 6}  # one branch, two branches
+    assert {call.args[0].shape[0] for call in unet.call_args_list} == {6}  # three of two branches, six of one
+    assert all(call.kwargs["down_block_additional_residuals"] for call in unet.call_args_list)
+    assert {call.args[0].shape[0] for call in decoder.call_args_list} == {3}
     assert np.abs(plain - padded).max() <= 1
+
+
+def test_a_mask_shared_by_images_is_carried_to_the_device_once(stack: GeneratorStack) -> None:
+    large = np.repeat(np.repeat(_mask(), 2, axis=1), 2, axis=2)
+    given = [MIXED[1], MIXED[2], MIXED[1], Condition("normal"), Condition(None, large)]
+    hint = encode_conditions(stack, given).hint
+    expected = torch.stack([mask_to_hint(one.mask, 2, 32) for one in given])
+    assert hint.dtype == torch.float32
+    assert torch.equal(hint, expected)
+    assert torch.equal(hint[4], hint[0])
+    assert hint[0].any()
+    assert not hint[3].any()
 
 
 def test_large_batches_are_decoded_in_equal_parts(stack: GeneratorStack) -> None:

@@ -9,14 +9,18 @@ embedding, as everywhere here: the pipelines would encode an empty prompt.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
-from generation.sampling.sampler import make_solver
+from generation.sampling.sampler import make_solver, to_pixels
+from generation.stack.autoencoder import restore_signal
 from generation.stack.conditions import Condition, has_text, mask_to_hint
 from generation.stack.models import GeneratorStack
 
@@ -54,6 +58,15 @@ class DiffusersPeer:
         for network in self._networks:
             network.set_attn_processor(AttnProcessor2_0() if on else AttnProcessor())
 
+    @contextmanager
+    def steps(self, n: int) -> Iterator[None]:
+        """Another number of steps for a block."""
+        before, self.n_steps = self.n_steps, n
+        try:
+            yield
+        finally:
+            self.n_steps = before
+
     def _texts(self, condition: Condition) -> dict[str, Any]:
         """Prompt, or a zero embedding where there is none; the negative one is zero."""
         length = int(self.plain.tokenizer.model_max_length)
@@ -82,3 +95,7 @@ class DiffusersPeer:
         else:
             result = self.controlled(**common, image=self.hint(condition), controlnet_conditioning_scale=scale)
         return torch.as_tensor(result.images)
+
+    def grey(self, images: Tensor) -> np.ndarray:
+        """What `sample_set` drew, (4, C, H, W) in [0, 1], as (4, H, W) uint8."""
+        return to_pixels(restore_signal(self.plain.vae, images.float() * 2 - 1))

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InvalidInput
+from generation.sampling.compiling import compile_networks, is_compiled, zero_residuals
 from generation.stack.conditions import (
     ConditionBatch,
+    Residuals,
     both_branches,
     controlnet_hint,
     guide,
@@ -42,18 +44,24 @@ class Denoiser:
         self.two_branches = needs_guidance(stack, batch, guidance_scale)
         self.masked = masked_rows(batch)
         self.batch = both_branches(stack, batch) if self.two_branches else batch
+        self.residuals: Residuals | None = None
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """The guided prediction (B, C, h, w) in float32; `timestep` is a tensor of one element on the device."""
         stack = self.stack
         rows = torch.cat([latents, latents]) if self.two_branches else latents
+        # one layout in every step and mode: a compiled network is compiled again for another
+        rows = rows.to(stack.unet.dtype).contiguous()
+        if self.masked == "none" and stack.controlnet is not None and is_compiled(stack) and self.residuals is None:
+            self.residuals = zero_residuals(stack.unet, rows)
         output = predict_noise(
             stack.unet,
             stack.controlnet,
-            rows.to(stack.unet.dtype),
+            rows,
             timestep.expand(len(rows)),
             self.batch,
             self.masked,
+            self.residuals,
         ).float()
         return guide(output, self.scale) if self.two_branches else output
 
@@ -104,7 +112,8 @@ def make_ready(stack: GeneratorStack, *, precision: str = "f32", compile_mode: s
 
     Convolutions run on channels-last weights. On a GPU the weights are cast to `precision` once (autocast would cast
     frozen ones in every call). `compile_mode` compiles UNet, ControlNet and decoder with ``torch.compile``: "default",
-    "reduce-overhead" (CUDA graphs) or "max-autotune"; batches are then padded to one size.
+    "reduce-overhead" (CUDA graphs) or "max-autotune"; batches are then padded to one size, and cuDNN tries its
+    algorithms once for each shape (a setting of the whole process).
     """
     if compile_mode is not None and stack.device.type != "cuda":
         raise InvalidInput(f"generator.compile needs a GPU; this model is on {stack.device.type}: set it to false")
@@ -115,17 +124,6 @@ def make_ready(stack: GeneratorStack, *, precision: str = "f32", compile_mode: s
     if stack.device.type != "cpu" and precision != "f32":
         stack.to(stack.device, PRECISIONS[precision])
     if compile_mode is not None:
+        torch.backends.cudnn.benchmark = True
         compile_networks(stack, compile_mode)
     return stack
-
-
-def compile_networks(stack: GeneratorStack, mode: str) -> None:
-    """``torch.compile`` on UNet, ControlNet and the VAE's decoder, in place, for fixed shapes."""
-    for module in (stack.unet, stack.controlnet, stack.vae.decoder):
-        if module is not None:
-            module.compile(mode=mode, dynamic=False)
-
-
-def is_compiled(stack: GeneratorStack) -> bool:
-    """Whether `compile_networks` was here: batches must keep one size, or every new size compiles again."""
-    return getattr(stack.unet, "_compiled_call_impl", None) is not None

@@ -17,7 +17,8 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from data.errors import InvalidInput
-from generation.sampling.denoising import autocast, denoiser, is_compiled, make_ready
+from generation.sampling.compiling import images_per_batch, is_compiled
+from generation.sampling.denoising import autocast, denoiser, make_ready
 from generation.stack.conditions import Condition, ConditionBatch, encode_conditions
 from generation.stack.models import GeneratorStack
 
@@ -98,7 +99,7 @@ def decode(stack: GeneratorStack, latents: Tensor, precision: str = "f32", *, wh
     at_once = next(size for size in range(min(most, len(latents)), 0, -1) if len(latents) % size == 0)
     weights = next(iter(stack.vae.parameters())).dtype
     with autocast(stack, precision):
-        parts = torch.split(latents.to(weights), at_once)
+        parts = torch.split(latents.to(weights).contiguous(), at_once)
         return torch.cat([stack.decode_latents(part).float() for part in parts])
 
 
@@ -119,7 +120,8 @@ def sample(
     """One image per (condition, seed): (N, H, W) uint8, or uint16 with `dtype=np.uint16`, in the order given.
 
     After each batch `on_batch(indices, images)` gets the places and the images done in it, `progress(n)` their number.
-    A compiled stack gets batches of one size: the last of a mode is filled up with its last row.
+    A compiled stack gets batches of one number of UNet rows (`images_per_batch`): the last of a mode is filled up with
+    its last image.
 
     Raises:
         InvalidInput: unequal lengths, an empty list, a condition without text and mask, a mask that does not fit the
@@ -135,9 +137,10 @@ def sample(
     modes = [condition.mode for condition in conditions]
     for mode in MODE_ORDER:
         members = [index for index, own in enumerate(modes) if own == mode]
-        for start in range(0, len(members), batch_size):
-            part = members[start : start + batch_size]
-            rows = part + [part[-1]] * (batch_size - len(part)) if is_compiled(stack) else part
+        at_once = images_per_batch(stack, mode, batch_size, guidance_scale)
+        for start in range(0, len(members), at_once):
+            part = members[start : start + at_once]
+            rows = part + [part[-1]] * (at_once - len(part)) if is_compiled(stack) else part
             latents = sample_latents(
                 stack,
                 encode_conditions(stack, [conditions[i] for i in rows]),
@@ -146,7 +149,9 @@ def sample(
                 guidance_scale=guidance_scale,
                 precision=precision,
             )
-            images[part] = to_pixels(decode(stack, latents, precision, whole=dtype != np.uint8), dtype)[: len(part)]
+            deep = dtype != np.uint8
+            decoded = [decode(stack, piece, precision, whole=deep) for piece in torch.split(latents, batch_size)]
+            images[part] = to_pixels(torch.cat(decoded), dtype)[: len(part)]
             if on_batch is not None:
                 on_batch(part, images[part])
             if progress is not None:

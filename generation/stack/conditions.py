@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["T2I", "M2I", "TM2I"]
 Masked = Literal["none", "some", "all"]
+Residuals = tuple[Sequence[Tensor], Tensor]
+"""What a ControlNet adds to the UNet: of the down blocks and of the mid block."""
 NO_TEXT = "N/A"
 MAX_CACHED_TEXTS = 4096
 PALETTE: dict[str, str] = {
@@ -121,14 +123,27 @@ def mask_to_hint(mask: np.ndarray | None, n_structures: int, size: int) -> Tenso
 
     InvalidInput where the mask has another number of structures.
     """
+    return _planes(mask, n_structures, size).float()
+
+
+def _planes(mask: np.ndarray | None, n_structures: int, size: int) -> Tensor:
+    """A hint as bool: a quarter of what floats would carry to the device."""
     if mask is None:
-        return torch.zeros(n_structures, size, size)
+        return torch.zeros(n_structures, size, size, dtype=torch.bool)
     if mask.ndim != 3 or mask.shape[0] != n_structures:
         raise InvalidInput(f"mask of shape {mask.shape}, the model wants ({n_structures}, H, W): one plane a structure")
-    plane = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None]
-    if plane.shape[-2:] != (size, size):
-        plane = torch.nn.functional.interpolate(plane, size=(size, size), mode="nearest-exact")
-    return plane[0]
+    planes = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.bool_))
+    if planes.shape[-2:] != (size, size):
+        planes = torch.nn.functional.interpolate(planes.float()[None], size=(size, size), mode="nearest-exact")[0] > 0
+    return planes
+
+
+def encode_masks(masks: Sequence[np.ndarray | None], n_structures: int, size: int, device: torch.device) -> Tensor:
+    """Hints (n, S, size, size) float32 on the device; a mask that several images share is carried there once."""
+    distinct = list({id(mask): mask for mask in masks}.values())
+    place = {id(mask): index for index, mask in enumerate(distinct)}
+    planes = torch.stack([_planes(mask, n_structures, size) for mask in distinct]).to(device).float()
+    return planes if len(distinct) == len(masks) else planes[[place[id(mask)] for mask in masks]]
 
 
 def encode_text(stack: GeneratorStack, texts: Sequence[str]) -> Tensor:
@@ -162,8 +177,8 @@ def encode_conditions(stack: GeneratorStack, conditions: Sequence[Condition]) ->
     # A row without text borrows any encodable text; its states are multiplied by 0 below.
     texts = [condition.text if has_text(condition.text) else "normal" for condition in conditions]
     states = encode_text(stack, [text or "normal" for text in texts])
-    hints = torch.stack([mask_to_hint(c.mask, n_structures, stack.image_size) for c in conditions])
-    return make_batch(states, hints.to(stack.device), present)
+    hints = encode_masks([c.mask for c in conditions], n_structures, stack.image_size, stack.device)
+    return make_batch(states, hints, present)
 
 
 def unconditional_states(stack: GeneratorStack) -> Tensor | None:
@@ -269,16 +284,21 @@ def predict_noise(
     timesteps: Tensor,
     batch: ConditionBatch,
     masked: Masked | None = None,
+    residuals: Residuals | None = None,
 ) -> Tensor:
     """The UNet's output (B, C, h, w) under the batch's conditions; `timesteps` (B,) or a scalar tensor.
 
-    `masked` is what `masked_rows` says of the batch, where the caller knows it.
+    `masked` is what `masked_rows` says of the batch, where the caller knows it; `residuals` are taken in place of the
+    ControlNet's.
     """
     steps = timesteps.expand(len(batch)) if timesteps.ndim == 0 else timesteps
-    if controlnet is None or (masked or masked_rows(batch)) == "none":
+    if residuals is not None:
+        down, mid = residuals
+    elif controlnet is None or (masked or masked_rows(batch)) == "none":
         output = unet(noisy_latents, steps, encoder_hidden_states=batch.text_states, return_dict=False)[0]
         return torch.as_tensor(output)
-    down, mid = control_residuals(controlnet, noisy_latents, steps, batch, masked)
+    else:
+        down, mid = control_residuals(controlnet, noisy_latents, steps, batch, masked)
     output = unet(
         noisy_latents,
         steps,
