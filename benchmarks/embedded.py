@@ -1,8 +1,9 @@
-"""Speed of the embedded default: phantom rendering, a set of four in each mode, and the command line's help.
+"""The embedded default: speed of rendering, sampling and the command line's help; its autoencoder; size of its weights.
 
     python -m benchmarks.embedded --size tiny --json
 
-The peer of sampling is diffusers' own way of doing it: the same stack, scheduler and steps, one set at a time, with
+The autoencoder is measured on phantoms that nothing was trained on (`--size full`: the 256 of its model card). The peer
+of sampling is diffusers' own way of doing it: the same stack, scheduler and steps, one set at a time, with
 both guidance branches and the ControlNet always computed. Absolute targets have no peer. Best of repeats.
 """
 
@@ -12,13 +13,20 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-SIZES = {"tiny": {"renders": 40, "repeats": 2, "sets": 2}, "full": {"renders": 200, "repeats": 5, "sets": 8}}
+SIZES = {
+    "tiny": {"renders": 40, "repeats": 2, "sets": 2, "held_out": 16},
+    "full": {"renders": 200, "repeats": 5, "sets": 8, "held_out": 256},
+}
+LIMITS_MB = {"embedded": 30.0, "measure": 12.0}
+"""Of the weights that ship: the generator, and all measuring networks together."""
 
 
 def best(action: Callable[[], Any], repeats: int) -> float:
@@ -62,6 +70,32 @@ def help_row(repeats: int) -> dict[str, Any]:
     return row(
         "radpref --help, s", best(lambda: subprocess.run(command, capture_output=True, check=True), repeats), 0.5
     )
+
+
+def autoencoder_rows(n: int) -> list[dict[str, Any]]:
+    """How well the autoencoder keeps ``n`` held-out phantoms; always the same on one kind of processor."""
+    from generation.corpus import build_phantom_corpus, load_corpus
+    from generation.embedded import HELD_OUT_SEED
+    from generation.models import load_stack
+    from generation.vae_training import reconstruction_report
+
+    stack = load_stack("embedded")
+    with tempfile.TemporaryDirectory(prefix="radpref-held-out-") as folder:
+        build_phantom_corpus(Path(folder), n, stack.image_size, HELD_OUT_SEED, 1)
+        figures = reconstruction_report(stack.vae, load_corpus(Path(folder)).images)
+    return [row(f"autoencoder on {n} held-out phantoms: {name}", value, None) for name, value in figures.items()]
+
+
+def weight_rows() -> list[dict[str, Any]]:
+    """MB of the weights that ship, folder by folder."""
+    import generation
+
+    shipped, rows = Path(generation.__path__[0]) / "weights", []
+    for name, limit in LIMITS_MB.items():
+        files = [path for path in (shipped / name).rglob("*.safetensors") if "cxr128" not in path.parts]
+        size = sum(path.stat().st_size for path in files)
+        rows.append(row(f"weights of {name}, MB", size / 1e6, limit))
+    return rows
 
 
 def sampling_rows(repeats: int, n_sets: int, n_steps: int = 20, guidance: float = 2.0) -> list[dict[str, Any]]:
@@ -138,6 +172,8 @@ def main() -> None:
     rows = [
         phantom_row(size["renders"], size["repeats"]),
         help_row(size["repeats"]),
+        *weight_rows(),
+        *autoencoder_rows(size["held_out"]),
         *sampling_rows(size["repeats"], size["sets"]),
     ]
     for entry in rows:
