@@ -74,10 +74,10 @@ def help_row(repeats: int) -> dict[str, Any]:
 
 def autoencoder_rows(n: int) -> list[dict[str, Any]]:
     """How well the autoencoder keeps ``n`` held-out phantoms; always the same on one kind of processor."""
-    from generation.corpus import build_phantom_corpus, load_corpus
-    from generation.embedded import HELD_OUT_SEED
-    from generation.models import load_stack
-    from generation.vae_training import reconstruction_report
+    from generation.stack.models import load_stack
+    from generation.training.corpus import build_phantom_corpus, load_corpus
+    from generation.training.embedded import HELD_OUT_SEED
+    from generation.training.vae_training import reconstruction_report
 
     stack = load_stack("embedded")
     with tempfile.TemporaryDirectory(prefix="radpref-held-out-") as folder:
@@ -88,11 +88,11 @@ def autoencoder_rows(n: int) -> list[dict[str, Any]]:
 
 def weight_rows() -> list[dict[str, Any]]:
     """MB of the weights that ship, folder by folder."""
-    import generation
+    from generation import WEIGHTS_FOLDER
 
-    shipped, rows = Path(generation.__path__[0]) / "weights", []
+    rows = []
     for name, limit in LIMITS_MB.items():
-        files = [path for path in (shipped / name).rglob("*.safetensors") if "cxr128" not in path.parts]
+        files = [path for path in (WEIGHTS_FOLDER / name).rglob("*.safetensors") if "cxr128" not in path.parts]
         size = sum(path.stat().st_size for path in files)
         rows.append(row(f"weights of {name}, MB", size / 1e6, limit))
     return rows

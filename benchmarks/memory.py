@@ -35,10 +35,10 @@ from data.progress import track
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from generation.compute import Precision
-    from generation.latents import LatentCorpus
-    from generation.models import GeneratorStack
-    from generation.training import TrainSettings
+    from generation.stack.models import GeneratorStack
+    from generation.training.compute import Precision
+    from generation.training.latents import LatentCorpus
+    from generation.training.unet_training import TrainSettings
 
 PART = "--one-way"
 """How the process that measures one way is called."""
@@ -106,7 +106,7 @@ class _Kept:
 
 def build(size: str) -> GeneratorStack:
     """The stack of a size."""
-    from generation.models import load_stack, tiny_stack
+    from generation.stack.models import load_stack, tiny_stack
 
     if size == "embedded":
         return load_stack("embedded")
@@ -119,8 +119,8 @@ def build(size: str) -> GeneratorStack:
 
 def random_corpus(stack: GeneratorStack, n: int) -> LatentCorpus:
     """``n`` rows of latents, masks and captions of the stack's shapes."""
-    from generation.latents import LatentCorpus
-    from generation.tokenizer import tokenize
+    from generation.stack.tokenizer import tokenize
+    from generation.training.latents import LatentCorpus
 
     rng, texts = np.random.default_rng(0), ("normal", "severe left pleural effusion")
     masks = rng.integers(0, 256, (n, len(stack.structures), stack.image_size, stack.image_size // 8), dtype=np.uint8)
@@ -137,7 +137,7 @@ def random_corpus(stack: GeneratorStack, n: int) -> LatentCorpus:
 
 def settings_of(size: str, way: str) -> TrainSettings:
     """All three networks, modes mixed; at Stable Diffusion's size the ControlNet alone, on masks alone."""
-    from generation.training import FINE_TUNE, MASK_STAGE
+    from generation.training.unet_training import FINE_TUNE, MASK_STAGE
 
     scale = SIZES[size]
     accumulation, checkpointing = scale.ways[way]
@@ -156,8 +156,8 @@ def train_steps(size: str, way: str, folder: Path) -> dict[str, float]:
     """Train in this process: MiB of the loaded model, the peak above it, MiB kept for backward, processor s a step."""
     import torch
 
-    from generation.loop import Budget
-    from generation.training import train
+    from generation.training.loop import Budget
+    from generation.training.unet_training import train
 
     torch.set_num_threads(1)
     stack, scale = build(size), SIZES[size]
@@ -178,7 +178,7 @@ def train_steps(size: str, way: str, folder: Path) -> dict[str, float]:
 def weight_rows() -> list[dict[str, Any]]:
     """Parameters of Stable Diffusion 2.1's networks, and the GB of weights, gradients, moments and average."""
     from benchmarks.sampling import sd_stack
-    from generation.adapters import attach_lora, lora_parameters
+    from generation.stack.adapters import attach_lora, lora_parameters
 
     stack = sd_stack("meta")
     unet = sum(p.numel() for p in stack.unet.parameters())

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import captions, copies, imports, memory
 from data.study import Study
-from generation.measure import load_measure
+from generation.measuring.measure import load_measure
 
 KEYS = {"metric", "ours", "peer", "ratio", "target", "met"}
 
