@@ -15,6 +15,8 @@ class TrainConfig(Section):
     start: str = "embedded"
     """``embedded``, ``cxr128``, a diffusers directory, or ``fresh``: the embedded architecture with random weights."""
     vae_steps: int = Field(default=1500, ge=0)
+    vae_batch_size: int = Field(default=16, ge=1)
+    """Crops of 64 pixels of one autoencoder step; three eighths of it where steps see whole images."""
     unet_steps: int = Field(default=4000, ge=0)
     """Text-to-image steps of UNet and text encoder."""
     control_steps: int = Field(default=1500, ge=0)
@@ -63,11 +65,15 @@ class TrainConfig(Section):
     """Steps between lines of metrics.jsonl."""
     sheet_every: int = Field(default=500, ge=0)
     """Steps between validation sheets and losses, each with a checkpoint; 0: none."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that text and mask steps leave: those of the end, or of the lowest validation loss (``sheet_every``)."""
     sheet_images: int = Field(default=8, ge=1, le=64)
     """Conditions of the validation split on a sheet."""
 
     @model_validator(mode="after")
-    def _mix_sums_to_100(self) -> TrainConfig:
+    def _fits_together(self) -> TrainConfig:
         if sum(self.mix) != 100 or min(self.mix) < 0:
             raise ValueError(f"mix = {list(self.mix)} must be three percentages that sum to 100")
+        if self.keep == "best" and not self.sheet_every:
+            raise ValueError("keep = 'best' needs validation losses: set sheet_every above 0")
         return self

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data.conditions_store import record_conditions
+from data.config import TrainConfig
 from data.errors import InvalidInput
 from data.importing import import_records
 from data.study import Study
@@ -24,10 +25,10 @@ from generation.sampling.sets import run_sets
 from generation.stack.adapters import find_model, study_options
 from generation.stack.conditions import hint_colours
 from generation.stack.models import load_stack, save_stack, tiny_stack
-from generation.training import loop
 from generation.training.loop import TrainingLoop
 from generation.training.study_corpus import read_images, study_corpus
 from generation.training.study_training import run_config, run_train
+from generation.training.unet_training import loop
 from tests.support_brought import save_brought
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,9 @@ checkpoint_minutes = 1e-6
 sheet_every = 2
 sheet_images = 1
 """
+
+
+STRUCTURES = ("lungs", "heart", "lesion", "pneumothorax")
 
 
 def _study(tiny_study: Study, toml: str, structures: tuple[str, ...]) -> Study:
@@ -127,6 +131,41 @@ def test_a_lora_and_a_new_controlnet_are_trained_kept_and_read_by_plain_diffuser
     opened.db.close()
 
 
+def test_the_weights_of_the_lowest_validation_loss_are_kept_and_named(tiny_study: Study) -> None:
+    toml = SHARED.replace("vae_steps = 1", "vae_steps = 0\nvae_batch_size = 8").replace("every = 2", "every = 1")
+    opened = _study(
+        tiny_study,
+        toml + 'keep = "best"\nlearning_rate = 0.05\n',
+        structures=("lungs", "heart", "lesion", "pneumothorax"),
+    )
+    result = run_train(opened, device="cpu")
+    for stage in ("text", "masks"):
+        losses = {
+            line["step"]: line["validation_loss"]
+            for line in _lines(opened.root / "runs" / result["run_id"] / stage)
+            if "validation_loss" in line
+        }
+        assert set(losses) == {1, 2, 3}
+        kept = result["stages"][stage]
+        assert kept["kept_step"] == min(losses, key=losses.__getitem__)
+        assert kept["kept_validation_loss"] == min(losses.values())
+        assert f"(kept: {kept['kept_step']})" in (Path(result["model"]) / "README.md").read_text()
+    opened.db.close()
+
+
+def test_keeping_the_best_needs_validation_images(tiny_study: Study) -> None:
+    opened = _study(
+        tiny_study, '[train]\nstart = "start"\nkeep = "best"\n', structures=("lungs", "heart", "lesion", "pneumothorax")
+    )
+    with opened.db.write() as connection:
+        connection.execute("UPDATE records SET split = 'test' WHERE split = 'val'")
+    with pytest.raises(InvalidInput, match="which has no image with a caption or mask: import such images"):
+        run_train(opened, device="cpu")
+    with pytest.raises(ValueError, match="set sheet_every above 0"):
+        TrainConfig(keep="best", sheet_every=0)
+    opened.db.close()
+
+
 def test_masks_that_the_start_does_not_know_are_refused_before_a_run_is_made(tiny_study: Study) -> None:
     opened = _study(tiny_study, '[train]\nstart = "start"\n', structures=("lungs", "ribs"))
     with pytest.raises(InvalidInput, match=r"not of \['heart', 'lesion', 'pneumothorax'\]: set train.control = 'new'"):
@@ -186,7 +225,7 @@ def test_two_processes_train_what_one_trains_also_after_one_was_interrupted(
     tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of three text steps on is done by two processes, with one image each; so is the whole mask stage."""
-    alone = _study(tiny_study, SHARED, structures=("lungs", "heart", "lesion", "pneumothorax"))
+    alone = _study(tiny_study, SHARED, structures=STRUCTURES)
     shutil.copytree(alone.root, tmp_path / "shared")
     expected = run_train(alone, device="cpu")
     shared = Study(tmp_path / "shared")

@@ -17,6 +17,7 @@ from generation.stack.adapters import attach_lora, lora_parameters, merge_lora
 from generation.stack.conditions import ConditionBatch
 from generation.stack.models import GeneratorStack, tiny_stack
 from generation.training import unet_training
+from generation.training.averages import best_observation
 from generation.training.compute import Compute
 from generation.training.latents import LatentCorpus, encode_corpus
 from generation.training.loop import CHECKPOINT, Budget, TrainingLoop
@@ -249,6 +250,43 @@ def test_observations_come_at_their_steps_and_at_the_end_with_averaged_weights(t
     assert float(loop.ema.shadow[0]) == seen[-1][1]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "validation_loss" in line] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("interrupted", [None, 3, 5])
+def test_the_weights_of_the_lowest_observation_are_kept_also_after_an_interruption(
+    tmp_path: Path, interrupted: int | None
+) -> None:
+    figures = {2: 0.5, 4: 0.3, 6: 0.4, 7: 0.6}
+    seen: dict[int, float] = {}
+
+    def run(stop_after: int | None) -> tuple[TrainingLoop, torch.nn.Linear]:
+        model = _line()
+        loop = _loop(model, tmp_path, n_steps=7, observe_every=2, keep_best="validation_loss")
+
+        def observe(step: int) -> dict[str, float]:
+            seen[step] = model.weight.item()
+            return {"validation_loss": figures[step]}
+
+        loop.run_parts(lambda step, progress: [(model.weight.sum(), 1)], stop_after=stop_after, observe=observe)
+        return loop, model
+
+    if interrupted is not None:
+        run(interrupted)
+    loop, model = run(None)
+    loop.keep()
+    assert best_observation(tmp_path) == (0.3, 4)
+    assert model.weight.item() == seen[4] != seen[7]
+
+
+def test_without_a_deciding_figure_the_last_average_is_kept(tmp_path: Path) -> None:
+    model = _line()
+    loop = _loop(model, tmp_path, n_steps=3, observe_every=1)
+    loop.run_parts(
+        lambda step, progress: [(model.weight.sum(), 1)], observe=lambda step: {"validation_loss": float(step)}
+    )
+    loop.keep()
+    assert model.weight.item() == float(loop.ema.shadow[0])
+    assert best_observation(tmp_path) is None
 
 
 def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path) -> None:

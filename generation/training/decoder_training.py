@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from generation.stack.autoencoder import restore_signal, to_signal
+from generation.training.compute import Compute, Precision, prepare_module
 from generation.training.loop import Budget, TrainingLoop
 from generation.training.vae_training import VaeSettings, gradient_distance
 
@@ -92,6 +93,9 @@ def refine_decoder(
     decoder tolerant of sampled ones. `adversarial`: weight of the patch discriminator's verdict relative to the pixel
     and gradient errors; 0 trains without one.
     """
+    compute = Compute(vae.device)
+    precision: Precision = "bf16" if settings.bf16 else "f32"
+    prepare_module(vae, compute)
     vae.requires_grad_(False)
     decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True).train()
     groups = [(list(decoder.parameters()), 1.0)]
@@ -100,22 +104,24 @@ def refine_decoder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             critic = PatchDiscriminator()
+        prepare_module(critic, compute)
         groups.append((list(critic.parameters()), 1.0))
     generator = torch.Generator().manual_seed(seed)
-    loop = TrainingLoop(folder, groups, generator, budget, settings.loop)
+    loop = TrainingLoop(folder, groups, generator, budget, settings.loop, compute)
 
     def loss_fn(step: int, progress: float) -> tuple[Tensor, int]:
         del progress
         chosen = np.sort(torch.randint(len(images), (settings.full_batch_size,), generator=generator).numpy())
         z = torch.from_numpy(np.asarray(latents[chosen]).astype(np.float32))
-        z = z + LATENT_NOISE * torch.randn(z.shape, generator=generator)
-        x = to_signal(images[chosen])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
+        z = compute.put(z + LATENT_NOISE * torch.randn(z.shape, generator=generator))
+        x = compute.put(to_signal(images[chosen]))
+        with compute.autocast(precision):
             y = vae.decoder(vae.post_quant_conv(z))
         y = restore_signal(vae, y.float())
         fit = F.l1_loss(y, x) + settings.gradient_weight * gradient_distance(y, x)
         if critic is not None:
-            fit = _against(critic, x, y, fit, adversarial if step >= ADVERSARIAL_WARMUP_STEPS else 0.0, vae, settings)
+            weight = adversarial if step >= ADVERSARIAL_WARMUP_STEPS else 0.0
+            fit = _against(critic, x, y, fit, weight, vae.decoder.conv_out.weight, compute.autocast(precision))
         return fit, len(chosen)
 
     loop.run(loss_fn)
@@ -124,14 +130,15 @@ def refine_decoder(
 
 
 def _against(
-    critic: nn.Module, x: Tensor, y: Tensor, fit: Tensor, weight: float, vae: AutoencoderKL, settings: VaeSettings
+    critic: nn.Module, x: Tensor, y: Tensor, fit: Tensor, weight: float, last: nn.Parameter, mixed: torch.autocast
 ) -> Tensor:
     """One loss for both players, so that one optimizer and one checkpoint hold both.
 
-    The decoder's terms see the critic with constant weights, the critic's term sees constant images.
+    The decoder's terms see the critic with constant weights, the critic's term sees constant images. `last`: the
+    decoder's last layer; `mixed`: the precision that the critic computes in.
     """
     frozen = {name: value.detach() for name, value in critic.named_parameters()}
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
+    with mixed:
         logits, features = critic(torch.cat([x, y.detach()]))
         verdict, decoded = functional_call(critic, frozen, (y,))
     real, fake = logits.float().chunk(2)
@@ -140,6 +147,6 @@ def _against(
         return fit + own
     fit = fit + FEATURE_WEIGHT * feature_distance([f[: len(x)] for f in features], decoded)
     persuade = -verdict.float().mean()
-    weight_now = weight * adversarial_weight(fit, persuade, vae.decoder.conv_out.weight)
+    weight_now = weight * adversarial_weight(fit, persuade, last)
     total: Tensor = fit + weight_now * persuade + own
     return total

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from data.errors import InvalidInput
 from data.files import storage_errors, write_atomic
 from data.progress import bar
+from generation.training.averages import BEST, BestWeights, Ema, stored
 from generation.training.compute import FUSED_DEVICES, Compute, Precision, memory_errors
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class LoopSettings:
     """Optimisation settings of one loop.
 
     ema_decay: 0 for no average; checkpoint_s: seconds between checkpoints; observe_every: steps between observations
-    (each with a checkpoint), 0 for none.
+    (each with a checkpoint), 0 for none; keep_best: name of the observed figure whose lowest value says which averaged
+    weights `TrainingLoop.keep` leaves, "" for the last ones.
     """
 
     learning_rate: float = 1e-3
@@ -71,41 +73,7 @@ class LoopSettings:
     checkpoint_s: float = 180.0
     log_every: int = 25
     observe_every: int = 0
-
-
-class Ema:
-    """Exponential moving average of parameters; the decay ramps up over the first steps. Decay 0: no average."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self.parameters = list(parameters) if decay > 0 else []
-        self.shadow = [p.detach().clone() for p in self.parameters]
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the parameters after optimiser step `step`."""
-        if not self.parameters:
-            return
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
-
-    @torch.no_grad()
-    def copy_to_model(self) -> None:
-        """Put the averaged weights into the model for good."""
-        for parameter, shadow in zip(self.parameters, self.shadow, strict=True):
-            parameter.copy_(shadow)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The averaged weights for the duration of a block, the raw ones again after it."""
-        raw = [p.detach().clone() for p in self.parameters]
-        self.copy_to_model()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(self.parameters, raw, strict=True):
-                    parameter.copy_(value)
+    keep_best: str = ""
 
 
 def learning_rate_at(progress: float, step: int, settings: LoopSettings) -> float:
@@ -154,6 +122,7 @@ class TrainingLoop:
         self.scaler = self.compute.scaler(precision)
         self.ema = Ema(self.parameters, settings.ema_decay)
         self.step, self.elapsed_s = 0, 0.0
+        self.best = BestWeights(folder / BEST, settings.keep_best, self.parameters)
         self._loss, self._n_losses = torch.zeros((), device=self.compute.device), 0
         self._resume()
 
@@ -294,8 +263,20 @@ class TrainingLoop:
         if self.compute.is_main:
             with self.ema.applied():
                 figures = observe(self.step)
+                self.best.offer(self.step, figures)
             if figures:
                 self._write({"step": self.step, **figures})
+
+    def keep(self) -> None:
+        """Leave in the model what training was for: the averaged weights, of the best observation where one decides.
+
+        All processes call it at the end.
+        """
+        self.compute.wait()
+        if (step := self.best.copy_to_model()) is None:
+            self.ema.copy_to_model()
+        else:
+            log.info("%s keeps the weights of step %d", self.folder.name, step)
 
     def save(self) -> None:
         """Write the checkpoint beside and rename (main process only).
@@ -309,11 +290,11 @@ class TrainingLoop:
         self._check_finite(float(self._loss), float(self.optimizer.param_groups[0]["lr"]))
         tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
         for index, parameter in enumerate(self.parameters):
-            tensors[f"parameter.{index}"] = _stored(parameter)
+            tensors[f"parameter.{index}"] = stored(parameter)
             for name, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{index}.{name}"] = _stored(value)
+                tensors[f"optimizer.{index}.{name}"] = stored(value)
         for index, shadow in enumerate(self.ema.shadow):
-            tensors[f"ema.{index}"] = _stored(shadow)
+            tensors[f"ema.{index}"] = stored(shadow)
         metadata = {"step": str(self.step), "elapsed_s": repr(self.elapsed_s)}
         if self.scaler is not None:
             metadata["scaler"] = json.dumps(self.scaler.state_dict())
@@ -328,6 +309,7 @@ class TrainingLoop:
             with safe_open(path, framework="pt") as file:
                 self._restore(file, path)
             log.info("resumed %s at step %d (%.0f s used)", self.folder, self.step, self.elapsed_s)
+        self.best.resume(self.step)
         if self.compute.is_main:
             self._forget_lines_after(self.step)
 
@@ -382,13 +364,8 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def _stored(value: Tensor) -> Tensor:
-    """The tensor on the CPU in the plain memory layout; no copy is made on the device, nor of what is so already."""
-    return value.detach().cpu().contiguous()
-
-
-def _like(parameter: nn.Parameter, stored: Tensor) -> Tensor:
+def _like(parameter: nn.Parameter, kept: Tensor) -> Tensor:
     """Optimizer state on the parameter's device and in its memory layout, which fused optimizers insist on."""
-    if stored.shape != parameter.shape or stored.ndim == 0:
-        return stored.clone().to(parameter.device)
-    return torch.empty_like(parameter).copy_(stored)
+    if kept.shape != parameter.shape or kept.ndim == 0:
+        return kept.clone().to(parameter.device)
+    return torch.empty_like(parameter).copy_(kept)

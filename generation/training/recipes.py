@@ -88,6 +88,7 @@ def make_recipe(settings: TrainConfig, large: bool, *, masks: bool) -> Recipe:
             checkpoint_s=60 * settings.checkpoint_minutes,
             log_every=settings.log_every,
             observe_every=settings.sheet_every,
+            keep_best="validation_loss" if settings.keep == "best" else "",
         )
         return replace(
             base,

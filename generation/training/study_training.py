@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     from generation.training.latents import LatentCorpus
     from generation.training.recipes import Recipe
     from generation.training.unet_training import TrainSettings
+    from generation.training.vae_training import VaeSettings
     from generation.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
 VAE_VALIDATION_IMAGES = 128
-VALIDATION_IMAGES = 64
+VALIDATION_IMAGES = 256
 """Of the validation loss."""
 VAE_RATE, FRESH_VAE_RATE, DECODER_RATE = 5e-4, 2e-3, 5e-4
 ADVERSARIAL_WEIGHT = 0.5
@@ -78,6 +79,11 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
     structures = fit_structures(stack, settings, study.config.data.structures, with_masks)
     recipe = make_recipe(settings, large, masks=bool(with_masks & set(structures)))
     check_recipe(recipe, compute)
+    if settings.keep == "best" and compute.is_main and not _validation_records(study):
+        raise InvalidInput(
+            "train.keep = 'best' compares losses on the validation split, which has no image with a caption or mask: "
+            "import such images, or set keep = 'last'"
+        )
     if study.config.data.image_size != stack.image_size:
         raise InvalidInput(
             f"data.image_size = {study.config.data.image_size}, but the generator makes {stack.image_size}; "
@@ -209,7 +215,6 @@ def _train_stages(
             stack.controlnet = grow_controlnet(stack, settings.seed + 5)
         stage("masks", settings.control_steps, recipe.masks, settings.seed + 2)
     if settings.decoder_steps and compute.is_main:
-        stack.vae.to("cpu")
         _refine(stack, corpus, latents.latents, folder / "decoder", settings)
         result["autoencoder_refined"] = reconstruction_report(stack.vae, _vae_validation(study, large))
     return result | {
@@ -221,12 +226,12 @@ def _train_stages(
 
 
 def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path, compute: Compute) -> dict[str, Any]:
-    """Train the autoencoder (on the CPU, in the main process) and report on validation images."""
+    """Train the autoencoder (in the main process) and report on validation images."""
     from safetensors.torch import load_file, save_file
 
     from generation.training.loop import Budget
     from generation.training.recipes import FRESH, stack_is_large
-    from generation.training.vae_training import VaeSettings, reconstruction_report, train_vae
+    from generation.training.vae_training import reconstruction_report, train_vae
 
     settings = study.config.train
     result: dict[str, Any] = {}
@@ -235,16 +240,16 @@ def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Pa
         validation = _vae_validation(study, stack_is_large(stack))
         result["autoencoder_before"] = reconstruction_report(stack.vae, validation)
         if settings.vae_steps:
-            vae_settings = VaeSettings(bf16=settings.precision != "f32")
-            rate = FRESH_VAE_RATE if settings.start == FRESH else VAE_RATE
+            vae_settings = _vae_settings(settings, FRESH_VAE_RATE if settings.start == FRESH else VAE_RATE)
             scale = float(stack.vae.config.scaling_factor)
             stack.vae = train_vae(
                 corpus,
                 folder / "vae",
                 Budget(settings.vae_steps),
-                replace(vae_settings, loop=replace(vae_settings.loop, learning_rate=rate)),
+                vae_settings,
                 settings.seed,
                 start=stack.vae.requires_grad_(True),  # a loaded stack is frozen
+                device=compute.device,
             )
             log.info("scaling factor %.4f -> %.4f", scale, stack.vae.config.scaling_factor)
             if compute.world > 1:
@@ -262,6 +267,15 @@ def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Pa
     return result
 
 
+def _vae_settings(settings: TrainConfig, rate: float) -> VaeSettings:
+    """Of autoencoder and decoder; a whole image costs as much as four crops."""
+    from generation.training.vae_training import VaeSettings
+
+    shape = VaeSettings(bf16=settings.precision != "f32", batch_size=settings.vae_batch_size)
+    whole = max(1, round(settings.vae_batch_size * 3 / 8))
+    return replace(shape, full_batch_size=whole, loop=replace(shape.loop, learning_rate=rate))
+
+
 def _vae_validation(study: Study, large: bool) -> np.ndarray:
     """Images, uint8 (N, H, W), on which autoencoders are measured."""
     records = record_conditions(study, "val") or training_records(study)
@@ -272,10 +286,9 @@ def _refine(stack: GeneratorStack, corpus: Corpus, latents: np.ndarray, folder: 
     """The decoder against a patch discriminator, on the images as they are (the first ``len(corpus)`` latents)."""
     from generation.training.decoder_training import refine_decoder
     from generation.training.loop import Budget
-    from generation.training.vae_training import VaeSettings
 
-    shape = VaeSettings()
-    shape = replace(shape, loop=replace(shape.loop, learning_rate=DECODER_RATE, warmup_steps=20))
+    shape = _vae_settings(settings, DECODER_RATE)
+    shape = replace(shape, loop=replace(shape.loop, warmup_steps=20))
     budget = Budget(settings.decoder_steps)
     own = latents[: len(corpus)]
     stack.vae = refine_decoder(
@@ -293,7 +306,7 @@ def _validation(
 
     if not compute.is_main:
         return None
-    records = [r for r in record_conditions(study, "val") if r["caption"] or r["masks"]]
+    records = _validation_records(study)
     if not records:
         return None
     settings, alone = study.config, Compute(compute.device)
@@ -307,6 +320,10 @@ def _validation(
         n_steps=settings.generator.n_steps,
         guidance_scale=settings.generator.guidance_scale,
     )
+
+
+def _validation_records(study: Study) -> list[dict[str, Any]]:
+    return [r for r in record_conditions(study, "val") if r["caption"] or r["masks"]]
 
 
 def _validation_latents(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from generation.training.averages import best_observation
 from generation.training.loop import METRICS
 
 STAGES: tuple[tuple[str, str], ...] = (
@@ -31,6 +32,8 @@ def stage_figures(folder: Path) -> dict[str, Any]:
                 merged |= json.loads(line)
             keys = ("step", "loss", "validation_loss", "images_per_s", "elapsed_s")
             found[name] = {key: merged[key] for key in keys if key in merged}
+            if (best := best_observation(folder / name)) is not None:
+                found[name] |= {"kept_step": best[1], "kept_validation_loss": best[0]}
     return found
 
 
@@ -42,6 +45,9 @@ def train_card(title: str, run_id: str, config: Mapping[str, Any], result: Mappi
         if name in stages:
             figures = stages[name]
             cells = [str(figures.get(key, "")) for key in ("step", "loss", "validation_loss", "images_per_s")]
+            if "kept_step" in figures:
+                cells[0] += f" (kept: {figures['kept_step']})"
+                cells[2] += f" (kept: {figures['kept_validation_loss']})"
             rows.append(f"| {label} | {' | '.join(cells)} | {figures.get('elapsed_s', 0) / 60:.1f} |")
     return "\n".join(
         [
@@ -63,8 +69,8 @@ def train_card(title: str, run_id: str, config: Mapping[str, Any], result: Mappi
             "|---|---|",
             *(f"| {name} | {value} |" for name, value in _settings(config, result)),
             "",
-            "Weights kept are the moving average where there is one. Losses are those the stage minimises; the",
-            "validation loss is at fixed times and noise and comparable within a stage only.",
+            "Weights kept are the moving average where there is one, of the last step or the one named. Losses are",
+            "those the stage minimises; the validation loss is at fixed times and noise and comparable within a stage only.",
             "",
             "```json",
             json.dumps({"train": dict(config), "result": dict(result)}, indent=2),

@@ -325,6 +325,6 @@ def train(
         return objective.parts(draw)
 
     loop.run_parts(parts, on_checkpoint, stop_after, observe)
-    loop.ema.copy_to_model()
+    loop.keep()
     stack.text_cache.clear()
     return stack.eval()

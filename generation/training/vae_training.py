@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, restore_signal, to_signal
+from generation.training.compute import Compute, Precision, prepare_module
 from generation.training.corpus import Corpus
 from generation.training.loop import Budget, LoopSettings, TrainingLoop
 
@@ -82,23 +83,30 @@ def train_vae(
     settings: VaeSettings,
     seed: int = 0,
     start: AutoencoderKL | None = None,
+    device: torch.device | None = None,
 ) -> AutoencoderKL:
-    """Train (or resume, or go on from `start`) and return the averaged autoencoder with normalised latents."""
+    """Train (or resume, or go on from `start`) and return the averaged autoencoder with normalised latents.
+
+    It is trained, and stays, on `device` (default: the processor); images and random numbers come from the processor.
+    """
+    compute = Compute(device or torch.device("cpu"))
+    precision: Precision = "bf16" if settings.bf16 else "f32"
     vae = start if start is not None else build_vae(settings, corpus.image_size, seed)
     if settings.channels_last:
         vae = vae.to(memory_format=torch.channels_last)
+    prepare_module(vae, compute)
     vae.train()
     generator = torch.Generator().manual_seed(seed)
-    loop = TrainingLoop(folder, [(list(vae.parameters()), 1.0)], generator, budget, settings.loop)
+    loop = TrainingLoop(folder, [(list(vae.parameters()), 1.0)], generator, budget, settings.loop, compute)
 
     def loss_fn(step: int, progress: float) -> tuple[Tensor, int]:
         del step
-        x = draw_batch(corpus, settings, generator, full=progress >= settings.full_from)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
+        x = compute.put(draw_batch(corpus, settings, generator, full=progress >= settings.full_from))
+        with compute.autocast(precision):
             moments = vae.quant_conv(vae.encoder(adapt_signal(vae, x))).float()
             mean, log_variance = moments.chunk(2, dim=1)
             log_variance = log_variance.clamp(-30, 20)
-            noise = torch.randn(mean.shape, generator=generator)
+            noise = compute.put(torch.randn(mean.shape, generator=generator))
             y = vae.decoder(vae.post_quant_conv(mean + (0.5 * log_variance).exp() * noise))
         y = restore_signal(vae, y.float())
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
@@ -118,7 +126,7 @@ def train_vae(
 def latent_statistics(vae: AutoencoderKL, corpus: Corpus, n_images: int = 512) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,) of the posterior means over evenly chosen images and all positions."""
     chosen = np.linspace(0, len(corpus) - 1, min(n_images, len(corpus))).astype(int)
-    signals = (adapt_signal(vae, to_signal(corpus.images[part])) for part in _batches(chosen, 32))
+    signals = (adapt_signal(vae, to_signal(corpus.images[part]).to(vae.device)) for part in _batches(chosen, 32))
     latents = torch.cat([vae.encode(signal).latent_dist.mean for signal in signals])
     return latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)).clamp_min(1e-4)
 
@@ -146,7 +154,7 @@ def reconstruction_report(vae: AutoencoderKL, images: np.ndarray) -> dict[str, f
     """Held-out figures for uint8 (N,H,W): PSNR of pixels and of gradients in dB, and kept gradient energy (0-1)."""
     errors, gradient_errors, energy_in, energy_out = [], [], [], []
     for part in _batches(np.arange(len(images)), 32):
-        x = to_signal(images[part])
+        x = to_signal(images[part]).to(vae.device)
         latents = vae.encode(adapt_signal(vae, x)).latent_dist.mean
         y = restore_signal(vae, vae.decode(latents).sample).clamp(-1, 1)
         errors.append((x - y).square().mean(dim=(1, 2, 3)))
