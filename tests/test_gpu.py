@@ -16,16 +16,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from generation.compute import Compute, Precision
-from generation.conditions import Condition
-from generation.decoder_training import refine_decoder
-from generation.denoising import make_ready
-from generation.latents import encode_corpus
-from generation.loop import CHECKPOINT, Budget, LoopSettings
-from generation.models import GeneratorStack, load_stack, tiny_stack
-from generation.sampling import sample
-from generation.training import train
-from generation.vae_training import VaeSettings, build_vae, reconstruction_report, train_vae
+from generation.sampling.denoising import make_ready
+from generation.sampling.sampler import sample
+from generation.stack.autoencoder import build_vae
+from generation.stack.conditions import Condition
+from generation.stack.models import GeneratorStack, load_stack, tiny_stack
+from generation.training.compute import Compute, Precision
+from generation.training.decoder_training import refine_decoder
+from generation.training.latents import encode_corpus
+from generation.training.loop import CHECKPOINT, Budget, LoopSettings
+from generation.training.unet_training import train
+from generation.training.vae_training import VaeSettings, reconstruction_report, train_vae
 from tests.support_training import MIXED, training_corpus
 
 pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"), pytest.mark.slow]
