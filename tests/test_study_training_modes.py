@@ -25,10 +25,10 @@ from generation.sampling.sets import run_sets
 from generation.stack.adapters import find_model, study_options
 from generation.stack.conditions import hint_colours
 from generation.stack.models import load_stack, save_stack, tiny_stack
+from generation.training import loop
 from generation.training.loop import TrainingLoop
 from generation.training.study_corpus import read_images, study_corpus
 from generation.training.study_training import run_config, run_train
-from generation.training.unet_training import loop
 from tests.support_brought import save_brought
 
 ROOT = Path(__file__).parent.parent
