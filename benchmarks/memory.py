@@ -112,7 +112,7 @@ def build(size: str) -> GeneratorStack:
         return load_stack("embedded")
     if size == "tiny":
         return tiny_stack(0)
-    from benchmarks.sampling import sd_stack
+    from benchmarks.sampling_models import sd_stack
 
     return replace(sd_stack("cpu"), image_size=256)
 
@@ -177,7 +177,7 @@ def train_steps(size: str, way: str, folder: Path) -> dict[str, float]:
 
 def weight_rows() -> list[dict[str, Any]]:
     """Parameters of Stable Diffusion 2.1's networks, and the GB of weights, gradients, moments and average."""
-    from benchmarks.sampling import sd_stack
+    from benchmarks.sampling_models import sd_stack
     from generation.stack.adapters import attach_lora, lora_parameters
 
     stack = sd_stack("meta")
