@@ -46,6 +46,9 @@ bench: setup
 	$(BIN)/python -m benchmarks.embedded --size full --json
 	$(BIN)/python -m benchmarks.sampling --size embedded --peer-from-diffusers --json
 	$(BIN)/python -m benchmarks.serve --size full --json
+	$(BIN)/python -m benchmarks.imports --size full --json
+	$(BIN)/python -m benchmarks.memory --size embedded --json
+	$(BIN)/python -m benchmarks.copies --size full --json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -76,7 +76,7 @@ def make_room(root: Path, n_sets: int, size: int = 128) -> Study:
 
 
 def log_in(study: Study, n_raters: int) -> list[Login]:
-    """Add ``n_raters`` people and open a login for each, without the 50 ms of argon2 that a password costs."""
+    """Add ``n_raters`` people and open a login for each, without the argon2 that a password costs."""
     config = study.config.annotate
     sessions = Sessions(study.db, life_hours=config.session_hours, idle_minutes=config.idle_minutes)
     ids = [add_rater(study.db, f"rater-{index}", None, "human", "rater").rater_id for index in range(n_raters)]

@@ -55,7 +55,7 @@ class TrainConfig(Section):
     accumulation: int = Field(default=1, ge=1)
     """Parts in which each process computes its share of a batch: less memory, the same result."""
     checkpointing: bool = False
-    """Recompute activations of UNet and ControlNet instead of keeping them: less memory, a third slower."""
+    """Recompute activations of UNet and ControlNet instead of keeping them: less memory, a forward pass more."""
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     """Of the averaged weights, which are what is kept; 0: no average."""
     warmup_steps: int = Field(default=100, ge=0)

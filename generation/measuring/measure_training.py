@@ -2,7 +2,7 @@
 
     python -m generation.measuring.measure_training --all --out generation/weights/measure
 
-makes the shipped networks from phantoms (about 20 minutes on one idle core) and skips those that are there; to go on
+makes the shipped networks from phantoms (about an hour of one core) and skips those that are there; to go on
 after an interruption, run it again. `train_measure` takes any `MeasureData`, real records too.
 """
 
