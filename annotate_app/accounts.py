@@ -82,7 +82,7 @@ def _dummy_hash() -> str:
 
 
 def check_password(db: StudyDatabase, username: str, password: str) -> int | None:
-    """rater_id if name and password belong together, else None. argon2 is slow on purpose: keep it off the event loop."""
+    """rater_id if name and password belong together, else None. argon2 is slow: keep it off the event loop."""
     found = password_hash_of(db, username)
     try:
         _hasher.verify(found[1] if found else _dummy_hash(), password[:MAX_PASSWORD])
