@@ -10,18 +10,20 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from alignment.arm_training import N_PROMPTS, train_arm
 from alignment.dpo import DpoStep
-from alignment.examples import PreferenceSets, find_pairs_run, load_preference_sets
+from alignment.examples import PreferenceSets, load_preference_sets
 from alignment.finetune import FinetuneStep, image_scores, select_images, selected_images
+from alignment.pairs import find_pairs_run
 from alignment.policy import Policy, make_policy
+from alignment.requests import check_training
 from alignment.trainer import StepFunction
 from data.conditions_store import StoredCondition, load_condition
-from data.errors import InvalidInput, NotFound
+from data.errors import NotFound
 from data.records import Run, finished_run, start_run
-from generation.stack.adapters import BASELINE, arm_identity, load_arm
+from generation.stack.adapters import arm_identity, load_arm
+from generation.stack.device import pick_device
+from generation.stack.places import BASELINE
 
 if TYPE_CHECKING:
     from data.config import AlignConfig
@@ -58,7 +60,7 @@ def run_align(
 
     Raises:
         NotFound: no pairs yet.
-        InvalidInput: a bad arm name, or no set to train on.
+        InvalidInput: a bad arm name or device. Others: as `alignment.requests.check_training`.
     """
     return _run(study, "align", arm, pairs_run, n_steps, device)
 
@@ -78,12 +80,9 @@ def run_finetune(
 def _run(
     study: Study, kind: ArmKind, arm: str, pairs_run: str | None, n_steps: int | None, device: str
 ) -> dict[str, Any]:
-    if arm == BASELINE or not arm.replace("-", "").replace("_", "").isalnum():
-        raise InvalidInput(f"arm name '{arm}' is not usable: take letters, digits, '-' or '_', not 'baseline'")
-    settings = study.config.align
+    check_training(study, [arm], pairs_run, n_steps, device)
+    device, settings = pick_device(device), study.config.align
     if n_steps is not None:
-        if n_steps < 1:
-            raise InvalidInput(f"n_steps is {n_steps}: give a whole number of at least 1")
         settings = settings.model_copy(update={"n_steps": n_steps})
     pairs = find_pairs_run(study, pairs_run)
     base = arm_identity(study, BASELINE)
@@ -98,18 +97,8 @@ def _run(
     if done := finished_run(study, kind, config):
         return {**done.result, "already_done": True}
     with start_run(study, kind, config, {"generator": base}) as run:
-        run.result = _train(study, run, kind, arm, settings, training_device(device))
+        run.result = _train(study, run, kind, arm, settings, device)
     return run.result
-
-
-def training_device(name: str) -> str:
-    """ "auto" -> a CUDA device where there is one; InvalidInput for a name torch does not know."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return str(torch.device(name))
-    except RuntimeError as error:
-        raise InvalidInput(f"device '{name}' is unknown: use auto, cpu or cuda") from error
 
 
 def load_material(study: Study, pairs_run: str, settings: AlignConfig, device: str) -> Material:

@@ -63,10 +63,13 @@ def train(
     as_json: bool = JSON,
 ) -> None:
     """Train arms; the same command again resumes."""
-    from alignment.arms import run_align, run_finetune
+    from alignment.requests import check_training
     from data.study import Study
 
     opened, results = Study(study), {}
+    check_training(opened, arm, pairs_run, steps, device)  # before torch is loaded
+    from alignment.arms import run_align, run_finetune
+
     for name in arm:
         work = run_finetune if name == "finetuned" else run_align
         results[name] = work(opened, arm=name, pairs_run=pairs_run, n_steps=steps, device=device)
@@ -92,10 +95,14 @@ def proxy(
     as_json: bool = JSON,
 ) -> None:
     """Filter pools by the proxy, fine-tune on what it kept, sample that generator's pools. Run again to resume."""
-    from alignment.proxy_arm import run_proxy
+    from alignment.requests import PROXY_ARMS, check_proxy
     from data.study import Study
 
-    result = run_proxy(Study(study), arms=arm or None, n_steps=steps, device=device)
+    opened = Study(study)
+    check_proxy(opened, arm or PROXY_ARMS, steps, device)  # before torch is loaded
+    from alignment.proxy_arm import run_proxy
+
+    result = run_proxy(opened, arms=arm or None, n_steps=steps, device=device)
     lines = [
         f"{name}: {pool['n']} of {pool['candidates']} images kept; "
         + ", ".join(f"{label} {row['kept']}/{row['candidates']}" for label, row in pool["by_class"].items())
@@ -122,11 +129,18 @@ def evaluate(
     as_json: bool = JSON,
 ) -> None:
     """Compare the arms with the baseline on conditions that no rated set used."""
-    from alignment.evaluate import run_evaluate
+    from alignment.requests import check_evaluation
     from data.study import Study
 
+    opened = Study(study)
+    settings = opened.config.align
+    check_evaluation(  # before torch is loaded
+        opened, arm, conditions or settings.evaluation_conditions, images or settings.evaluation_images, judge, device
+    )
+    from alignment.evaluate import run_evaluate
+
     result = run_evaluate(
-        Study(study), arms=arm or None, n_conditions=conditions, n_images=images, seed=seed, judge=judge, device=device
+        opened, arms=arm or None, n_conditions=conditions, n_images=images, seed=seed, judge=judge, device=device
     )
     lines = [
         f"{name}: hit rate {_percent(a['hit_rate'])} %, side {_percent(a['side_accuracy'])} %, "
@@ -147,10 +161,14 @@ def simulate(
     as_json: bool = JSON,
 ) -> None:
     """Let the simulated raters of study.toml score the sets; always marked as simulated."""
-    from alignment.raters import run_simulate
+    from alignment.requests import check_simulation
     from data.study import Study
 
-    result = run_simulate(Study(study), n_sets=sets)
+    opened = Study(study)
+    check_simulation(opened)  # before torch is loaded
+    from alignment.raters import run_simulate
+
+    result = run_simulate(opened, n_sets=sets)
     each = ", ".join(f"{name} {count}" for name, count in result["n_sets"].items())
     _tell(
         result,

@@ -21,16 +21,19 @@ from alignment.fresh import fresh_conditions
 from alignment.judging import MEASURES, TIE, FloatArray, Images, arm_figures, comparison, judge_condition
 from alignment.networks import load_network
 from alignment.raters import fit_mask, load_raters
+from alignment.requests import check_evaluation, trained_arms
 from alignment.sheets import SheetRow, save_sheet
 from alignment.watch import drift_and_diversity, feature_function
 from data.conditions_store import StoredCondition, mask_stack
-from data.errors import InvalidInput, NotFound
+from data.errors import NotFound
 from data.files import write_atomic
 from data.progress import bar
 from data.records import Run, finished_run, start_run
 from generation.measuring.measure import MeasureNet
 from generation.sampling.sets import image_seed, sample_stored
-from generation.stack.adapters import BASELINE, TRAINED, arm_identity, load_arm
+from generation.stack.adapters import arm_identity, load_arm
+from generation.stack.device import pick_device
+from generation.stack.places import BASELINE
 
 if TYPE_CHECKING:
     from data.study import Study
@@ -39,19 +42,6 @@ log = logging.getLogger(__name__)
 
 N_SHEETS = 12
 MaskStack = npt.NDArray[np.bool_]
-
-
-def trained_arms(study: Study) -> list[str]:
-    """Names of the arms that were trained here, oldest first.
-
-    Raises:
-        NotFound: there are none.
-    """
-    rows = study.db.rows("SELECT arm FROM models GROUP BY arm ORDER BY min(created_at), arm")
-    arms = [str(row["arm"]) for row in rows if row["arm"] not in (BASELINE, TRAINED)]
-    if not arms:
-        raise NotFound(f"no trained arm in {study.root}: train one with `radpref align train`")
-    return arms
 
 
 def run_evaluate(
@@ -77,8 +67,8 @@ def run_evaluate(
     settings = study.config.align
     n_conditions = settings.evaluation_conditions if n_conditions is None else n_conditions
     n_images = settings.evaluation_images if n_images is None else n_images
-    if n_conditions < 2 or n_images < 2:
-        raise InvalidInput(f"{n_conditions} conditions of {n_images} images: give at least 2 of each")
+    check_evaluation(study, arms, n_conditions, n_images, judge, device)
+    device = pick_device(device)
     names = [BASELINE, *(arm for arm in (arms or trained_arms(study)) if arm != BASELINE)]
     net = load_network(study, judge, "judge")
     seed = settings.seed if seed is None else seed

@@ -5,10 +5,9 @@ Input: rows of ``pairs`` with their sets' images. Output: :class:`PreferenceSets
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -53,20 +52,6 @@ class PreferenceSets:
     def has_masks(self) -> bool:
         """Some set's condition has a mask."""
         return any(mode != "T2I" for mode in self.modes)
-
-
-def find_pairs_run(study: Study, run_id: str | None = None) -> dict[str, Any]:
-    """The pairs run with this id, or the newest one: {run_id, config}.
-
-    Raises:
-        NotFound: there is none.
-    """
-    sql = "SELECT run_id, config FROM runs WHERE kind = 'pairs' AND status = 'done'"
-    row = study.db.row(sql + " AND (? IS NULL OR run_id = ?) ORDER BY started_at DESC LIMIT 1", [run_id, run_id])
-    if row is None:
-        which = f"pairs run '{run_id}'" if run_id else "preference pairs"
-        raise NotFound(f"no {which} in {study.root}: make them with `radpref align pairs`")
-    return {"run_id": str(row["run_id"]), "config": json.loads(row["config"])}
 
 
 def load_preference_sets(

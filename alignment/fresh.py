@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.conditions_store import MODES, StoredCondition
+from data.empty_splits import how_to_fill
 from data.errors import InvalidInput
 from generation.measuring.measure import MeasureNet
 from generation.sampling.draws import allot_modes, condition_from_record, unrated_records
@@ -41,7 +42,8 @@ def fresh_conditions(study: Study, judge: MeasureNet, n: int, seed: int) -> list
                     usable.append(condition)
         if not usable:
             raise InvalidInput(
-                f"no validation record is left for {mode} conditions that no rated set used: import more (data.n_val)"
+                f"no validation record is left for {mode} conditions that no rated set used:"
+                f" {how_to_fill(study, 'val')}"
             )
         drawn += balanced(usable, count, rng, _findings)
     return drawn

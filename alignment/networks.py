@@ -6,25 +6,15 @@ taken. One network in two roles is refused, by the database too.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import InvalidInput
 from generation.measuring.measure import MeasureNet, Role, load_measure
 from generation.measuring.network_roles import register_network as register_network
+from generation.measuring.places import network_path as network_path
 
 if TYPE_CHECKING:
     from data.study import Study
-
-FOLDER = "networks"
-
-
-def network_path(study: Study, name: str) -> str | Path:
-    """Where the network `name` is: a path (relative ones start at the study), ``networks/<name>`` there, or shipped."""
-    for candidate in (study.root / name, study.root / FOLDER / name):
-        if candidate.with_name(candidate.name.removesuffix(".json") + ".json").is_file():
-            return candidate
-    return Path(name).expanduser() if Path(name).is_absolute() else name
 
 
 def load_network(study: Study, name: str, role: Role) -> MeasureNet:

@@ -15,6 +15,7 @@ the same words of the scale fit both; it is halfway between that and no opinion.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -293,3 +294,17 @@ def _summary(
         "n_ties": sum(pair.p == 0.5 for pair in pairs),
         "n_raters_max": max(pair.n_raters for pair in pairs),
     }
+
+
+def find_pairs_run(study: Study, run_id: str | None = None) -> dict[str, Any]:
+    """The pairs run with this id, or the newest one: {run_id, config}.
+
+    Raises:
+        NotFound: there is none.
+    """
+    sql = "SELECT run_id, config FROM runs WHERE kind = 'pairs' AND status = 'done'"
+    row = study.db.row(sql + " AND (? IS NULL OR run_id = ?) ORDER BY started_at DESC LIMIT 1", [run_id, run_id])
+    if row is None:
+        which = f"pairs run '{run_id}'" if run_id else "preference pairs"
+        raise NotFound(f"no {which} in {study.root}: make them with `radpref align pairs`")
+    return {"run_id": str(row["run_id"]), "config": json.loads(row["config"])}

@@ -15,24 +15,23 @@ import numpy as np
 import torch
 
 from alignment.arm_training import train_arm
-from alignment.arms import training_device
 from alignment.examples import encode_stored
 from alignment.finetune import FinetuneStep, TrainingImages
 from alignment.policy import make_policy
+from alignment.requests import PROXY_ARMS, check_proxy
 from data.conditions_store import StoredCondition, load_condition, mask_stack
-from data.errors import InvalidInput
 from data.pools import PROXY_FILTERED, PROXY_FINETUNED, pool_run
 from data.records import Run, finished_run, start_run
 from generation.pools.pool import run_pool
-from generation.stack.adapters import BASELINE, arm_identity, load_arm
+from generation.stack.adapters import arm_identity, load_arm
 from generation.stack.conditions import Condition, encode_conditions
+from generation.stack.device import pick_device
+from generation.stack.places import BASELINE
 
 if TYPE_CHECKING:
     from data.config import AlignConfig
     from data.study import Study
     from generation.stack.models import GeneratorStack
-
-PROXY_ARMS = (PROXY_FILTERED, PROXY_FINETUNED)
 
 
 def run_proxy(
@@ -50,16 +49,14 @@ def run_proxy(
         NotFound, Conflict: the proxy cannot be loaded, or has another role in this study.
     """
     wanted = list(dict.fromkeys(arms or PROXY_ARMS))
-    if unknown := sorted(set(wanted) - set(PROXY_ARMS)):
-        raise InvalidInput(f"--arm {unknown[0]}: the proxy makes {' and '.join(PROXY_ARMS)}")
+    check_proxy(study, wanted, n_steps, device)
+    device = pick_device(device)
     settings = study.config.align.model_copy(
         update={
             "n_steps": study.config.proxy.finetune_steps if n_steps is None else n_steps,
             "learning_rate": study.config.proxy.learning_rate,
         }
     )
-    if settings.n_steps < 1:
-        raise InvalidInput(f"n_steps is {settings.n_steps}: give a whole number of at least 1")
     result: dict[str, Any] = {PROXY_FILTERED: run_pool(study, arms=[PROXY_FILTERED])["pools"]}
     if PROXY_FINETUNED in wanted:
         result["training"] = _finetune(study, settings, device)
@@ -81,7 +78,7 @@ def _finetune(study: Study, settings: AlignConfig, device: str) -> dict[str, Any
     if done := finished_run(study, "proxy", config):
         return {**done.result, "already_done": True}
     with start_run(study, "proxy", config, {"generator": base}) as run:
-        run.result = _train(study, run, pools, settings, training_device(device))
+        run.result = _train(study, run, pools, settings, device)
     return run.result
 
 

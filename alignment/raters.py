@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alignment.networks import load_network
+from alignment.requests import check_simulation, configured_raters
 from data.conditions_store import StoredCondition, load_condition, mask_stack
 from data.errors import Conflict, InvalidInput, NotFound
 from data.images import to_uint8
@@ -214,9 +215,7 @@ def load_raters(study: Study) -> list[tuple[SimulatedRater, MeasureNet]]:
         InvalidInput: study.toml names no simulated rater.
         Conflict: two raters share a network (a shared blind spot would count as agreement), or a name.
     """
-    settings = study.config.simulate.raters
-    if not settings:
-        raise InvalidInput("simulate.raters in study.toml is empty: add [[simulate.raters]] with a name and a network")
+    settings = configured_raters(study)
     found: list[tuple[SimulatedRater, MeasureNet]] = []
     owner: dict[str, str] = {}
     names: set[str] = set()
@@ -243,12 +242,7 @@ def run_simulate(study: Study, *, n_sets: int | None = None) -> dict[str, Any]:
     Raises:
         NotFound: there is nothing to score.
     """
-    finished = (
-        "SELECT 1 FROM image_sets JOIN runs USING (run_id)"
-        " WHERE purpose IN ('rating', 'comparison') AND status = 'done' LIMIT 1"
-    )
-    if not study.db.value(finished):
-        raise NotFound(f"no finished sets in {study.root}: sample some with `radpref generate sets`")
+    check_simulation(study)
     raters = load_raters(study)
     config = study.config.simulate.model_dump(mode="json") | {"n_sets": n_sets}
     with start_run(study, "simulate", config, {one.name: net.sha256 for one, net in raters}) as run:

@@ -158,6 +158,17 @@ def mask_stack(study: Study, masks: Mapping[str, str], structures: Sequence[str]
     return np.stack([loaded.get(name, blank) for name in structures])
 
 
+def has_conditions(study: Study, split: str) -> bool:
+    """Whether any record of ``split`` has a caption or a mask with a pixel, asked without reading them all."""
+    return bool(
+        study.db.value(
+            "SELECT 1 FROM records r WHERE split = ? AND (caption > '' OR EXISTS (SELECT 1 FROM record_masks x"
+            " JOIN masks m ON m.sha256 = x.mask_sha WHERE x.record_id = r.record_id AND m.n_pixels > 0)) LIMIT 1",
+            (split,),
+        )
+    )
+
+
 def record_conditions(study: Study, split: str, where: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Records of ``split`` as material for conditions: record_id, patient_id, caption, labels, masks, extra.
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NORMAL = "normal"
 """Name of the class without any of a task's labels."""
+PLAIN_ARMS = ("real", "real_balanced")
+"""Arms without synthetic images: one cell per task, fraction and seed, shared by every multiple; they have no pool."""
 PROXY_CANDIDATES, PROXY_FILTERED, PROXY_FINETUNED = "proxy-candidates", "proxy-filtered", "proxy-finetuned"
 """Pools of the proxy: what it chooses from, what it chose, and samples of the generator trained on that."""
 _MATERIAL = """

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import InvalidInput
+from data.pools import PLAIN_ARMS
 from downstream import metrics
 from downstream.bootstrap import bootstrap_difference, sums_by_patient
 from downstream.cells import Cell
@@ -22,8 +23,6 @@ from downstream.statistics import bonferroni, compare, holm, verdict
 
 Predictions = dict[str, npt.NDArray[Any]]
 Loader = Callable[[Cell], Predictions]
-PLAIN_ARMS = ("real", "real_balanced")
-"""Arms without synthetic images: one cell per task, fraction and seed, shared by every multiple."""
 
 
 def parse_comparison(text: str) -> tuple[str, str]:

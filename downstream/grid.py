@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.errors import InvalidInput
+from data.pools import PLAIN_ARMS
 from data.progress import bar
 from data.records import start_run
 from data.splits import split_manifest
 from downstream.balance import balanced_subset
 from downstream.cells import Cell, CellSpec, find_cell, load_predictions, save_cell
-from downstream.comparisons import PLAIN_ARMS, compare_family, planned_family
+from downstream.comparisons import compare_family, planned_family
 from downstream.power import power_table, study_example
 from downstream.statistics import MIN_SEEDS, RELEVANT_DIFFERENCE
 from downstream.tasks import (

@@ -39,6 +39,11 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Load a generator, say what it is, and draw one tiny test image in every mode it can do."""
+    from data.study import Study
+    from generation.stack.places import named_generator
+
+    opened = Study(study) if model is None or (study / "study.toml").is_file() else None
+    named_generator(opened, model or (opened.config.generator.model if opened else ""))  # before torch is loaded
     from generation.sampling.model_check import run_check
 
     emit(run_check(study, model, out), as_json)
@@ -63,8 +68,13 @@ def train(
     One process; on several GPUs or hosts: accelerate launch --multi_gpu --num_processes N -m radpref generate train.
     """
     from data.study import Study
+    from generation.stack.device import check_device
+    from generation.training.request import check_training
 
+    check_device(device)
     opened = None if embedded else Study(study)
+    if opened is not None:
+        check_training(opened, device)
     import torch
 
     torch.set_num_threads(threads)
@@ -187,10 +197,14 @@ def fidelity(
 ) -> None:
     """One page: FID and KID, diversity, asked masks and sides, and whether images are copies of training images."""
     from data.study import Study
+    from generation.fidelity.request import check_request
+
+    opened = Study(study)
+    check_request(opened, arms=arm, n=n, against=against, prompts=prompts, images=images, network=network)
     from generation.fidelity.report import run_fidelity, summary
 
     report = run_fidelity(
-        Study(study),
+        opened,
         arms=arm,
         n=n,
         against=against,
@@ -214,7 +228,7 @@ def share(
 ) -> None:
     """Write the trained generator as a folder to share: fp16, with its card. Refused where it may copy patients."""
     from data.study import Study
-    from generation.fidelity.shipping import ship
+    from generation.fidelity.request import check_share
 
     if not credits_file.is_file():
         raise InvalidInput(f"no file {credits_file}; write whose images the model was trained on, and its known faults")
@@ -222,4 +236,8 @@ def share(
         text = credits_file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{credits_file} is no UTF-8 text ({error.reason}); write it as Markdown") from error
-    emit(ship(Study(study), out, name, [part.strip() for part in structures.split(",")], text), as_json)
+    opened = Study(study)
+    check_share(opened, out)
+    from generation.fidelity.shipping import ship
+
+    emit(ship(opened, out, name, [part.strip() for part in structures.split(",")], text), as_json)

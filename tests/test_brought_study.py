@@ -12,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from alignment import arms, dpo, watch
-from alignment.examples import find_pairs_run, load_preference_sets
+from alignment.examples import load_preference_sets
 from alignment.losses import to_epsilon
-from alignment.pairs import run_pairs
+from alignment.pairs import find_pairs_run, run_pairs
 from alignment.policy import make_policy
 from data.config import GeneratorConfig, load_config
 from data.errors import InvalidInput, NotFound

@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from data.errors import InvalidInput, RadprefError
-from generation.training.compute import Compute, choose_device, launch_hint, make_compute, memory_errors
+from generation.stack.device import pick_device
+from generation.training.compute import Compute, launch_hint, make_compute, memory_errors
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device("auto") == "cpu"
+    assert pick_device("auto") == "cpu"
     with pytest.raises(InvalidInput, match="device 'cuda' was asked for, but there is none here: use --device cpu"):
         make_compute("cuda")
-    with pytest.raises(InvalidInput, match="device 'tpu' is unknown: use auto, cpu, cuda or mps"):
-        choose_device("tpu")
+    with pytest.raises(InvalidInput, match="device 'tpu' is unknown: use auto, cpu, cuda, cuda:N or mps"):
+        pick_device("tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == "cuda"
-    assert choose_device("cpu") == "cpu"
+    assert pick_device("auto") == "cuda"
+    assert pick_device("cpu") == "cpu"
 
 
 def test_fp16_needs_cuda_and_other_precisions_no_scaler() -> None:

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from alignment import arm_training, arms, dpo, finetune, losses, watch
-from alignment.examples import find_pairs_run, load_preference_sets
-from alignment.pairs import run_pairs
+from alignment.examples import load_preference_sets
+from alignment.pairs import find_pairs_run, run_pairs
 from alignment.policy import make_policy
 from alignment.trainer import CHECKPOINT, scheduled
 from data.errors import InvalidInput, NotFound, RadprefError

@@ -15,7 +15,8 @@ from data.errors import InvalidInput, NotFound
 from generation.stack.autoencoder import adapt_signal, fold_of, restore_signal, to_signal
 from generation.stack.brought import ModelOptions
 from generation.stack.conditions import Condition, encode_conditions, predict_noise
-from generation.stack.models import SHIPPED, GeneratorStack, add_lora, load_stack, save_stack, tiny_stack
+from generation.stack.models import GeneratorStack, add_lora, load_stack, save_stack, tiny_stack
+from generation.stack.places import SHIPPED
 from generation.stack.tokenizer import MAX_TOKENS, build_tokenizer, tokenize
 
 

@@ -18,7 +18,7 @@ from data.study import Study
 from data.verify import verify
 from generation.pools.pool import run_pool
 from generation.pools.proxy_filter import candidate_multiple, class_prompts, keep_best, places
-from generation.stack.adapters import find_model
+from generation.stack.places import find_model
 from tests.support_proxy import biomedclip_folder
 from tests.support_sampling import SAMPLING_TOML, open_copy, stop_after
 

@@ -12,8 +12,9 @@ import torch
 from data.errors import InvalidInput
 from generation.sampling.compiling import compile_networks
 from generation.sampling.denoising import encoded_hints, make_ready
-from generation.sampling.sampler import decode, initial_noise, make_solver, pick_device, sample, sample_latents
+from generation.sampling.sampler import decode, initial_noise, make_solver, sample, sample_latents
 from generation.stack.conditions import Condition, control_residuals, encode_conditions, mask_to_hint, masked_rows
+from generation.stack.device import pick_device
 from generation.stack.models import GeneratorStack, tiny_stack
 
 
@@ -222,7 +223,7 @@ def test_large_batches_are_decoded_in_equal_parts(stack: GeneratorStack) -> None
 
 def test_devices_and_precisions_that_are_not_there_are_named(stack: GeneratorStack) -> None:
     assert pick_device("cpu") == "cpu"
-    with pytest.raises(InvalidInput, match="no device 'cuda:99'"):
+    with pytest.raises(InvalidInput, match="device 'cuda:99' was asked for, but there is none here"):
         pick_device("cuda:99")
     with pytest.raises(InvalidInput, match="'fp16' needs a GPU"):
         sample(stack, MIXED[:1], [1], n_steps=1, precision="fp16")

@@ -235,7 +235,7 @@ def test_too_few_unrated_patients_are_counted_and_the_default_takes_what_there_i
     drawn = draw_unrated(sampling, 100, (100, 0, 0), 0, at_most=True)
     assert len({c.text_record for c in drawn}) == len(drawn) == left
     run_sets(sampling, n=200, mix=(100, 0, 0), seed=3)
-    with pytest.raises(InvalidInput, match=r"0 are left, which give 0: import more \(data\.n_val\)"):
+    with pytest.raises(InvalidInput, match=r"0 are left, which give 0: raise data\.n_val and run"):
         run_sets(sampling, mix=(100, 0, 0), arms=("baseline", "aligned"))
 
 

@@ -22,8 +22,8 @@ from generation.measuring.measure import load_measure
 from generation.measuring.measure_plan import Plan
 from generation.measuring.study_networks import run_networks, study_measure_data
 from generation.sampling.sets import run_sets
-from generation.stack.adapters import find_model
 from generation.stack.models import load_stack, save_stack, tiny_stack
+from generation.stack.places import find_model
 from generation.training import study_training
 from generation.training.study_corpus import study_corpus, training_records
 from generation.training.study_training import run_train

@@ -22,9 +22,10 @@ from data.errors import InvalidInput
 from data.importing import import_records
 from data.study import Study
 from generation.sampling.sets import run_sets
-from generation.stack.adapters import find_model, study_options
+from generation.stack.adapters import study_options
 from generation.stack.conditions import hint_colours
 from generation.stack.models import load_stack, save_stack, tiny_stack
+from generation.stack.places import find_model
 from generation.training import loop
 from generation.training.loop import TrainingLoop
 from generation.training.study_corpus import read_images, study_corpus

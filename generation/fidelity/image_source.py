@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.conditions_store import MODES, StoredCondition, allot, record_conditions
+from data.empty_splits import how_to_fill, require_split
 from data.errors import InvalidInput, NotFound
 from data.files import sha256_bytes, sha256_file, write_atomic
 from data.framing import fit_image
@@ -65,10 +66,9 @@ def record_source(study: Study, split: str) -> ImageSource:
     Raises:
         NotFound: fewer than two.
     """
+    require_images(study, split)
     records = record_conditions(study, split)
     shas = [str(record["image_sha"]) for record in records]
-    if len(shas) < 2:
-        raise NotFound(f"{len(shas)} real images in split '{split}': import some with `radpref data import`")
     patients = tuple(f"{record['dataset']}/{record['patient_id']}" for record in records)
     return ImageSource(
         f"split {split}",
@@ -81,11 +81,19 @@ def record_source(study: Study, split: str) -> ImageSource:
     )
 
 
-def folder_source(folder: Path, size: int, n: int | None = None) -> ImageSource:
-    """Images of any generator: the files of `folder`, at most `n`, spread evenly over their sorted names.
+def require_images(study: Study, split: str) -> None:
+    """Refuse a split that has no two real images.
 
-    Images in one subfolder count as images of one prompt. All are set on a black square of `size` pixels as real
-    images are when they are imported.
+    Raises:
+        NotFound: it is empty, or holds one.
+    """
+    require_split(study, split)
+    if (n := int(study.db.value("SELECT count(*) FROM records WHERE split = ?", (split,)))) < 2:
+        raise NotFound(f"{n} real image in split '{split}', two are needed: {how_to_fill(study, split)}")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images below a folder, sorted by name.
 
     Raises:
         NotFound: no such folder, or fewer than two images in it.
@@ -95,6 +103,19 @@ def folder_source(folder: Path, size: int, n: int | None = None) -> ImageSource:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if len(files) < 2:
         raise NotFound(f"{len(files)} images in {folder}: give a folder with PNG, JPEG or TIFF files")
+    return files
+
+
+def folder_source(folder: Path, size: int, n: int | None = None) -> ImageSource:
+    """Images of any generator: the files of `folder`, at most `n`, spread evenly over their sorted names.
+
+    Images in one subfolder count as images of one prompt. All are set on a black square of `size` pixels as real
+    images are when they are imported.
+
+    Raises:
+        NotFound: no such folder, or fewer than two images in it.
+    """
+    files = image_files(folder)
     if n is not None and n < len(files):
         files = [files[i] for i in np.linspace(0, len(files) - 1, n).round().astype(int)]
     digest = sha256_bytes("\n".join(sha256_file(path) for path in files).encode())
@@ -110,6 +131,11 @@ def folder_source(folder: Path, size: int, n: int | None = None) -> ImageSource:
 
 
 # --- samples of an arm -----------------------------------------------------------------------------------------
+
+
+def no_conditions(split: str) -> InvalidInput:
+    """What is said where a split has nothing to sample from."""
+    return InvalidInput(f"no record of split '{split}' has a caption or a mask to sample from: import some")
 
 
 def own_conditions(study: Study, split: str, n: int, seed: int) -> list[StoredCondition]:
@@ -132,7 +158,7 @@ def own_conditions(study: Study, split: str, n: int, seed: int) -> list[StoredCo
     if not sum(weights):
         weights = [int(bool(usable[mode])) for mode in MODES]
     if not sum(weights):
-        raise InvalidInput(f"no record of split '{split}' has a caption or a mask to sample from: import some")
+        raise no_conditions(split)
     rng = np.random.default_rng([seed, 707])
     drawn: list[StoredCondition] = []
     for mode, count in zip(MODES, allot(n, weights), strict=True):

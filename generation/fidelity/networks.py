@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from data.errors import InvalidInput, NotFound
 from data.files import sha256_file
+from generation.fidelity.request import check_network
 from generation.measuring.measure import MeasureNet, load_measure, resize_square
 from generation.measuring.network_roles import register_network
 
 if TYPE_CHECKING:
     from data.study import Study
 
-CHOICES = ("auto", "torchxrayvision", "fidelity")
 XRV_WEIGHTS = "densenet121-res224-all"
 XRV_SIZE, XRV_BATCH = 224, 32
 
@@ -57,7 +57,7 @@ def load_fidelity_network(study: Study) -> MeasureNet:
 
 
 def load_feature_network(study: Study, net: MeasureNet, choice: str = "auto") -> FeatureNetwork:
-    """The feature network: `choice` is one of `CHOICES`; "auto" prefers torchxrayvision where it is complete.
+    """The feature network: `choice` is one of `request.NETWORKS`; "auto" prefers torchxrayvision where it is complete.
 
     Args:
         net: the fidelity network already loaded.
@@ -66,8 +66,7 @@ def load_feature_network(study: Study, net: MeasureNet, choice: str = "auto") ->
         NotFound: torchxrayvision is asked for and is not complete on this machine.
         InvalidInput: another choice, or weights that cannot be read.
     """
-    if choice not in CHOICES:
-        raise InvalidInput(f"--network {choice}: choose one of {', '.join(CHOICES)}")
+    check_network(choice)
     weights = None if choice == "fidelity" else xrv_weights()
     if weights is not None:
         found = _torchxrayvision(weights)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,12 @@ from generation.fidelity.condition_figures import condition_figures
 from generation.fidelity.feature_store import FeatureTable, feature_table
 from generation.fidelity.image_source import SAMPLES_PER_PROMPT, ImageSource, arm_source, folder_source, record_source
 from generation.fidelity.networks import FeatureNetwork, load_feature_network, load_fidelity_network
+from generation.fidelity.request import DEFAULT_N, check_request
 from generation.measuring.measure import MeasureNet
 
 if TYPE_CHECKING:
     from data.study import Study
 
-Split = Literal["val", "train", "test"]
-DEFAULT_N = 400
 MAX_GROUPS = 200
 """Prompts of which MS-SSIM is measured."""
 N_SPREAD = 2000
@@ -68,7 +67,7 @@ def run_fidelity(
     Raises:
         InvalidInput: a bad option. NotFound: no such arm or folder, or a split without images.
     """
-    _check(n, against, prompts, arms, images)
+    check_request(study, arms=arms, n=n, against=against, prompts=prompts, images=images, network=network)
     net = load_fidelity_network(study)
     features = load_feature_network(study, net, network)
     sources = _sources(study, arms, images, n, prompts, seed)
@@ -125,21 +124,10 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check(n: int | None, against: str, prompts: str, arms: Sequence[str] | None, images: Path | None) -> None:
-    if n is not None and n < 2 * SAMPLES_PER_PROMPT:
-        raise InvalidInput(f"--n {n}: give at least {2 * SAMPLES_PER_PROMPT} images, better {DEFAULT_N}")
-    if against not in get_args(Split):
-        raise InvalidInput(f"--against {against}: choose val, train or test")
-    if prompts not in ("val", "train"):
-        raise InvalidInput(f"--prompts {prompts}: choose val or train (test conditions are never sampled)")
-    if arms and images:
-        raise InvalidInput("--arm and --images exclude each other: measure an arm, or a folder")
-
-
 def _sources(
     study: Study, arms: Sequence[str] | None, images: Path | None, n: int | None, prompts: str, seed: int
 ) -> list[ImageSource]:
-    from generation.stack.adapters import BASELINE, find_model
+    from generation.stack.places import BASELINE, find_model
 
     if images is not None:
         return [folder_source(images, study.config.data.image_size, n)]

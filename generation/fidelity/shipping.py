@@ -18,7 +18,9 @@ from data.errors import Conflict, InvalidInput, NotFound
 from data.files import write_atomic
 from data.records import Run, latest_run
 from generation import WEIGHTS_FOLDER
-from generation.stack.models import SHIPPED, GeneratorStack, save_stack
+from generation.fidelity.request import check_share
+from generation.stack.models import GeneratorStack, save_stack
+from generation.stack.places import BASELINE
 
 if TYPE_CHECKING:
     from data.study import Study
@@ -62,13 +64,10 @@ def ship(study: Study, out: Path, name: str, structures: Sequence[str], credits_
         Conflict: the check found what may be copies; nothing is written.
     """
     from generation.fidelity.report import run_fidelity
-    from generation.stack.adapters import BASELINE, load_arm
+    from generation.stack.adapters import load_arm
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInput(f"{out} is there and not empty; choose a new folder")
+    check_share(study, out)
     training = latest_run(study, "train")
-    if (model := study.config.generator.model) in SHIPPED:
-        raise InvalidInput(f"generator.model = {model!r} is not what this study trained; set it to 'trained'")
     found = run_fidelity(study, arms=[BASELINE])["images"][BASELINE]
     copies = found["memorisation"]
     if copies["verdict"] != CLEAN:

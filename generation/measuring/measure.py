@@ -25,12 +25,11 @@ from torch import Tensor
 
 from data.errors import InvalidInput, NotFound
 from data.files import sha256_bytes, write_atomic
-from generation import WEIGHTS_FOLDER
 from generation.measuring.measure_networks import MeasureModule, NetworkShape, build_network
+from generation.measuring.places import card_path
 
 Role = Literal["rater", "judge", "fidelity", "proxy"]
 ROLES: tuple[str, ...] = get_args(Role)
-WEIGHTS = WEIGHTS_FOLDER / "measure"
 FLOAT = npt.NDArray[np.float32]
 
 
@@ -182,14 +181,14 @@ def load_measure(name_or_path: str | Path) -> MeasureNet:
         NotFound: no such network; the message lists the shipped ones.
         InvalidInput: the json or the weights are broken, or do not belong together.
     """
-    card_path = _card_path(name_or_path)
-    weights_path = card_path.with_suffix(".safetensors")
+    own_card = card_path(name_or_path)
+    weights_path = own_card.with_suffix(".safetensors")
     if not weights_path.is_file():
-        raise NotFound(f"{card_path} has no weights beside it: restore {weights_path.name} or train it again")
+        raise NotFound(f"{own_card} has no weights beside it: restore {weights_path.name} or train it again")
     payload = weights_path.read_bytes()
     digest = sha256_bytes(payload)
     try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
+        card = json.loads(own_card.read_text(encoding="utf-8"))
         shape = NetworkShape.from_json(card["shape"])
         known = card["sha256"]
         module = build_network(shape, seed=0)
@@ -200,35 +199,12 @@ def load_measure(name_or_path: str | Path) -> MeasureNet:
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(f"{card_path} is no measuring network ({detail}): train it again") from error
+        raise InvalidInput(f"{own_card} is no measuring network ({detail}): train it again") from error
     if known != digest:
         raise InvalidInput(f"{weights_path} has hash {digest[:12]}, its card says {known[:12]}: restore both files")
     module.eval()
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net
-
-
-def _card_path(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    file = path if path.suffix == ".json" else path.with_name(path.name + ".json")
-    candidates = [file, WEIGHTS / file.name]
-    for candidate in candidates if path.parent == Path() else candidates[:1]:
-        if candidate.is_file():
-            return candidate
-    raise NotFound(
-        f"no measuring network {str(name_or_path)!r}: give the path of its json, "
-        f"or one of {', '.join(shipped()) or '(none shipped)'}"
-    )
-
-
-def shipped(role: str | None = None) -> list[str]:
-    """Names of the shipped networks (of one role), sorted; the open_clip proxy has its own loader and is not listed."""
-    names = []
-    for path in sorted(WEIGHTS.glob("*.json")):
-        card = json.loads(path.read_text(encoding="utf-8"))
-        if "shape" in card and role in (None, card["role"]):
-            names.append(path.stem)
-    return names
 
 
 def tiny_measure(

@@ -12,7 +12,7 @@ import numpy as np
 from data.conditions_store import record_conditions
 from data.progress import track
 from data.records import start_run
-from generation.training.study_corpus import read_images, training_records
+from generation.training.study_corpus import read_images, require_material, training_records
 
 if TYPE_CHECKING:
     from data.study import Study
@@ -26,6 +26,7 @@ def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
     fidelity, so that what the raters see and what judges them never share a patient; thresholds come from the 30 % each
     leaves out. The validation split only serves for the figures returned. Finished networks are skipped.
     """
+    require_material(study)  # said before torch is loaded
     from generation.measuring.measure import load_measure, save_measure
     from generation.measuring.measure_networks import NetworkShape
     from generation.measuring.measure_plan import PLANS

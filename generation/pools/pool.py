@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InvalidInput, NotFound
-from data.pools import PROXY_FILTERED, class_counts, pool_run
+from data.pools import PLAIN_ARMS, PROXY_FILTERED, class_counts, pool_run
 from data.progress import bar
 from data.records import start_run
 from generation.pools.engines import EngineOptions, make_engine
 from generation.pools.plan import Material, PoolPlan, gather
+from generation.stack.device import check_device
+from generation.stack.places import require_arms
 
 if TYPE_CHECKING:
     from data.config import TaskConfig
@@ -53,7 +55,7 @@ def run_pool(
         engine: who samples; default: section [pool] of study.toml.
 
     Raises:
-        InvalidInput: an unknown task or engine, or material for a label is missing.
+        InvalidInput: an unknown task, engine or device word, or material for a label is missing.
         NotFound: an arm has no model yet.
         StorageFull: the disk is full; the same command resumes.
     """
@@ -67,16 +69,18 @@ def run_pool(
         raise InvalidInput(f"--n {n} and --multiple {multiple} both say how many images: give one of them")
     if min(n or 1, multiple or 1) < 1:
         raise InvalidInput(f"--n {n}, --multiple {multiple}: give 1 or more")
-    names = tuple(arms or settings.arms)
+    names = tuple(arm for arm in arms or settings.arms if arm not in PLAIN_ARMS)
+    if not names:
+        raise InvalidInput(f"arms {', '.join(arms or settings.arms)} have no synthetic images: name another arm")
     if engine is None:
         engine = EngineOptions(study.config.pool.engine, study.config.pool.workers)
+    check_device(engine.device)
     make_engine(study, names[0], engine)  # a missing Ray is said before any work
+    require_arms(study, [arm for arm in names if arm != PROXY_FILTERED])
+    plans = [_plan(study, task, n, multiple) for task in wanted]  # what the last task lacks is said before the first
     counts: dict[str, int] = {}
     pools: dict[str, Any] = {}
-    for task in wanted:
-        material = gather(study, task)
-        size = n or pool_size(study, task, multiple, material)
-        plan = PoolPlan(study, task, size, settings.seed, material)
+    for task, plan in zip(wanted, plans, strict=True):
         for arm in names:
             if arm == PROXY_FILTERED:
                 from generation.pools.proxy_filter import filter_pool
@@ -87,6 +91,12 @@ def run_pool(
             counts[f"{task.name}/{arm}"] = pool["n"]
             pools[f"{task.name}/{arm}"] = pool
     return {"images": counts, "pools": pools}
+
+
+def _plan(study: Study, task: TaskConfig, n: int | None, multiple: int | None) -> PoolPlan:
+    material = gather(study, task)
+    size = n or pool_size(study, task, multiple, material)
+    return PoolPlan(study, task, size, study.config.downstream.seed, material)
 
 
 def sample_pool(

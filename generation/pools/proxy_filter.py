@@ -26,7 +26,8 @@ from generation.fidelity.image_source import save_array
 from generation.measuring.network_roles import register_network
 from generation.measuring.proxy import ProxyScorer
 from generation.pools.plan import PoolPlan
-from generation.stack.adapters import BASELINE, arm_identity
+from generation.stack.adapters import arm_identity
+from generation.stack.places import BASELINE
 
 if TYPE_CHECKING:
     from data.config import ProxyConfig

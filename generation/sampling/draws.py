@@ -18,6 +18,7 @@ from data.conditions_store import (
     asked_attributes,
     record_conditions,
 )
+from data.empty_splits import how_to_fill, require_split
 from data.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -55,6 +56,36 @@ def condition_from_record(record: dict[str, Any], mode: Mode) -> StoredCondition
     )
 
 
+_HAS_TEXT = "r.caption > ''"
+_HAS_MASK = (
+    "EXISTS (SELECT 1 FROM record_masks x JOIN masks m ON m.sha256 = x.mask_sha"
+    " WHERE x.record_id = r.record_id AND m.n_pixels > 0)"
+)
+_NEEDS: dict[Mode, tuple[str, str]] = {
+    "T2I": ("captions", _HAS_TEXT),
+    "M2I": ("masks", _HAS_MASK),
+    "TM2I": ("captions and masks", f"{_HAS_TEXT} AND {_HAS_MASK}"),
+}
+"""What a record needs for each mode, in words and as a condition on table ``records r``."""
+
+
+def require_conditions(study: Study, counts: Sequence[int], split: str = "val") -> None:
+    """Refuse, without reading all records, modes (``counts`` of `MODES`) that a split has nothing for.
+
+    Raises:
+        NotFound: the split holds no record.
+        InvalidInput: it has no captions or no masks for a mode that is wanted.
+    """
+    require_split(study, split)
+    for mode, count in zip(MODES, counts, strict=True):
+        need, has = _NEEDS[mode]
+        if count and not study.db.value(f"SELECT 1 FROM records r WHERE split = ? AND {has} LIMIT 1", (split,)):
+            way = "import some" if mode == "M2I" else "import some, write captions with `radpref data caption`"
+            raise InvalidInput(
+                f"no record of split '{split}' has {need} for {mode} sets; {way}, or set sets.mix without {mode}"
+            )
+
+
 def draw_conditions(study: Study, n: int, mix: Sequence[int], seed: int, split: str = "val") -> list[StoredCondition]:
     """Draw ``n`` conditions with modes allotted exactly, in shuffled order, from the records of ``split``.
 
@@ -62,19 +93,15 @@ def draw_conditions(study: Study, n: int, mix: Sequence[int], seed: int, split: 
     once per mode before any is used again.
 
     Raises:
-        InvalidInput: the split has no captions or no masks for a mode that is wanted.
+        NotFound: the split holds no record.
+        InvalidInput: it has no captions or no masks for a mode that is wanted.
     """
+    require_conditions(study, allot_modes(n, mix), split)
     records = record_conditions(study, split)
     rng = np.random.default_rng([seed, 101])
     drawn: list[StoredCondition] = []
     for mode, count in zip(MODES, allot_modes(n, mix), strict=True):
         usable = [r for r in records if (mode == "M2I" or r["caption"]) and (mode == "T2I" or r["masks"])]
-        if count and not usable:
-            need = {"T2I": "captions", "M2I": "masks", "TM2I": "captions and masks"}[mode]
-            way = "import some" if mode == "M2I" else "import some, write captions with `radpref data caption`"
-            raise InvalidInput(
-                f"no record of split '{split}' has {need} for {mode} sets; {way}, or set sets.mix without {mode}"
-            )
         drawn += [condition_from_record(record, mode) for record in _balanced_draw(usable, count, rng)]
     return [drawn[i] for i in rng.permutation(len(drawn))]
 
@@ -107,6 +134,24 @@ def unrated_records(study: Study) -> list[dict[str, Any]]:
     return [r for r in record_conditions(study, "val") if (r["dataset"], r["patient_id"]) not in rated]
 
 
+def require_unrated(study: Study) -> None:
+    """Refuse, without reading them all, a study whose validation patients are all in rating sets.
+
+    Raises:
+        NotFound: the validation split holds no record.
+        InvalidInput: no patient of it is left.
+    """
+    require_split(study, "val")
+    patients = {
+        (row["dataset"], row["patient_id"])
+        for row in study.db.rows("SELECT DISTINCT dataset, patient_id FROM records WHERE split = 'val'")
+    }
+    if not patients - {(row["dataset"], row["patient_id"]) for row in study.db.rows(_RATED)}:
+        raise InvalidInput(
+            f"all {len(patients)} validation patients are in rating sets, none is left: {how_to_fill(study, 'val')}"
+        )
+
+
 def draw_unrated(study: Study, n: int, mix: Sequence[int], seed: int, *, at_most: bool) -> list[StoredCondition]:
     """Draw conditions for a comparison: each from another patient, and none from a patient that a rating set used.
 
@@ -131,7 +176,7 @@ def draw_unrated(study: Study, n: int, mix: Sequence[int], seed: int, *, at_most
         left = sum(map(len, kinds.values()))
         raise InvalidInput(
             f"{n} comparison sets need as many validation patients that no rating set used; {left} are left, which give"
-            f" {possible}: " + (f"ask for --n {possible}, or " if possible else "") + "import more (data.n_val)"
+            f" {possible}: " + (f"ask for --n {possible}, or " if possible else "") + how_to_fill(study, "val")
         )
     n_text, n_mask, n_both = allot_modes(possible, mix)
     drawn = [condition_from_record(record, "TM2I") for record in _take(kinds["both"], n_both, rng)]

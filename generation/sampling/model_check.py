@@ -23,6 +23,7 @@ from generation.stack.brought import ModelOptions, options_of
 from generation.stack.conditions import Condition, encode_conditions, hint_colours
 from generation.stack.fitting import vae_factor
 from generation.stack.models import GeneratorStack, load_stack
+from generation.stack.places import named_generator, place_of
 
 if TYPE_CHECKING:
     from data.study import Study
@@ -65,14 +66,11 @@ def run_check(root: Path, model: str | None = None, out: Path | None = None) -> 
 
 
 def _load(study: Study | None, name: str, config: StudyConfig) -> tuple[GeneratorStack, ModelOptions]:
-    from generation.stack.adapters import TRAINED, load_generator, place_of
+    from generation.stack.adapters import load_generator
 
-    here = Path(name).expanduser()
-    place = str(here.resolve()) if here.exists() else name
+    place = named_generator(study, name)
     if study is not None:
         return load_generator(study, place), options_of(config.generator, config.data.structures, study.root)
-    if name == TRAINED:
-        raise InvalidInput("'trained' is the model of a study: give its folder as --study")
     options = options_of(config.generator, config.data.structures, Path())
     return load_stack(place_of(place, Path.cwd()), options=options), options
 

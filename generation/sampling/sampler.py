@@ -20,6 +20,7 @@ from data.errors import InvalidInput
 from generation.sampling.compiling import images_per_batch, is_compiled
 from generation.sampling.denoising import autocast, denoiser, make_ready
 from generation.stack.conditions import Condition, ConditionBatch, encode_conditions
+from generation.stack.device import pick_device
 from generation.stack.models import GeneratorStack
 
 if TYPE_CHECKING:
@@ -176,19 +177,3 @@ def load_sampler(study: Study, arm: str = "baseline", device: str = "auto") -> G
         precision=settings.precision,
         compile_mode=settings.compile_mode if settings.compile else None,
     )
-
-
-def pick_device(name: str) -> str:
-    """The device a name stands for.
-
-    Raises:
-        InvalidInput: not a device of this machine.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    numbers = ["", *map(str, range(torch.cuda.device_count()))]
-    there = kind == "cuda" and torch.cuda.is_available() and index in numbers
-    if name != "cpu" and not there:
-        raise InvalidInput(f"no device '{name}' on this machine: choose cpu, cuda, cuda:N or auto")
-    return name

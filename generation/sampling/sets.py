@@ -22,7 +22,8 @@ from data.files import write_atomic
 from data.lifecycle import stage
 from data.progress import bar
 from data.records import finished_run, start_run
-from generation.sampling.draws import allot_modes, draw_conditions, draw_unrated
+from generation.sampling.draws import allot_modes, draw_conditions, draw_unrated, require_conditions
+from generation.stack.places import require_arms
 
 if TYPE_CHECKING:
     from data.records import Run
@@ -57,13 +58,11 @@ def run_sets(
         Conflict: the study is locked.
         StorageFull: the disk is full; the same command resumes.
     """
-    from generation.stack.adapters import arm_identity
-
     settings = study.config.sets
     wanted, mix, seed = n or settings.n, tuple(mix or settings.mix), settings.seed if seed is None else seed
-    if len(arms) not in (1, 2) or len(set(arms)) != len(arms):
-        raise InvalidInput(f"--arms {','.join(arms)}: give one arm, or two different ones for a comparison")
-    allot_modes(wanted, mix)  # a bad mix is said before any model is looked for
+    check_sets(study, wanted, mix, arms)
+    from generation.stack.adapters import arm_identity  # torch comes with it
+
     config: dict[str, Any] = {
         "n": wanted,
         "mix": list(mix),
@@ -88,6 +87,23 @@ def run_sets(
         _sample_missing(study, run, conditions, list(arms), seed)
         run.result = _summary(study, run.run_id)
     return run.result
+
+
+def check_sets(study: Study, n: int, mix: Sequence[int], arms: Sequence[str]) -> None:
+    """Refuse sets that cannot be sampled, by what study.toml, database and disk say alone.
+
+    Raises:
+        InvalidInput: a bad mix, arms other than one, or two, or no record for a mode that is wanted.
+        NotFound: no such arm or generator, or an empty validation split.
+        Conflict: the study is locked before it has any sets.
+    """
+    if len(arms) not in (1, 2) or len(set(arms)) != len(arms):
+        raise InvalidInput(f"--arms {','.join(arms)}: give one arm, or two different ones for a comparison")
+    modes = allot_modes(n, mix)
+    require_arms(study, arms)
+    if not study.db.value("SELECT 1 FROM runs WHERE kind = 'sets' LIMIT 1"):  # else these may be sampled already
+        refuse_locked(study)
+    require_conditions(study, modes)
 
 
 def refuse_locked(study: Study) -> None:

@@ -23,8 +23,9 @@ from data.files import sha256_tree, write_atomic
 from data.records import now
 from generation.stack.brought import ModelOptions, options_of
 from generation.stack.identity import extras_identity, identity
-from generation.stack.models import MANIFEST, SHIPPED, GeneratorStack, add_lora, load_stack
+from generation.stack.models import GeneratorStack, add_lora, load_stack
 from generation.stack.parts import quiet_libraries, read_network
+from generation.stack.places import BASELINE, MANIFEST, TRAINED, find_model, model_path, require_generator
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -32,11 +33,8 @@ if TYPE_CHECKING:
     from data.study import Study
 
 ADAPTER = "preference"
-BASELINE = "baseline"
 MODEL_CARD = "README.md"
 """A better model card is no other model: it does not count in an arm's identity."""
-TRAINED = "trained"
-"""Arm name under which a generator trained on the study's own training split stands in table ``models``."""
 LORA_FOLDER, CONTROLNET_FOLDER = "unet_lora", "controlnet"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -149,47 +147,6 @@ def merge_lora(unet: UNet2DConditionModel) -> None:
     unet.unload_lora()
 
 
-def model_path(study: Study, name: str) -> Path:
-    """Where a generator of a study is: "trained" is the newest trained here; else see :func:`place_of`."""
-    if name == TRAINED:
-        return study.root / str(find_model(study, TRAINED)["path"])
-    return place_of(name, study.root)
-
-
-def place_of(name: str, root: Path) -> Path:
-    """A shipped model's folder, a path (from ``root``), or a hub id's in the local cache; nothing is ever downloaded.
-
-    Raises:
-        NotFound: it looks like a hub id and is not in the cache.
-    """
-    if name in SHIPPED:
-        return SHIPPED[name]
-    path = Path(name).expanduser()
-    path = path if path.is_absolute() else root / path
-    return path if path.exists() else cached_model(name) or path
-
-
-def cached_model(hub_id: str) -> Path | None:
-    """The folder of a hub model that was downloaded before; None for a path that is not there.
-
-    Raises:
-        NotFound: it looks like a hub id and is not in the cache; names the command that puts it there.
-    """
-    import re
-
-    from huggingface_hub import snapshot_download
-
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", hub_id):
-        return None
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except Exception as error:  # huggingface_hub has its own tree of errors
-        raise NotFound(
-            f"no generator at {hub_id}: neither a folder or file, nor in the cache of the Hugging Face hub; get it with"
-            f" `hf download {hub_id}`"
-        ) from error
-
-
 def load_generator(study: Study, name: str, device: str = "cpu", *, with_controlnet: bool = True) -> GeneratorStack:
     """The stack called ``name`` in study.toml; without its ControlNet where one is to be grown anew.
 
@@ -227,28 +184,6 @@ def register_model(study: Study, run_id: str, arm: str, sha256: str, detail: Map
         )
 
 
-# Arms that another command than `align train` makes.
-_TRAINED_BY = {"trained": "generate train", "proxy-finetuned": "align proxy"}
-
-
-def find_model(study: Study, arm: str) -> dict[str, Any]:
-    """The row of table ``models`` for an arm's name (its newest model) or a model_id.
-
-    Raises:
-        NotFound: no such arm; lists those there are.
-    """
-    row = study.db.row(
-        "SELECT * FROM models WHERE arm = ? OR model_id = ? ORDER BY created_at DESC, model_id DESC LIMIT 1", (arm, arm)
-    )
-    if row is None:
-        known = [r["arm"] for r in study.db.rows("SELECT DISTINCT arm FROM models ORDER BY arm")]
-        raise NotFound(
-            f"no arm '{arm}' in {study.root}: there are {', '.join([BASELINE, *known])}; "
-            f"train it with `radpref {_TRAINED_BY.get(arm, 'align train')}`"
-        )
-    return row
-
-
 def arm_identity(study: Study, arm: str) -> str:
     """SHA-256 of everything that makes up an arm's model, for the records of runs."""
     base = generator_identity(study, study.config.generator.model)
@@ -262,10 +197,7 @@ def generator_identity(study: Study, name: str) -> str:
         NotFound: it is not there.
         InvalidInput: a part is missing.
     """
-    folder = model_path(study, name)
-    if not folder.exists():
-        choices = ", ".join(map(repr, SHIPPED))
-        raise NotFound(f"no generator at {folder}: set generator.model in study.toml to {choices} or a stack folder")
+    folder = require_generator(study, name)
     options = study_options(study)
     if not (folder / MANIFEST).exists():
         return identity(folder, options)

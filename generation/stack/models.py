@@ -19,19 +19,15 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from data.errors import InvalidInput
 from data.files import write_atomic
-from generation import WEIGHTS_FOLDER
 from generation.stack.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
 from generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, fold_of, restore_signal
 from generation.stack.parts import part_folder, quiet_libraries, read_json, read_network, read_tokenizer
+from generation.stack.places import MANIFEST, SHIPPED
 from generation.stack.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
     from generation.stack.brought import ModelOptions
 
-EMBEDDED_FOLDER = WEIGHTS_FOLDER / "embedded"
-SHIPPED: dict[str, Path] = {"embedded": EMBEDDED_FOLDER, "cxr128": EMBEDDED_FOLDER.with_name("cxr128")}
-"""Models in the package: of digital phantoms, and of real radiographs of 128 pixels (docs/results/real-cxr.md)."""
-MANIFEST = "radpref.json"
 LORA_TARGETS: tuple[str, ...] = (
     "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "conv1", "conv2", "time_emb_proj",
 )  # fmt: skip

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InvalidInput, RadprefError
+from generation.stack.device import pick_device
 
 T = TypeVar("T")
 Precision = Literal["f32", "bf16", "fp16"]
@@ -155,22 +156,6 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
         yield bucket
 
 
-def choose_device(name: str = "auto") -> str:
-    """ "cpu", "cuda" or "mps" for a name that may be "auto" (the first of cuda, mps, cpu that is there).
-
-    Raises:
-        InvalidInput: unknown, or not there.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return next(kind for kind, found in there.items() if found)
-    if name not in there:
-        raise InvalidInput(f"device '{name}' is unknown: use auto, cpu, cuda or mps")
-    if not there[name]:
-        raise InvalidInput(f"device '{name}' was asked for, but there is none here: use --device cpu, or auto")
-    return name
-
-
 def make_compute(device: str = "auto") -> Compute:
     """The device asked for, and this process' place among those that ``accelerate launch`` started.
 
@@ -179,8 +164,8 @@ def make_compute(device: str = "auto") -> Compute:
     Raises:
         InvalidInput: the device is unknown or not there.
     """
-    kind = choose_device(device)
-    if kind == "cuda":
+    kind = pick_device(device, automatic=("cuda", "mps", "cpu"))
+    if kind.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Compute(torch.device(kind))

@@ -26,7 +26,8 @@ from data.files import write_atomic
 from generation.sampling.sampler import sample
 from generation.stack.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
 from generation.stack.conditions import Condition
-from generation.stack.models import EMBEDDED_FOLDER, MANIFEST, GeneratorStack, load_stack, save_stack
+from generation.stack.models import GeneratorStack, load_stack, save_stack
+from generation.stack.places import EMBEDDED_FOLDER, MANIFEST
 from generation.stack.tokenizer import build_tokenizer
 from generation.training.corpus import EMBEDDED_STRUCTURES, Corpus, build_phantom_corpus, load_corpus
 from generation.training.decoder_training import refine_decoder

@@ -22,10 +22,10 @@ from generation.stack.autoencoder import build_vae
 from generation.stack.models import GeneratorStack
 from generation.stack.tokenizer import build_tokenizer
 from generation.training.compute import Compute
+from generation.training.request import FRESH, check_fresh_size
 from generation.training.unet_training import FINE_TUNE, TEXT_STAGE, TrainSettings
 from generation.training.vae_training import VaeSettings
 
-FRESH = "fresh"
 SMALL_RATE, LARGE_RATE, LARGE_LORA_RATE, LARGE_CONTROL_RATE = 5e-4, 1e-5, 1e-4, 1e-5
 LARGE_PARAMETERS = 100_000_000
 """From so many parameters on a UNet counts as Stable-Diffusion-sized (SD 1.5: 860 million)."""
@@ -129,8 +129,7 @@ def fresh_stack(texts: Sequence[str], structures: tuple[str, ...], image_size: i
     Raises:
         InvalidInput: an image size that its three halvings do not divide.
     """
-    if image_size % 32:
-        raise InvalidInput(f"data.image_size = {image_size} does not suit train.start = 'fresh': take a multiple of 32")
+    check_fresh_size(image_size)
     shape = UnetSettings()
     tokenizer = build_tokenizer(list(texts))
     stack = GeneratorStack(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conditions_store import record_conditions
+from data.conditions_store import has_conditions, record_conditions
+from data.empty_splits import require_split
 from data.errors import InvalidInput
 from data.files import sha256_bytes
 from data.images import to_uint8
@@ -32,12 +33,25 @@ def training_records(study: Study, split: str = "train") -> list[dict[str, Any]]
     """Records of ``split`` with at least a caption or a mask.
 
     Raises:
-        InvalidInput: there are none.
+        InvalidInput, NotFound: there are none.
     """
-    records = [record for record in record_conditions(study, split) if record["caption"] or record["masks"]]
-    if not records:
-        raise InvalidInput(f"no record of split '{split}' has a caption or a mask; run `radpref data import` first")
-    return records
+    require_material(study, split)
+    return [record for record in record_conditions(study, split) if record["caption"] or record["masks"]]
+
+
+def require_material(study: Study, split: str = "train") -> None:
+    """Refuse, without reading them all, a split with no record to learn from.
+
+    Raises:
+        InvalidInput: no record of it has a caption or a mask.
+        NotFound: it holds no record.
+    """
+    require_split(study, split)
+    if not has_conditions(study, split):
+        raise InvalidInput(
+            f"no record of split '{split}' has a caption or a mask; write captions with `radpref data caption`,"
+            " or import records that have some"
+        )
 
 
 def spread(records: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from data.config import TrainConfig
 from data.errors import InvalidInput
 from data.files import sha256_bytes, sha256_tree, write_atomic
 from data.records import Run, finished_run, start_run
+from generation.training.request import FRESH, check_training, require_size
 from generation.training.study_corpus import (
     read_images,
     record_condition,
@@ -62,10 +63,11 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
             the loss became no number.
         RadprefError: the device's memory did not suffice.
     """
-    from generation.stack.adapters import model_path
+    from generation.stack.places import model_path
     from generation.training.compute import make_compute
-    from generation.training.recipes import FRESH, add_lora, check_recipe, fit_structures, is_large, make_recipe
+    from generation.training.recipes import add_lora, check_recipe, fit_structures, is_large, make_recipe
 
+    check_training(study, device)
     compute = make_compute(device)
     settings, records = study.config.train, compute.share(training_records(study) if compute.is_main else [])
     start = None if settings.start == FRESH else model_path(study, settings.start)
@@ -79,16 +81,7 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
     structures = fit_structures(stack, settings, study.config.data.structures, with_masks)
     recipe = make_recipe(settings, large, masks=bool(with_masks & set(structures)))
     check_recipe(recipe, compute)
-    if settings.keep == "best" and compute.is_main and not _validation_records(study):
-        raise InvalidInput(
-            "train.keep = 'best' compares losses on the validation split, which has no image with a caption or mask: "
-            "import such images, or set keep = 'last'"
-        )
-    if study.config.data.image_size != stack.image_size:
-        raise InvalidInput(
-            f"data.image_size = {study.config.data.image_size}, but the generator makes {stack.image_size}; "
-            "set it to that"
-        )
+    require_size(study, stack.image_size)
     with _shared_run(study, config, {"training images": _hash_of(records)}, compute) as run:
         corpus = records_corpus(study, records, stack.structures, run.folder / "corpus", compute)
         add_lora(stack, settings)
@@ -122,7 +115,7 @@ def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
 
 def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
     from generation.stack.adapters import load_generator
-    from generation.training.recipes import FRESH, fresh_stack
+    from generation.training.recipes import fresh_stack
 
     settings = study.config.train
     if settings.start != FRESH:
@@ -131,8 +124,6 @@ def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
         except InvalidInput as error:
             mend = ", or train.control = 'new' trains one" if str(error).startswith("the ControlNet") else ""
             raise InvalidInput(f"{error}{mend}") from error
-    if not settings.vae_steps:
-        raise InvalidInput("train.start = 'fresh' with vae_steps = 0 leaves a random autoencoder: set vae_steps")
     texts = [record["caption"] for record in records if record["caption"]]
     return fresh_stack(texts, study.config.data.structures, study.config.data.image_size, settings.seed)
 
@@ -153,7 +144,6 @@ def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
     from generation.stack.adapters import (
         ADAPTER,
         LORA_FOLDER,
-        TRAINED,
         generator_identity,
         lora_parameters,
         merge_lora,
@@ -161,7 +151,7 @@ def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
     )
     from generation.stack.models import save_stack
     from generation.stack.parts import quiet_libraries
-    from generation.training.recipes import FRESH
+    from generation.stack.places import TRAINED
     from generation.training.train_card import train_card
 
     if study.config.train.start != FRESH:
@@ -230,7 +220,7 @@ def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Pa
     from safetensors.torch import load_file, save_file
 
     from generation.training.loop import Budget
-    from generation.training.recipes import FRESH, stack_is_large
+    from generation.training.recipes import stack_is_large
     from generation.training.vae_training import reconstruction_report, train_vae
 
     settings = study.config.train

@@ -1,0 +1,138 @@
+"""Where generators and arms are, known from study.toml, the database and the disk alone: this module loads no torch.
+
+Input: a name from study.toml or the command line. Output: a folder or file, or the row of table ``models``. A command
+asks here first, so that a mistyped name is said at once and not after the seconds that torch takes to load.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import InvalidInput, NotFound
+from generation import WEIGHTS_FOLDER
+
+if TYPE_CHECKING:
+    from data.study import Study
+
+BASELINE = "baseline"
+TRAINED = "trained"
+"""Arm name under which a generator trained on the study's own training split stands in table ``models``."""
+EMBEDDED_FOLDER = WEIGHTS_FOLDER / "embedded"
+SHIPPED: dict[str, Path] = {"embedded": EMBEDDED_FOLDER, "cxr128": EMBEDDED_FOLDER.with_name("cxr128")}
+"""Models in the package: of digital phantoms, and of real radiographs of 128 pixels (docs/results/real-cxr.md)."""
+MANIFEST = "radpref.json"
+_TRAINED_BY = {TRAINED: "generate train", "proxy-finetuned": "align proxy"}
+"""Arms that another command than `align train` makes."""
+
+
+def model_path(study: Study, name: str) -> Path:
+    """Where a generator of a study is: "trained" is the newest trained here; else see :func:`place_of`."""
+    if name == TRAINED:
+        return study.root / str(find_model(study, TRAINED)["path"])
+    return place_of(name, study.root)
+
+
+def place_of(name: str, root: Path) -> Path:
+    """A shipped model's folder, a path (from ``root``), or a hub id's in the local cache; nothing is ever downloaded.
+
+    Raises:
+        NotFound: it looks like a hub id and is not in the cache.
+    """
+    if name in SHIPPED:
+        return SHIPPED[name]
+    path = Path(name).expanduser()
+    path = path if path.is_absolute() else root / path
+    return path if path.exists() else cached_model(name) or path
+
+
+def cached_model(hub_id: str) -> Path | None:
+    """The folder of a hub model that was downloaded before; None for a path that is not there.
+
+    Raises:
+        NotFound: it looks like a hub id and is not in the cache; names the command that puts it there.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", hub_id):
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except Exception as error:  # huggingface_hub has its own tree of errors
+        raise NotFound(
+            f"no generator at {hub_id}: neither a folder or file, nor in the cache of the Hugging Face hub; get it with"
+            f" `hf download {hub_id}`"
+        ) from error
+
+
+def require_generator(study: Study, name: str | None = None) -> Path:
+    """Where the study's generator (or ``name``) is, if something is there.
+
+    Raises:
+        NotFound: nothing is; lists what may stand in study.toml.
+    """
+    folder = model_path(study, name or study.config.generator.model)
+    if not folder.exists():
+        choices = ", ".join(map(repr, SHIPPED))
+        raise NotFound(f"no generator at {folder}: set generator.model in study.toml to {choices} or a stack folder")
+    return folder
+
+
+def named_generator(study: Study | None, name: str) -> str:
+    """A generator named on the command line: a place from here, else as study.toml would name it; something is there.
+
+    Raises:
+        NotFound: nothing is.
+        InvalidInput: it is "trained", which is the model of a study, and there is no study.
+    """
+    here = Path(name).expanduser()
+    if here.exists():
+        return str(here.resolve())
+    if study is not None:
+        require_generator(study, name)
+    elif name == TRAINED:
+        raise InvalidInput("'trained' is the model of a study: give its folder as --study")
+    elif not (place := place_of(name, Path.cwd())).exists():
+        raise NotFound(f"no generator at {place}: give a folder, a safetensors file, or one of {', '.join(SHIPPED)}")
+    return name
+
+
+def find_model(study: Study, arm: str) -> dict[str, Any]:
+    """The row of table ``models`` for an arm's name (its newest model) or a model_id.
+
+    Raises:
+        NotFound: no such arm; lists those there are.
+    """
+    row = study.db.row(
+        "SELECT * FROM models WHERE arm = ? OR model_id = ? ORDER BY created_at DESC, model_id DESC LIMIT 1", (arm, arm)
+    )
+    if row is None:
+        known = [r["arm"] for r in study.db.rows("SELECT DISTINCT arm FROM models ORDER BY arm")]
+        raise NotFound(
+            f"no arm '{arm}' in {study.root}: there are {', '.join([BASELINE, *known])}; "
+            f"train it with `radpref {_TRAINED_BY.get(arm, 'align train')}`"
+        )
+    return row
+
+
+def require_arms(study: Study, arms: Iterable[str]) -> None:
+    """Refuse arms that have no model, and a study whose generator is not there.
+
+    Raises:
+        NotFound: which one.
+    """
+    require_generator(study)
+    for arm in arms:
+        if arm != BASELINE:
+            find_model(study, arm)
+
+
+def said_size(folder: Path) -> int | None:
+    """Side of the images of a stack folder, pixels, as its ``radpref.json`` says; None where there is none to read."""
+    try:
+        return int(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["image_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

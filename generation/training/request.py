@@ -1,0 +1,68 @@
+"""What a training is asked for, refused before torch is loaded where study.toml, database and disk tell.
+
+Input: a study and ``--device``. Output: nothing, or one of the project's errors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.conditions_store import has_conditions
+from data.errors import InvalidInput
+from generation.stack.device import check_device
+from generation.stack.places import require_generator, said_size
+from generation.training.study_corpus import require_material
+
+if TYPE_CHECKING:
+    from data.study import Study
+
+FRESH = "fresh"
+"""`train.start`: the embedded architecture with weights drawn anew."""
+FRESH_MULTIPLE = 32
+"""Pixels that a side must be a multiple of there: the halvings of autoencoder and UNet."""
+
+
+def check_training(study: Study, device: str = "auto") -> None:
+    """Refuse a training that cannot begin, by what study.toml, database and disk say alone; loads no torch.
+
+    Raises:
+        InvalidInput: a device word, a start or an image size that cannot be, or no caption and no mask to learn from.
+        NotFound: no record to learn from, or no start model.
+    """
+    check_device(device)
+    require_material(study)
+    settings, size = study.config.train, study.config.data.image_size
+    if settings.keep == "best" and not has_conditions(study, "val"):
+        raise InvalidInput(
+            "train.keep = 'best' compares losses on the validation split, which has no image with a caption or mask: "
+            "import such images, or set keep = 'last'"
+        )
+    if settings.start != FRESH:
+        said = said_size(require_generator(study, settings.start))
+        require_size(study, study.config.generator.image_size or said or size)
+        return
+    if not settings.vae_steps:
+        raise InvalidInput("train.start = 'fresh' with vae_steps = 0 leaves a random autoencoder: set vae_steps")
+    check_fresh_size(size)
+
+
+def require_size(study: Study, drawn: int) -> None:
+    """Refuse to train a generator on images of another size than it makes, pixels.
+
+    Raises:
+        InvalidInput: the study's differ.
+    """
+    if (size := study.config.data.image_size) != drawn:
+        raise InvalidInput(f"data.image_size = {size}, but the generator makes {drawn}; set it to that")
+
+
+def check_fresh_size(size: int) -> None:
+    """Refuse an image size that the halvings of a fresh model do not divide, pixels.
+
+    Raises:
+        InvalidInput: it is no multiple of `FRESH_MULTIPLE`.
+    """
+    if size % FRESH_MULTIPLE:
+        raise InvalidInput(
+            f"data.image_size = {size} does not suit train.start = 'fresh': take a multiple of {FRESH_MULTIPLE}"
+        )
