@@ -231,6 +231,18 @@ def test_hint_is_resized_and_binary() -> None:
     assert torch.count_nonzero(mask_to_hint(None, 3, 16)) == 0
 
 
+def test_a_thin_structure_survives_a_smaller_generator() -> None:
+    """A chest tube one pixel wide, which nearest neighbours miss: an empty hint would silently mean "no mask"."""
+    mask = np.zeros((3, 64, 64), np.bool_)
+    mask[0, 8:56, 20] = mask[1, 10:50, 10:50] = True
+    hint = mask_to_hint(mask, 3, 16)
+    assert torch.count_nonzero(hint[0]) == 12  # rows 8 to 55 touch 12 rows of 4
+    assert hint[0, :, 5].sum() == 12
+    assert torch.equal(hint[1], mask_to_hint(mask[1:2], 1, 16)[0])  # what survives by nearest neighbour is left alone
+    assert torch.count_nonzero(hint[1]) == 100
+    assert not hint[2].any()
+
+
 def test_a_mask_of_other_structures_is_refused(stack: GeneratorStack) -> None:
     with pytest.raises(InvalidInput, match=r"\(2, H, W\)"):
         encode_conditions(stack, [Condition("Normal", np.ones((3, 32, 32), dtype=bool))])

@@ -75,6 +75,22 @@ def test_samples_of_each_arm_are_measured_and_shown(sampled: Study) -> None:
     assert run_fidelity(sampled, n=8) == {**report, "already_done": True}
 
 
+def test_a_generator_of_another_size_is_measured_at_the_size_of_the_study(sampled: Study, tmp_path: Path) -> None:
+    """32 px drawn, 64 px real: the figures are those of a folder with the same images, fitted as imports are."""
+    report = run_fidelity(sampled, n=8)
+    found = report["images"]["baseline"]
+    assert (found["drawn"], found["measured"]) == (32, 64)
+    assert "baseline draws 32 × 32 pixels, the real images are 64 × 64" in Path(report["page"]).read_text()
+    assert summary(report)["images"]["baseline"]["pixels"] == "drawn at 32, measured at 64"
+    kept = [np.load(path) for path in sorted((sampled.root / "runs").glob("*fidelity-samples*/*.npy"))]
+    assert {part.shape[1:] for part in kept} == {(32, 32)}  # as they were drawn
+    folder = write_folder(tmp_path / "folder", list(np.concatenate(kept)), per_prompt=4)
+    (same,) = run_fidelity(sampled, images=folder)["images"].values()
+    for figure in ("frechet", "kid"):
+        assert same[figure]["value"] == found[figure]["value"]
+    assert same["memorisation"]["distance"] == found["memorisation"]["distance"]
+
+
 def test_real_patients_stand_on_a_page_of_their_own(sampled: Study) -> None:
     page = Path(run_fidelity(sampled, n=8)["page"])
     pictures = page.parent / "pictures.html"

@@ -49,6 +49,8 @@ class ImageSource:
     """What was asked for, image by image; None where nobody knows."""
     records: tuple[dict[str, Any], ...] | None = None
     """The records of real images."""
+    drawn: int | None = None
+    """Side at which samples were drawn, pixels, where that is not the study's; they are measured at the study's."""
 
     def batch(self, rows: Sequence[int] | npt.NDArray[Any]) -> IMAGES:
         """Some of the images, (B, H, W) uint8."""
@@ -170,6 +172,9 @@ def own_conditions(study: Study, split: str, n: int, seed: int) -> list[StoredCo
 def arm_source(study: Study, arm: str, *, n: int, prompts: str, seed: int) -> ImageSource:
     """Sample `n` images (rounded to whole prompts of four) of an arm; kept in a run, so that nothing is sampled twice.
 
+    They are kept as drawn. A generator of another image size than the study's is measured at the study's: its images
+    are set to `data.image_size` exactly as real ones were when they were imported.
+
     Args:
         prompts: the split whose captions and masks are asked for: val, or train (the harder test for copies).
 
@@ -213,19 +218,23 @@ def arm_source(study: Study, arm: str, *, n: int, prompts: str, seed: int) -> Im
     else:
         folder = done.folder
     per_file = per_chunk * SAMPLES_PER_PROMPT
+    size = study.config.data.image_size
+    drawn = int(np.load(folder / f"{0:06d}.npy", mmap_mode="r", allow_pickle=False).shape[-1])
+    key = config if drawn == size else {**config, "measured_at": size}
 
     def read(row: int) -> IMAGES:
         file, inside = divmod(row, per_file)
         chunk = np.load(folder / f"{file * per_chunk:06d}.npy", mmap_mode="r", allow_pickle=False)
-        return np.array(chunk[inside], dtype=np.uint8)
+        return to_uint8(fit_image(np.array(chunk[inside], dtype=np.uint8), size))
 
     return ImageSource(
         arm,
-        sha256_bytes(json.dumps(config, sort_keys=True).encode()),
+        sha256_bytes(json.dumps(key, sort_keys=True).encode()),
         n_prompts * SAMPLES_PER_PROMPT,
         read,
         tuple(str(i // SAMPLES_PER_PROMPT) for i in range(n_prompts * SAMPLES_PER_PROMPT)),
         tuple(conditions[i // SAMPLES_PER_PROMPT] for i in range(n_prompts * SAMPLES_PER_PROMPT)),
+        drawn=None if drawn == size else drawn,
     )
 
 

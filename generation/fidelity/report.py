@@ -110,6 +110,7 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     lines = {}
     for name, found in report["images"].items():
         lines[name] = {
+            **({"pixels": f"drawn at {found['drawn']}, measured at {found['measured']}"} if found.get("drawn") else {}),
             "FID": found["frechet"]["value"],
             "FID of as many real images": found["real"]["frechet"]["value"],
             "KID": found["kid"]["value"],
@@ -274,6 +275,8 @@ class _Measured:
         figures: dict[str, Any] = {
             "n": source.n,
             "n_prompts": len(set(source.groups)) if source.groups else None,
+            "drawn": source.drawn,
+            "measured": self.study.config.data.image_size,
             **self._distances(table.features(), self.reference, rng, (source.groups, patients)),
             "real": {"n": len(rows), **self._distances(ideal, self.reference, rng, (ideal_patients, patients))},
             "diversity": _diversity(self.study, source, _prompt_groups(source), rng),

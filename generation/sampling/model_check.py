@@ -18,7 +18,7 @@ from data.config import StudyConfig
 from data.errors import InvalidInput
 from data.files import write_atomic
 from data.progress import bar
-from generation.sampling.sampler import decode, sample_latents, to_pixels
+from generation.sampling.sampler import decode, sample_latents, size_note, to_pixels
 from generation.stack.brought import ModelOptions, options_of
 from generation.stack.conditions import Condition, encode_conditions, hint_colours
 from generation.stack.fitting import vae_factor
@@ -161,11 +161,8 @@ def _png(image: np.ndarray) -> bytes:
 def _notes(stack: GeneratorStack, config: StudyConfig | None) -> list[str]:
     """What works but is probably not meant."""
     notes = []
-    if config is not None and config.data.image_size != stack.image_size:
-        notes.append(
-            f"data.image_size is {config.data.image_size}, the generator draws {stack.image_size} pixels:"
-            " set data.image_size to that before importing"
-        )
+    if config is not None and (note := size_note(config.data.image_size, stack.image_size)):
+        notes.append(note)
     if int(stack.text_encoder.config.num_hidden_layers) == 24 and stack.text_encoder.config.hidden_size == 1024:
         notes.append("the text encoder has 24 layers; Stable Diffusion 2.x reads the 23rd: convert the model again")
     if config is not None and config.sets.mix[0] < 100 and stack.controlnet is None:

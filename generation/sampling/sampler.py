@@ -8,6 +8,7 @@ on the step is computed once a batch (`generation/sampling/denoising.py`). Nothi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from generation.stack.models import GeneratorStack
 
 if TYPE_CHECKING:
     from data.study import Study
+
+log = logging.getLogger(__name__)
 
 MODE_ORDER: tuple[str, ...] = ("T2I", "TM2I", "M2I")
 DECODED_PIXELS = 16 * 512 * 512
@@ -171,9 +174,21 @@ def load_sampler(study: Study, arm: str = "baseline", device: str = "auto") -> G
     """
     from generation.stack.adapters import load_arm
 
-    settings = study.config.generator
+    settings, stack = study.config.generator, load_arm(study, arm, pick_device(device))
+    if note := size_note(study.config.data.image_size, stack.image_size):
+        log.warning("%s", note)
     return make_ready(
-        load_arm(study, arm, pick_device(device)),
+        stack,
         precision=settings.precision,
         compile_mode=settings.compile_mode if settings.compile else None,
+    )
+
+
+def size_note(size: int, drawn: int) -> str:
+    """What happens where a generator draws another size than the study's records have, pixels; "" where it does not."""
+    if size == drawn:
+        return ""
+    return (
+        f"data.image_size is {size}, the generator draws {drawn} pixels: masks are scaled to {drawn}, and fidelity is"
+        f" measured at {size}; to work at {drawn}, set data.image_size to it in a new study before importing"
     )

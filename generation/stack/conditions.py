@@ -121,6 +121,7 @@ def make_batch(
 def mask_to_hint(mask: np.ndarray | None, n_structures: int, size: int) -> Tensor:
     """(S, H, W) bool -> float32 (S, size, size) in {0, 1} by nearest neighbour; zeros where absent.
 
+    A structure too thin for that keeps every pixel it touches: an emptied mask would mean "no condition".
     InvalidInput where the mask has another number of structures.
     """
     return _planes(mask, n_structures, size).float()
@@ -133,9 +134,17 @@ def _planes(mask: np.ndarray | None, n_structures: int, size: int) -> Tensor:
     if mask.ndim != 3 or mask.shape[0] != n_structures:
         raise InvalidInput(f"mask of shape {mask.shape}, the model wants ({n_structures}, H, W): one plane a structure")
     planes = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.bool_))
-    if planes.shape[-2:] != (size, size):
-        planes = torch.nn.functional.interpolate(planes.float()[None], size=(size, size), mode="nearest-exact")[0] > 0
-    return planes
+    return planes if planes.shape[-2:] == (size, size) else _scaled(planes, size)
+
+
+def _scaled(planes: Tensor, size: int) -> Tensor:
+    """(S, H, W) bool -> (S, size, size) by nearest neighbour; a plane that this would empty keeps what it touches."""
+    whole = planes.float()[None]
+    scaled = torch.nn.functional.interpolate(whole, size=(size, size), mode="nearest-exact")[0] > 0
+    lost = planes.flatten(1).any(1) & ~scaled.flatten(1).any(1)
+    if lost.any():
+        scaled[lost] = torch.nn.functional.adaptive_max_pool2d(whole, size)[0, lost] > 0
+    return scaled
 
 
 def encode_masks(masks: Sequence[np.ndarray | None], n_structures: int, size: int, device: torch.device) -> Tensor:
