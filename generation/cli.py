@@ -228,7 +228,7 @@ def share(
 ) -> None:
     """Write the trained generator as a folder to share: fp16, with its card. Refused where it may copy patients."""
     from data.study import Study
-    from generation.fidelity.request import check_share
+    from generation.fidelity.request import check_request, check_share
 
     if not credits_file.is_file():
         raise InvalidInput(f"no file {credits_file}; write whose images the model was trained on, and its known faults")
@@ -238,6 +238,7 @@ def share(
         raise InvalidInput(f"{credits_file} is no UTF-8 text ({error.reason}); write it as Markdown") from error
     opened = Study(study)
     check_share(opened, out)
+    check_request(opened)
     from generation.fidelity.shipping import ship
 
     emit(ship(opened, out, name, [part.strip() for part in structures.split(",")], text), as_json)

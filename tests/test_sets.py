@@ -101,7 +101,13 @@ def test_the_test_split_is_never_a_source(sampling):
     assert [row["split"] for row in splits] == ["val"]
 
 
-def test_sets_without_masks_or_captions_say_what_is_missing(study):
+def test_sets_without_masks_or_captions_say_what_is_missing(study, tiny_study):
+    with pytest.raises(NotFound, match="split 'val' holds no record"):
+        draw_conditions(study, 4, (100, 0, 0), seed=0)
+    study = tiny_study
+    with study.db.write() as connection:
+        connection.execute("UPDATE records SET caption = NULL WHERE split = 'val'")
+        connection.execute("DELETE FROM record_masks WHERE record_id LIKE '%-val-%'")
     with pytest.raises(InvalidInput, match="no record of split 'val' has captions for T2I"):
         draw_conditions(study, 4, (100, 0, 0), seed=0)
     with pytest.raises(InvalidInput, match=r"masks for M2I sets; import some, or set sets\.mix"):

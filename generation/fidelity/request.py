@@ -73,7 +73,7 @@ def check_share(study: Study, out: Path) -> None:
     """Refuse to share what was not trained here, or into a folder that holds something.
 
     Raises:
-        NotFound: no generator trained in this study, or its folder is gone.
+        NotFound: no generator trained in this study.
         InvalidInput: ``out`` holds something, or the study samples from a shipped model, not from what it trained.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -81,4 +81,3 @@ def check_share(study: Study, out: Path) -> None:
     latest_run(study, "train")
     if (model := study.config.generator.model) in SHIPPED:
         raise InvalidInput(f"generator.model = {model!r} is not what this study trained; set it to 'trained'")
-    check_request(study, arms=[BASELINE])
