@@ -31,6 +31,8 @@ tiny    | generate sets --arms baseline,nobody                 | no arm 'nobody'
 lost    | generate sets                                        | no generator at
 empty   | generate sets                                        | split 'val' holds no record
 silent  | generate sets                                        | has captions for T2I sets
+bare    | generate sets                                        | cannot draw M2I and TM2I sets: ask for texts only
+bare    | generate pool --arm baseline                         | cannot draw the pool of task 'pneumothorax'
 tiny    | generate pool --arm nobody                           | no arm 'nobody'
 tiny    | generate pool --task nothing                         | unknown task in nothing
 tiny    | generate pool --arm real_balanced                    | have no synthetic images
@@ -88,11 +90,13 @@ def refusals(tmp_path_factory: pytest.TempPathFactory, _tiny_template: Path) -> 
     import shutil
 
     root = tmp_path_factory.mktemp("studies")
-    for name in ("tiny", "silent", "lost", "fresh"):
+    for name in ("tiny", "silent", "lost", "fresh", "bare"):
         shutil.copytree(_tiny_template, root / name)
     Study.create(root / "empty", "[data]\nimage_size = 64\n").db.close()
     changed(Study(root / "lost"), '[generator]\nmodel = "gone"\n[train]\nstart = "gone"\n')
     changed(Study(root / "fresh"), '[train]\nstart = "fresh"\nvae_steps = 0\n')
+    (root / "bare" / "stack").mkdir()
+    changed(Study(root / "bare"), '[generator]\nmodel = "stack"\n')
     silent = Study(root / "silent")
     with silent.db.write() as connection:
         connection.execute("UPDATE records SET caption = NULL")

@@ -93,7 +93,11 @@ def test_records_without_caption_and_mask_are_left_out_and_an_empty_study_says_s
         connection.execute("UPDATE records SET caption = NULL WHERE split = 'train'")
         connection.execute("DELETE FROM record_masks WHERE record_id LIKE '%train-00000%'")
     assert len(training_records(tiny_study)) == 14
+    with tiny_study.db.write() as connection:
+        connection.execute("DELETE FROM record_masks")
     with pytest.raises(InvalidInput, match="no record of split 'train' has a caption or a mask"):
+        training_records(tiny_study)
+    with pytest.raises(NotFound, match="split 'train' holds no record"):
         training_records(study)
 
 

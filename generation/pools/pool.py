@@ -19,7 +19,7 @@ from data.records import start_run
 from generation.pools.engines import EngineOptions, make_engine
 from generation.pools.plan import Material, PoolPlan, gather
 from generation.stack.device import check_device
-from generation.stack.places import require_arms
+from generation.stack.places import require_arms, require_masks
 
 if TYPE_CHECKING:
     from data.config import TaskConfig
@@ -77,6 +77,9 @@ def run_pool(
     check_device(engine.device)
     make_engine(study, names[0], engine)  # a missing Ray is said before any work
     require_arms(study, [arm for arm in names if arm != PROXY_FILTERED])
+    for task in wanted:
+        if task.kind == "segmentation":
+            require_masks(study, f"the pool of task '{task.name}'")
     plans = [_plan(study, task, n, multiple) for task in wanted]  # what the last task lacks is said before the first
     counts: dict[str, int] = {}
     pools: dict[str, Any] = {}

@@ -23,7 +23,7 @@ from data.lifecycle import stage
 from data.progress import bar
 from data.records import finished_run, start_run
 from generation.sampling.draws import allot_modes, draw_conditions, draw_unrated, require_conditions
-from generation.stack.places import require_arms
+from generation.stack.places import require_arms, require_masks
 
 if TYPE_CHECKING:
     from data.records import Run
@@ -93,7 +93,7 @@ def check_sets(study: Study, n: int, mix: Sequence[int], arms: Sequence[str]) ->
     """Refuse sets that cannot be sampled, by what study.toml, database and disk say alone.
 
     Raises:
-        InvalidInput: a bad mix, arms other than one, or two, or no record for a mode that is wanted.
+        InvalidInput: a bad mix, arms other than one, or two, no record for a mode that is wanted, or no ControlNet.
         NotFound: no such arm or generator, or an empty validation split.
         Conflict: the study is locked before it has any sets.
     """
@@ -104,6 +104,8 @@ def check_sets(study: Study, n: int, mix: Sequence[int], arms: Sequence[str]) ->
     if not study.db.value("SELECT 1 FROM runs WHERE kind = 'sets' LIMIT 1"):  # else these may be sampled already
         refuse_locked(study)
     require_conditions(study, modes)
+    if masked := [mode for mode, count in zip(MODES, modes, strict=True) if count and mode != "T2I"]:
+        require_masks(study, f"{' and '.join(masked)} sets")
 
 
 def refuse_locked(study: Study) -> None:

@@ -19,11 +19,10 @@ from data.errors import InvalidInput, NotFound
 from generation.stack.fitting import SUPPORTED, check_controlnet, check_parts, check_size, trained_size
 from generation.stack.models import GeneratorStack
 from generation.stack.parts import PICKLES, TO_SAFETENSORS, part_folder, read_json, read_network, read_tokenizer
-from generation.stack.places import SHIPPED
+from generation.stack.places import CONTROLNET, SHIPPED
 from generation.stack.schedules import noise_schedule
 
 NETWORKS: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
-CONTROLNET = "controlnet"
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from diffusers import ControlNetModel
 from data.errors import InvalidInput
 from data.files import sha256_file
 from data.progress import bar
-from generation.stack.brought import CONTROLNET, NETWORKS, ModelOptions, controlnet_folder, refuse_other_families
+from generation.stack.brought import NETWORKS, ModelOptions, controlnet_folder, refuse_other_families
 from generation.stack.lora import lora_file
 from generation.stack.parts import part_folder, weight_files
+from generation.stack.places import CONTROLNET
 
 SHOW_HASHING_FROM = 1 << 30
 """Bytes from which hashing shows a bar."""

@@ -25,6 +25,8 @@ EMBEDDED_FOLDER = WEIGHTS_FOLDER / "embedded"
 SHIPPED: dict[str, Path] = {"embedded": EMBEDDED_FOLDER, "cxr128": EMBEDDED_FOLDER.with_name("cxr128")}
 """Models in the package: of digital phantoms, and of real radiographs of 128 pixels (docs/results/real-cxr.md)."""
 MANIFEST = "radpref.json"
+CONTROLNET = "controlnet"
+"""Of a model's folder: its ControlNet."""
 _TRAINED_BY = {TRAINED: "generate train", "proxy-finetuned": "align proxy"}
 """Arms that another command than `align train` makes."""
 
@@ -128,6 +130,22 @@ def require_arms(study: Study, arms: Iterable[str]) -> None:
     for arm in arms:
         if arm != BASELINE:
             find_model(study, arm)
+
+
+def require_masks(study: Study, what: str) -> None:
+    """Refuse ``what`` (it is drawn from masks) where the study's generator has no ControlNet to read them.
+
+    Raises:
+        InvalidInput: there is none in the model's folder, and study.toml names none.
+        NotFound: no generator.
+    """
+    folder = require_generator(study)
+    if study.config.generator.controlnet is None and not (folder / CONTROLNET).is_dir():
+        raise InvalidInput(
+            f"generator {study.config.generator.model!r} has no ControlNet and cannot draw {what}: ask for texts only"
+            " (sets.mix = [100, 0, 0]), name a ControlNet as generator.controlnet, or train one"
+            " (generator.model = 'trained', with masks imported)"
+        )
 
 
 def said_size(folder: Path) -> int | None:
