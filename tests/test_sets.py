@@ -6,8 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from data.conditions_store import MODES, record_conditions
 from data.errors import Conflict, InvalidInput, NotFound, StorageFull
@@ -129,6 +131,23 @@ def test_sampling_stores_sets_of_four_with_exact_modes(sampling):
     masked = sampling.db.rows("SELECT DISTINCT mode FROM conditions JOIN condition_masks USING (condition_id)")
     assert {row["mode"] for row in masked} == {"M2I", "TM2I"}
     assert {row["mode"] for row in sampling.db.rows("SELECT mode FROM conditions WHERE text IS NULL")} == {"M2I"}
+
+
+def test_weights_of_another_shape_are_one_line_and_leave_nothing(sampling, caplog):
+    """The run is opened after the model is loaded: no unfinished run, no condition; mended weights go on."""
+    file = sampling.root / "generator" / "unet" / "diffusion_pytorch_model.safetensors"
+    good = file.read_bytes()
+    weights = load_file(file)
+    weights["conv_in.bias"] = torch.zeros(3)
+    save_file(weights, file)
+    told = r"part 'unet' of generator .* cannot be read \(.*conv_in\.bias.*\): copy it again"
+    with pytest.raises(InvalidInput, match=told):
+        run_sets(sampling)
+    assert sampling.db.value("SELECT count(*) FROM runs WHERE kind = 'sets'") == 0
+    assert sampling.db.value("SELECT count(*) FROM conditions") == 0
+    file.write_bytes(good)
+    assert run_sets(sampling)["n_sets"] == 8
+    assert "data.image_size is 64, the generator draws 32 pixels: masks are scaled to 32" in caplog.text
 
 
 def test_the_same_command_again_samples_nothing(sampling, monkeypatch):

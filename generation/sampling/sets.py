@@ -79,12 +79,15 @@ def run_sets(
         conditions = draw_conditions(study, wanted, mix, seed)
     else:
         conditions = _planned(study, config) or draw_unrated(study, wanted, mix, seed, at_most=n is None)
+    from generation.sampling.sampler import load_sampler
+
+    stacks = {arm: load_sampler(study, arm) for arm in arms}  # a broken one is said before the run is opened
     with start_run(study, "sets", config, inputs={}) as run:
         with study.db.write() as connection:
             save_conditions(connection, conditions)
         if len(arms) == 2:
             write_atomic(_plan(study, run.run_id), json.dumps([one.condition_id for one in conditions]) + "\n")
-        _sample_missing(study, run, conditions, list(arms), seed)
+        _sample_missing(study, run, conditions, stacks, seed)
         run.result = _summary(study, run.run_id)
     return run.result
 
@@ -138,12 +141,11 @@ def _planned(study: Study, config: dict[str, Any]) -> list[StoredCondition] | No
     return [load_condition(study, name) for name in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def _sample_missing(study: Study, run: Run, conditions: list[StoredCondition], arms: list[str], seed: int) -> None:
+def _sample_missing(
+    study: Study, run: Run, conditions: list[StoredCondition], stacks: dict[str, Any], seed: int
+) -> None:
     """Sample chunk by chunk. Chunks are fixed by the plan, not by what is left, so a resumed run gives equal images."""
-    from generation.sampling.sampler import load_sampler
-
     known = {int(r["ordinal"]) for r in study.db.rows("SELECT ordinal FROM image_sets WHERE run_id = ?", [run.run_id])}
-    stacks: dict[str, Any] = {}
     sets_per_chunk = max(1, study.config.generator.batch_size // SET_SIZE)
     with bar("sampling sets", len(conditions)) as advance:
         advance(len(known))
@@ -153,9 +155,6 @@ def _sample_missing(study: Study, run: Run, conditions: list[StoredCondition], a
                 chunk = ordinals[start : start + sets_per_chunk]
                 if known.issuperset(chunk):
                     continue
-                for arm in arms:
-                    stacks.setdefault(arm, None)
-                    stacks[arm] = stacks[arm] or load_sampler(study, arm)
                 _sample_chunk(study, run, [conditions[i] for i in chunk], chunk, stacks, seed)
                 advance(len(chunk))
 
