@@ -114,7 +114,11 @@ export class Outbox {
 
   // True: go on with the next event.
   async settle(item, response) {
-    const answer = await response.json().catch(() => ({}));
+    const answer = (await response.json().catch((error) => ({ cut: !(error instanceof SyntaxError) }))) ?? {};
+    if (response.ok ? !Number.isInteger(answer.version) : answer.cut) {
+      this.later('Offline'); // cut off on its way, or not our server's (a guest network's login page): ask again
+      return false;
+    }
     const answered = response.status < 500 && ![401, 403, 429].includes(response.status);
     if (answered) {
       this.failures = 0;
