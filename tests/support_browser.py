@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Frame,
+    Locator,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from annotate_app.server import create_app
 from data.study import Study
@@ -30,8 +40,48 @@ FLAGS = [
     "--disable-dev-shm-usage",
 ]
 PATIENCE_MS = 30_000
+expect.set_options(timeout=PATIENCE_MS)  # a busy machine may take longer than Playwright's five seconds
 DIGITS = {"T2I": "0153", "M2I": "5420", "TM2I": "01234501"}
 """Scores to type for a set of each mode: no two images alike in a criterion, and 0 among them."""
+
+
+class Traffic:
+    """Requests of one window: every address asked for, what arrived for the page that it shows, what is on its way."""
+
+    def __init__(self, page: Page) -> None:
+        self.asked: list[str] = []
+        self.arrived: list[str] = []
+        self._open: set[Request] = set()
+        self._page = page
+        page.on("framenavigated", self._navigated)
+        page.on("request", self._begun)
+        page.on("requestfinished", lambda request: self._ended(request, arrived=True))
+        page.on("requestfailed", lambda request: self._ended(request, arrived=False))
+
+    def _navigated(self, frame: Frame) -> None:
+        if frame == self._page.main_frame:
+            self.arrived.clear()
+
+    def _begun(self, request: Request) -> None:
+        self.asked.append(request.url)
+        self._open.add(request)
+
+    def _ended(self, request: Request, *, arrived: bool) -> None:
+        self._open.discard(request)
+        if arrived:
+            self.arrived.append(request.url)
+
+    def wait_for_sets(self, sets: int) -> None:
+        """Wait until the images of so many sets have been fetched, with the masks that are asked for beside them.
+
+        Not Playwright's "networkidle": that is half a second without requests, once in the life of a page, and a busy
+        machine takes that long between two requests.
+        """
+
+        def here() -> bool:
+            return not self._open and sum("/images/" in url for url in self.arrived) >= 4 * sets
+
+        wait_for(self._page, here, f"{sets} sets in this window")
 
 
 class Room:
@@ -42,6 +92,7 @@ class Room:
         self.problems: list[str] = []
         self.expected: list[str] = []
         """Parts of messages that a test brings about on purpose."""
+        self.traffic: dict[Page, Traffic] = {}
         self.port = 0
         self._stack = ExitStack()
         self.start()
@@ -86,7 +137,8 @@ class Room:
         """A window whose errors and outward requests are noted."""
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda message: self._note(message.type == "error", f"console: {message.text}"))
+        self.traffic[page] = Traffic(page)
+        page.on("console", self._console)
         page.on("pageerror", lambda error: self._note(True, f"page error: {error}"))
         page.on("request", lambda request: self._note(not self._is_own(request.url), f"external: {request.url}"))
         return page
@@ -94,9 +146,12 @@ class Room:
     def _is_own(self, url: str) -> bool:
         return url.startswith((self.url, "data:", f"blob:{self.url}"))
 
-    def _note(self, wrong: bool, text: str) -> None:
+    def _console(self, message: ConsoleMessage) -> None:
+        self._note(message.type == "error", f"console: {message.text}", f" ({message.location.get('url', '')})")
+
+    def _note(self, wrong: bool, text: str, where: str = "") -> None:
         if wrong and not any(part in text for part in self.expected):
-            self.problems.append(text)
+            self.problems.append(text + where)
 
     def login(self, context: BrowserContext | None = None, name: str = "ann") -> Page:
         """Log in by keyboard in a new window."""
@@ -117,28 +172,28 @@ class Room:
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Debian's Chromium, or the one named by RADPREF_CHROMIUM."""
+def open_browser(*flags: str) -> Iterator[Browser]:
+    """Debian's Chromium, or the one named by RADPREF_CHROMIUM; with more flags than the usual ones."""
     chromium = os.environ.get("RADPREF_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.fail("no Chromium found; `make setup` installs it (or set RADPREF_CHROMIUM to its path)")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        opened = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, *flags])
         yield opened
         opened.close()
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    """Wait for something that the page does not show."""
-    end = time.monotonic() + timeout_s
+def wait_for(page: Page, condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that no locator can tell. The page's own events go on being handled meanwhile."""
+    end = time.monotonic() + PATIENCE_MS / 1000
     while not condition():
-        assert time.monotonic() < end, f"waited {timeout_s} s for: {what}"
-        time.sleep(0.05)
+        assert time.monotonic() < end, f"waited {PATIENCE_MS / 1000:.0f} s for: {what}"
+        page.wait_for_timeout(20)
 
 
 def opened_set(page: Page, number: int, total: int = 3) -> str:
     """Wait until set ``number`` is shown; returns its mode."""
-    expect(page.get_by_test_id("place")).to_have_text(f"Set {number} / {total}", timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("place")).to_have_text(f"Set {number} / {total}")
     return str(page.locator(".radpref-root").get_attribute("data-mode"))
 
 
@@ -149,7 +204,7 @@ def save_state(page: Page) -> Locator:
 
 def saved(page: Page) -> None:
     """Wait until everything has reached the server."""
-    expect(save_state(page)).to_have_text("Saved", timeout=PATIENCE_MS)
+    expect(save_state(page)).to_have_text("Saved")
 
 
 def press(page: Page, keys: str) -> None:
@@ -166,7 +221,7 @@ def finish_set(page: Page, mode: str) -> None:
 
 def checked(page: Page) -> list[str]:
     """Test ids of the chosen scores."""
-    found = page.locator("input[type=radio]:checked").evaluate_all("all => all.map(one => one.dataset.testid)")
+    found = page.locator(".strip input[type=radio]:checked").evaluate_all("all => all.map(one => one.dataset.testid)")
     return [str(name) for name in found]
 
 

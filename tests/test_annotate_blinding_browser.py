@@ -17,13 +17,14 @@ from typing import Any
 
 import gradio
 import pytest
+from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, Page, expect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotate_app.server import STATIC, create_app
 from data.study import Study
-from tests.support_annotate import add_people, add_sets, make_study
-from tests.support_browser import PATIENCE_MS, Room, open_browser, press, saved
+from tests.support_annotate import PASSWORD, add_people, add_sets, make_study
+from tests.support_browser import Room, press, saved, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TOML = """[annotate]
@@ -51,6 +52,7 @@ class Exchange:
     status: int = 0
     headers: list[tuple[str, str]] = field(default_factory=list)
     answer: bytes = b""
+    over: bool = False
 
 
 class Recorder:
@@ -81,6 +83,7 @@ class Recorder:
             await send(message)
 
         await self.app(scope, incoming, outgoing)
+        exchange.over = True
 
 
 def texts(headers: Any) -> list[tuple[str, str]]:
@@ -126,12 +129,6 @@ KEPT = """async () => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
-
-
 def mixed_study(root: Path) -> Study:
     """Two sets of every mode for rating, and one more of every mode for comparison and attention each."""
     study = make_study(root, modes=(), toml=TOML)
@@ -160,7 +157,7 @@ def work_through(room: Room, page: Page, crawl: Crawl) -> None:
     for number in range(1, 60):
         place = page.get_by_test_id("place")
         finished = page.get_by_text("sets are done")
-        expect(finished.or_(place.filter(has_text=f"Set {number} /"))).to_be_visible(timeout=PATIENCE_MS)
+        expect(finished.or_(place.filter(has_text=f"Set {number} /"))).to_be_visible()
         crawl.collect(page)
         if finished.is_visible():
             return
@@ -174,7 +171,7 @@ def work_through(room: Room, page: Page, crawl: Crawl) -> None:
             page.keyboard.press("Escape")
         if number == 2:
             page.reload()
-            expect(place).to_have_text(re.compile(f"Set {number} /"), timeout=PATIENCE_MS)
+            expect(place).to_have_text(re.compile(f"Set {number} /"))
         press(page, "qt" if root.get_attribute("data-mode") != "M2I" else "qm")
         press(page, "3z" + ("01234501" if root.get_attribute("data-mode") == "TM2I" else "0153"))
         saved(page)
@@ -216,6 +213,9 @@ def shape(value: Any) -> Any:
 @pytest.fixture(scope="module")
 def crawled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, Crawl, Page]]:
     study = mixed_study(tmp_path_factory.mktemp("crawl"))
+    with TestClient(create_app(study)) as other:  # on a server of its own: nothing of bob's is in ann's record
+        assert other.post("/login", json={"username": "bob", "password": PASSWORD}).status_code == 200
+        assert other.get("/api/next").json()["set"]
     recorders: list[Recorder] = []
 
     def recorded(of: Study) -> Recorder:
@@ -225,11 +225,6 @@ def crawled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.support_browser.create_app", recorded)
         room = Room(study, browser)
-    other = room.login(name="bob")
-    expect(other.get_by_test_id("place")).to_have_text(re.compile("Set 1 /"), timeout=PATIENCE_MS)
-    other.wait_for_load_state("networkidle")  # or images of bob's set, still on their way, count as seen by ann
-    other.context.close()
-    recorders[-1].exchanges.clear()
     context = room.context()
     page = room.page(context)
     crawl = Crawl(page, recorders[-1])
@@ -237,11 +232,12 @@ def crawled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
     page.add_init_script(violation)
     page.goto(room.url)
     page.get_by_label("Name", exact=True).fill("ann")
-    page.get_by_label("Password", exact=True).fill("correct horse battery")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.keyboard.press("Enter")
     work_through(room, page, crawl)
     crawl.snapshots.append(json.dumps(context.storage_state()))
     crawl.collect(page)
+    wait_for(page, lambda: all(one.over for one in crawl.exchanges), "every answer that was begun")
     yield study, crawl, page
     room.close()
 

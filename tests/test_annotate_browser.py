@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.support_browser import DIGITS, PATIENCE_MS, Room, checked, opened_set, press, saved
+from tests.support_browser import DIGITS, Room, checked, opened_set, press, saved
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -32,7 +32,7 @@ def test_three_modes_by_keyboard_with_a_reload_in_the_middle(room: Room) -> None
         expect(page.get_by_role("alert").filter(has_text="missing")).to_be_visible()
         press(page, digits[2:])
         page.keyboard.press("Enter")
-    expect(page.get_by_test_id("end")).to_contain_text("All 3 sets are done", timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("end")).to_contain_text("All 3 sets are done")
     saved(page)
     assert sorted(modes) == ["M2I", "T2I", "TM2I"]
     assert room.scores() == 16
@@ -56,6 +56,7 @@ def test_no_scrolling_and_a_grid_that_fills_the_window(room: Room) -> None:
         mode = opened_set(page, number)
         for width, height in ((1440, 900), (1024, 768), (3840, 2160)):
             page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_function(f"innerWidth === {width} && innerHeight === {height}")
             root = "document.scrollingElement"
             sizes = page.evaluate(
                 f"[{root}.scrollHeight, {root}.scrollWidth, document.querySelector('.grid').clientHeight]"
@@ -75,7 +76,7 @@ def test_no_scrolling_and_a_grid_that_fills_the_window(room: Room) -> None:
             expect(page.get_by_text(text)).to_be_visible()
         press(page, DIGITS[mode])
         page.keyboard.press("Enter")
-    expect(page.get_by_test_id("end")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("end")).to_be_visible()
 
 
 def test_flags_undo_comment_and_skip_by_keyboard(room: Room) -> None:
@@ -112,18 +113,18 @@ def test_mouse_alone_is_enough(room: Room) -> None:
             for criterion in {"T2I": ["text"], "M2I": ["mask"], "TM2I": ["text", "mask"]}[mode]:
                 page.get_by_test_id(f"{letter}-{criterion}-4").check(force=True)
         page.get_by_test_id("submit").click()
-    expect(page.get_by_test_id("end")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("end")).to_be_visible()
     assert room.scores() == 16
 
 
 def test_dashboard_in_the_browser(room: Room) -> None:
     page = room.login(room.context(), "office")
-    expect(page.get_by_role("heading", name="Progress")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_role("heading", name="Progress")).to_be_visible()
     expect(page.get_by_text("simulated", exact=True)).to_be_visible()
-    expect(page.get_by_test_id("agreement")).to_contain_text("No scores yet", timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("agreement")).to_contain_text("No scores yet")
     expect(page.get_by_text("Research use, not for diagnosis")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_role("heading", name="Reading room")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_role("heading", name="Reading room")).to_be_visible()
 
 
 def test_texts_are_never_markup(room: Room) -> None:

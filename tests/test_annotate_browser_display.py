@@ -11,7 +11,6 @@ from playwright.sync_api import Page, Request, Route, expect
 from tests.support_annotate import PASSWORD
 from tests.support_browser import (
     DIGITS,
-    PATIENCE_MS,
     Room,
     checked,
     finish_set,
@@ -21,6 +20,7 @@ from tests.support_browser import (
     press,
     save_state,
     saved,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -65,9 +65,7 @@ def test_the_next_set_is_drawn_without_asking_the_server(make_room: MakeRoom) ->
         if "/api/sets/" in request.url and request.method == "GET":
             asked.append(request.url.partition("/api/sets/")[2])
 
-    arrived: list[str] = []
     page.on("request", note)
-    page.on("requestfinished", lambda request: arrived.append(request.url))
     page.goto(room.url)
     page.get_by_label("Name", exact=True).fill("ann")
     page.get_by_label("Password", exact=True).fill(PASSWORD)
@@ -78,7 +76,7 @@ def test_the_next_set_is_drawn_without_asking_the_server(make_room: MakeRoom) ->
 
     for number in range(1, 6):
         mode = opened_set(page, number, 5)
-        wait_for_ahead(page, arrived, min(5, number + 2))
+        room.traffic[page].wait_for_sets(min(5, number + 2))
         saved(page)
         press(page, DIGITS[mode])
         before = [grey(page, letter) for letter in "ABCD"]
@@ -92,7 +90,7 @@ def test_the_next_set_is_drawn_without_asking_the_server(make_room: MakeRoom) ->
             saved(page)
             context.unroute("**/api/**")
     page.keyboard.press("Enter")
-    expect(page.get_by_test_id("end")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("end")).to_be_visible()
     images = [url for url in asked if "/images/" in url]
     assert len(images) == len(set(images)) == 4 * 5, "every image once"
     assert len([url for url in asked if url.endswith("/mask")]) == 3
@@ -100,34 +98,37 @@ def test_the_next_set_is_drawn_without_asking_the_server(make_room: MakeRoom) ->
     assert len(set(states)) == 4, "the first came with the order"
     assert len(measures(page, "cold")) == 1
     assert len(measures(page, "ack")) == room.study.db.value("SELECT count(*) FROM score_events")
-    assert len(measures(page, "echo")) == room.scores()
-
-
-def wait_for_ahead(page: Page, arrived: list[str], sets: int) -> None:
-    """Wait until the images of so many sets are here, with what came beside them."""
-    for _ in range(400):
-        page.wait_for_timeout(50)
-        if sum("/images/" in url for url in arrived) >= 4 * sets:
-            page.wait_for_timeout(100)
-            return
-    pytest.fail(f"{sets} sets were not fetched ahead: {arrived}")
+    wait_for(page, lambda: len(measures(page, "echo")) == room.scores(), "the last score's mark is on the screen")
 
 
 def test_the_script_starts_before_gradio_has_loaded(room: Room) -> None:
-    page = room.page(room.context())
-    order: list[str] = []
-    page.on("request", lambda request: order.append(request.url.removeprefix(room.url)))
-    page.goto(room.url)
-    page.get_by_label("Name", exact=True).fill("ann")
-    page.get_by_label("Password", exact=True).fill(PASSWORD)
-    page.keyboard.press("Enter")
+    """The first set is fetched although nothing arrives that Gradio's bundle asks for itself."""
+    context = room.context()
+    room.login(context).wait_for_url(f"{room.url}read/")
+    page = room.page(context)
+    named = page.request.get(f"{room.url}read/").text()
+    held: list[Route] = []
+    late = True
+
+    def hold(route: Route) -> None:
+        if late and route.request.url.rpartition("/")[2] not in named:
+            held.append(route)
+        else:
+            route.continue_()
+
+    context.route("**/read/assets/*.js", hold)
+    with page.expect_request("**/images/D"):
+        page.goto(f"{room.url}read/", wait_until="commit")
+    arrived = room.traffic[page].arrived
+    wait_for(page, lambda: sum("/images/" in url for url in arrived) == 4, "the images of the first set")
+    assert held, "Gradio's bundle has parts that the page does not name"
+    late = False
+    for route in held:
+        route.continue_()
     opened_set(page, 1)
-    first_image = next(place for place, url in enumerate(order) if "/images/" in url)
-    gradio_last = max(place for place, url in enumerate(order) if url.startswith("read/assets/"))
-    assert order.index("api/next") < gradio_last, "the first set is asked for while Gradio's bundle is on its way"
-    assert first_image < gradio_last
-    assert sum(url == "api/next" for url in order) == 1
-    assert sum(url == "static/reader.js" for url in order) == 1
+    asked = room.traffic[page].asked
+    assert asked.count(f"{room.url}api/next") == 1
+    assert asked.count(f"{room.url}static/reader.js") == 1
 
 
 CONTRAST = """() => {
@@ -179,7 +180,7 @@ def test_texts_stand_out_from_their_ground(room: Room) -> None:
         for row in page.get_by_role("radiogroup").all():
             row.get_by_test_id(f"{row.get_attribute('data-testid')}-3").check(force=True)
         page.keyboard.press("Enter")
-    expect(page.get_by_test_id("end")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("end")).to_be_visible()
     check_contrast(page, 3)
 
 
@@ -222,12 +223,14 @@ def test_names_roles_and_live_regions(make_room: MakeRoom) -> None:
 
 
 def test_who_wants_no_motion_compares_by_key(room: Room) -> None:
-    page = room.login(room.context(reduced_motion="reduce"))
+    context = room.context(reduced_motion="reduce")
+    context.clock.install()
+    page = room.login(context)
     opened_set(page, 1)
     tag = page.locator("section[data-letter=A] .letter")
     page.keyboard.press("c")
     expect(tag).to_have_text("B")
-    page.wait_for_timeout(1100)  # longer than two turns of the flicker
+    context.clock.run_for(1100)  # longer than two turns of the flicker
     expect(tag).to_have_text("B")
     page.keyboard.press("c")
     expect(tag).to_have_text("A")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from data.raters import add_rater
 from data.scores import ScoreEvent, record_event
 from data.study import Study
 from tests.support_annotate import PASSWORD, PLAIN, add_people, add_sets, make_study, password_hash
-from tests.support_browser import PATIENCE_MS, Room, open_browser
+from tests.support_browser import Room, wait_for
 from tests.support_quality import Habit, add_expectations, fill_study
 
 Login = Callable[[str | None], TestClient]
@@ -197,12 +198,6 @@ PLOTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
-
-
 @pytest.fixture
 def room(study: Study, browser: Browser) -> Iterator[Room]:
     opened = Room(study, browser)
@@ -216,8 +211,13 @@ def opened_dashboard(room: Room, **options: Any) -> Page:
     return page
 
 
+def refreshed(page: Page) -> AbstractContextManager[object]:
+    """Wait at the block's end until the page has the last of its figures: till then buttons may be drawn anew."""
+    return page.expect_response("**/api/admin/agreement")
+
+
 def ready(page: Page) -> None:
-    expect(page.get_by_test_id("updated")).to_contain_text("Updated", timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("updated")).to_contain_text("Updated")
 
 
 @pytest.mark.browser
@@ -317,6 +317,8 @@ def test_texts_are_texts(room: Room) -> None:
 def test_it_refreshes_by_itself_and_keeps_the_place(room: Room) -> None:
     context = room.context()
     context.clock.install()
+    hidden = "Object.defineProperty(document, 'hidden', { value: %s, configurable: true })"
+    context.add_init_script(hidden % "true")  # so nothing but its own opening fetches anything
     page = room.login(context, "office")
     ready(page)
     page.get_by_test_id("plot-leniency").get_by_text("Numbers").click()
@@ -327,14 +329,13 @@ def test_it_refreshes_by_itself_and_keeps_the_place(room: Room) -> None:
         connection.execute("UPDATE raters SET active = 0 WHERE username = 'bob'")
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.get_by_test_id("updated")).to_have_text("Paused: this window is hidden.")
     context.clock.run_for(120_000)
     assert requests == [], "a hidden window asks for nothing"
-    page.evaluate("Object.defineProperty(document, 'hidden', { value: false, configurable: true })")
+    page.evaluate(hidden % "false")
     context.clock.run_for(31_000)
-    expect(page.get_by_test_id("raters")).to_contain_text("retired", timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("raters")).to_contain_text("retired")
     ready(page)
     assert root.evaluate("one => one.scrollTop") == 1500
     assert page.get_by_test_id("plot-leniency").locator("details").get_attribute("open") is not None
@@ -353,7 +354,8 @@ def test_raters_are_invited_reset_retired_and_reinstated(room: Room) -> None:
     page = opened_dashboard(room)
     page.get_by_role("button", name="Invite somebody").click()
     page.get_by_label("Name", exact=False).fill("dora")
-    page.get_by_role("button", name="Make the link").click()
+    with refreshed(page):
+        page.get_by_role("button", name="Make the link").click()
     dialog = page.get_by_role("dialog")
     link = dialog.get_by_label("One-time link").input_value()
     assert re.fullmatch(re.escape(room.url) + r"invite#[A-Za-z0-9_-]{43}", link)
@@ -361,24 +363,26 @@ def test_raters_are_invited_reset_retired_and_reinstated(room: Room) -> None:
     expect(dialog.get_by_role("status")).to_contain_text(re.compile("Copied|Ctrl"))
     dialog.get_by_role("button", name="Done").click()
     row = page.get_by_test_id("raters").get_by_role("row").filter(has_text="dora")
-    expect(row).to_contain_text("no password yet", timeout=PATIENCE_MS)
-    assert link not in page.content(), "shown once"
+    expect(row).to_contain_text("no password yet")
+    wait_for(page, lambda: link not in page.content(), "the link is shown once")
     for button, confirm, state in (("Retire", "Retire", "retired"), ("Reinstate", "Reinstate", "no password yet")):
         row.get_by_role("button", name=button).click()
         expect(dialog).to_be_visible()
         dialog.get_by_role("button", name="Cancel").click()
         row.get_by_role("button", name=button).click()
-        dialog.get_by_role("button", name=confirm, exact=True).click()
-        expect(row).to_contain_text(state, timeout=PATIENCE_MS)
+        with refreshed(page):
+            dialog.get_by_role("button", name=confirm, exact=True).click()
+        expect(row).to_contain_text(state)
     bob = page.get_by_test_id("raters").get_by_role("row").filter(has_text="bob")
     order = room.study.db.rows("SELECT * FROM presentations ORDER BY presentation_id")
     bob.get_by_role("button", name="Reset").click()
-    dialog.get_by_role("button", name="Reset password").click()
+    with refreshed(page):
+        dialog.get_by_role("button", name="Reset password").click()
     expect(dialog.get_by_label("One-time link")).to_be_visible()
     page.keyboard.press("Escape")
-    expect(bob).to_contain_text("no password yet", timeout=PATIENCE_MS)
+    expect(bob).to_contain_text("no password yet")
     assert room.study.db.rows("SELECT * FROM presentations ORDER BY presentation_id") == order
-    expect(page.get_by_test_id("audit")).to_contain_text("password reset", timeout=PATIENCE_MS)
+    expect(page.get_by_test_id("audit")).to_contain_text("password reset")
     room.expected += ["409", "422"]
     page.get_by_role("button", name="Invite somebody").click()
     page.get_by_label("Name", exact=False).fill("no blanks")
@@ -428,7 +432,7 @@ def test_a_study_in_which_nobody_has_scored(browser: Browser, tmp_path: Path) ->
     text = page.locator(".radpref-root").inner_text()
     assert not re.search(r"NaN|undefined|null", text)
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_role("heading", name="Reading room")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_role("heading", name="Reading room")).to_be_visible()
     room.close()
 
 
@@ -442,11 +446,11 @@ def test_the_office_lets_a_rater_past_the_gate(browser: Browser, tmp_path: Path)
     room = Room(study, browser)
     page = opened_dashboard(room)
     row = page.get_by_test_id("raters").get_by_role("row").filter(has_text="ann")
-    expect(row).to_contain_text("in training", timeout=PATIENCE_MS)
+    expect(row).to_contain_text("in training")
     expect(page.get_by_test_id("plot-training")).to_contain_text("0 of 8 answers, 2 sets")
     row.get_by_role("button", name="Let in").click()
     page.get_by_role("dialog").get_by_role("button", name="Let in", exact=True).click()
-    expect(row).not_to_contain_text("in training", timeout=PATIENCE_MS)
+    expect(row).not_to_contain_text("in training")
     expect(row.get_by_role("button", name="Let in")).to_have_count(0)
     assert study.db.value("SELECT actor FROM admissions WHERE rater_id = ?", (ids["ann"],)) == "office"
     room.close()
