@@ -225,14 +225,31 @@ def checked(page: Page) -> list[str]:
     return [str(name) for name in found]
 
 
+DRAWN = """async canvas => {
+    const frame = () => new Promise(requestAnimationFrame);
+    const pixels = length => Math.max(1, Math.round(length * devicePixelRatio));
+    do {
+        await frame();
+        await frame();
+    } while (canvas.width !== pixels(canvas.clientWidth) || canvas.height !== pixels(canvas.clientHeight));
+}"""
+
+
+def drawn(page: Page, letter: str) -> Locator:
+    """A canvas, once it has its place on the page and shows what was asked for until now."""
+    canvas = page.get_by_test_id(f"image-{letter}")
+    canvas.evaluate(DRAWN)
+    return canvas
+
+
 def grey(page: Page, letter: str) -> float:
-    """Mean grey level of a canvas, once the next frame is drawn."""
-    script = """canvas => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(() => {
+    """Mean grey level of a canvas, once it is drawn."""
+    script = """canvas => {
         const {width, height} = canvas; let sum = 0;
         const data = canvas.getContext('2d').getImageData(0, 0, width, height).data;
         for (let i = 0; i < data.length; i += 4) sum += data[i] * (1 + i % 7);
-        resolve(sum / (data.length / 4)); })))"""
-    return float(page.get_by_test_id(f"image-{letter}").evaluate(script))
+        return sum / (data.length / 4); }"""
+    return float(drawn(page, letter).evaluate(script))
 
 
 def measures(page: Page, name: str) -> list[float]:

@@ -25,8 +25,9 @@ def fill(page: Page, password: str, again: str | None = None) -> None:
     page.keyboard.press("Enter")
 
 
-def kept(page: Page) -> list[str | None]:
-    return [row.get_attribute("data-rule") for row in page.locator("#rules li.kept").all()]
+def kept(page: Page) -> list[str]:
+    found = page.locator("#rules li.kept").evaluate_all("all => all.map(one => one.dataset.rule)")
+    return [str(name) for name in found]
 
 
 def test_a_person_sets_a_password_and_is_in_the_reading_room(room: Room) -> None:

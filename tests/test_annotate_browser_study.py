@@ -11,7 +11,7 @@ from playwright.sync_api import Page, Route, expect
 
 from data.records import now
 from tests.support_annotate import add_checks
-from tests.support_browser import DIGITS, Room, checked, finish_set, opened_set, press, saved
+from tests.support_browser import DIGITS, Room, checked, drawn, finish_set, opened_set, press, saved
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NOTHING = "training_sets = 0\nrepeats = 0.0\nattention = 0.0\n"
@@ -251,7 +251,6 @@ def test_numbers_and_the_way_back_follow_what_was_done(make_room: MakeRoom) -> N
 
 def picture(page: Page) -> list[float]:
     """A finger-print of the pixels of image A in the middle of its canvas."""
-    script = """canvas => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(() => resolve(
-        [...canvas.getContext('2d').getImageData(canvas.width / 2 - 20, 80, 40, 40).data]
-            .reduce((sums, value, i) => { sums[i % 97] += value; return sums; }, new Array(97).fill(0))))))"""
-    return [float(value) for value in page.get_by_test_id("image-A").evaluate(script)]
+    script = """canvas => [...canvas.getContext('2d').getImageData(canvas.width / 2 - 20, 80, 40, 40).data]
+        .reduce((sums, value, i) => { sums[i % 97] += value; return sums; }, new Array(97).fill(0))"""
+    return [float(value) for value in drawn(page, "A").evaluate(script)]
