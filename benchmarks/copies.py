@@ -67,8 +67,8 @@ GROWTH = 1.02
 """Largest peak memory with many training images, as a multiple of that with few."""
 HARD, N_PLANTED = "shifted and blurred", 20
 """What is planted among a study's test images."""
-BLOCK, QUERY_BLOCK = 64, 256
-"""Training images of one block, as `radpref generate fidelity` keeps them; images of one pass over them."""
+BLOCK = 64
+"""Training images of one block, as `radpref generate fidelity` keeps them."""
 
 
 def _noisy(images: npt.NDArray[Any], rng: np.random.Generator, sigma: float = 6.0) -> Images:
@@ -226,7 +226,7 @@ def _joined(honest: Pair, n: int, planted: Pair, k: int) -> Pair:
 
 def cost_rows(n_images: int, n_training: Sequence[int]) -> list[dict[str, Any]]:
     """Processor seconds and peak traced memory of the pixel search, and that memory does not grow."""
-    from generation.fidelity.memorisation import find_neighbours, thumbnail_vectors
+    from generation.fidelity.memorisation import QUERY_BLOCK, find_neighbours, thumbnail_vectors
 
     queries = np.random.default_rng(0).integers(0, 256, (n_images, 32, 32), dtype=np.uint8)
     passes, rows, peaks = -(-n_images // QUERY_BLOCK), [], []

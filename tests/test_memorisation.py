@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from data.errors import InvalidInput
 from generation.fidelity import memorisation
 from generation.fidelity.feature_store import thumbnails
 from generation.fidelity.memorisation import Neighbours, find_neighbours
+from generation.training.latents import augment
 
 SIZE = 64
 
@@ -79,7 +81,7 @@ def test_a_few_held_out_patients_clear_nothing(held_out: Neighbours) -> None:
     assert judged(noisy(TRAINING[:80], 12), few)["verdict"] == "suspicious"  # what is found is said all the same
 
 
-@pytest.mark.parametrize("disguise", ["shifted", "mirrored", "brighter", "blurred"])
+@pytest.mark.parametrize("disguise", ["shifted", "mirrored", "brighter", "blurred", "enlarged", "shrunk"])
 def test_a_disguised_copy_is_still_the_nearest(disguise: str, held_out: Neighbours) -> None:
     from scipy.ndimage import gaussian_filter
 
@@ -89,10 +91,32 @@ def test_a_disguised_copy_is_still_the_nearest(disguise: str, held_out: Neighbou
         "mirrored": models[:, :, ::-1],
         "brighter": models * 0.6 + 70,
         "blurred": gaussian_filter(models, (0, 1.5, 1.5)),
+        "enlarged": memorisation.zoom(models.astype(np.float32), 1.05),
+        "shrunk": memorisation.zoom(models.astype(np.float32), 0.95),
     }[disguise]
     found = neighbours(noisy(copies, 4))
     assert found.index.tolist() == list(range(20))
     assert memorisation.suspects(found, held_out).mean() > 0.9
+
+
+def test_variants_that_training_makes_of_an_image_are_copies_of_it(held_out: Neighbours) -> None:
+    """A generator that memorised a shifted, zoomed, brighter variant has memorised the patient."""
+    images = torch.from_numpy(TRAINING[:20].astype(np.float32))[:, None] / 127.5 - 1
+    moved, _ = augment(images, torch.zeros(20, 1, SIZE, SIZE), torch.Generator().manual_seed(0))
+    found = neighbours(noisy((moved[:, 0].numpy() + 1) * 127.5, 4))
+    assert found.index.tolist() == list(range(20))
+    assert memorisation.suspects(found, held_out).mean() > 0.9
+
+
+def test_zoom_is_about_the_middle_and_undone_by_its_inverse() -> None:
+    images = chests(3, 6)[:, 16:48, 16:48].astype(np.float32)
+    np.testing.assert_array_equal(memorisation.zoom(images, 1.0), images)
+    back = memorisation.zoom(memorisation.zoom(images, 1.06), 1 / 1.06)
+    assert np.abs(back - images)[:, 4:-4, 4:-4].mean() < 0.1 * images.std()
+    peak = np.zeros((1, 31, 31), np.float32)
+    peak[0, 15, 15] = peak[0, 15, 25] = 1
+    large = memorisation.zoom(peak, 1.2)[0, 15]
+    assert (int(large[:20].argmax()), 20 + int(large[20:].argmax())) == (15, 27)
 
 
 def test_one_copy_in_twenty_is_not_lost_in_the_crowd(held_out: Neighbours) -> None:

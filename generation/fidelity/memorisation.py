@@ -1,10 +1,10 @@
 """Are generated images copies of training images? Nearest neighbours, against the same of held-out real patients.
 
 Pure functions. Two spaces, both unit vectors: a *thumbnail* (32 x 32, blurred by area averaging, freed of gain, offset
-and the average radiograph; compared over small shifts and mirrored) and a network's *features*. Two questions of an
-image, as in Carlini et al. 2023: is it near to a training image, and nearer to that one than to the next ones (a bland
-image is near to many)? What "near" means is read off held-out real patients, who cannot be copies: their conformal
-p-values are exact whatever the space. Rule and thresholds: docs/adr/0015.
+and the average radiograph; compared over small shifts and zooms, also mirrored) and a network's *features*. Two
+questions of an image, as in Carlini et al. 2023: is it near to a training image, and nearer to that one than to the
+next ones (a bland image is near to many)? What "near" means is read off held-out real patients, who cannot be copies:
+their conformal p-values are exact whatever the space. Rule and thresholds: docs/adr/0015.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ THUMBNAIL = 32
 """Side of the thumbnail, pixels: outlines of heart, ribs and devices stay, noise and the decoder's blur do not."""
 SHIFT = 2
 """Shifts tried in each direction, thumbnail pixels: 6 % of the image's width."""
+ZOOMS = (0.94, 0.97, 1.0, 1.03, 1.06)
+"""Zooms tried: as far as augmented training images go (`generation.training.latents`), which may be copied too."""
 N_NEXT = 20
 """How many further neighbours the nearest one is compared with (Carlini: 50 of 50,000; a study has fewer)."""
-QUERY_BLOCK = 256
+QUERY_BLOCK = 50
+"""Images compared at once; each has 250 variants."""
 COPY_LEVEL = 0.01
 """An image is suspect below the 1st percentile of held-out patients, of distance *and* of ratio in one space."""
 TWIN_DISTANCE = 0.2
@@ -74,18 +77,31 @@ def thumbnail_vectors(thumbnails: npt.NDArray[Any], average: FLOAT | None = None
 
     Args:
         average: mean of such vectors over training images, taken out because all chests look alike; (784,).
-        shifted: every shift of up to `SHIFT` pixels, and all of them mirrored; otherwise the middle alone.
+        shifted: every shift of up to `SHIFT` pixels at every zoom, all also mirrored; otherwise the middle alone.
     """
     if thumbnails.ndim != 3 or thumbnails.shape[1:] != (THUMBNAIL, THUMBNAIL):
         raise InvalidInput(f"thumbnails of shape {thumbnails.shape}: give (n, {THUMBNAIL}, {THUMBNAIL})")
     side = THUMBNAIL - 2 * SHIFT
     images = thumbnails.astype(np.float32)
+    scaled = [zoom(images, factor) for factor in ZOOMS] if shifted else [images]
     offsets = [(dy, dx) for dy in range(2 * SHIFT + 1) for dx in range(2 * SHIFT + 1)] if shifted else [(SHIFT, SHIFT)]
-    sources = (images, images[:, :, ::-1]) if shifted else (images,)
+    sources = [*scaled, *(source[:, :, ::-1] for source in scaled)] if shifted else scaled
     crops = [source[:, dy : dy + side, dx : dx + side] for source in sources for dy, dx in offsets]
     rows = np.stack(crops, axis=1).reshape(len(images), len(crops), side * side)
     rows = unit(rows - rows.mean(-1, keepdims=True))
     return rows if average is None else unit(rows - average)
+
+
+def zoom(images: FLOAT, factor: float) -> FLOAT:
+    """Images (n, S, S) enlarged (or, below 1, shrunk) about their middle, linearly; the border goes on as it ends."""
+    side = images.shape[-1]
+    middle = (side - 1) / 2
+    place = np.clip(middle + (np.arange(side) - middle) / factor, 0, side - 1)
+    first = np.minimum(place.astype(np.int64), side - 2)
+    weights = np.zeros((side, side), np.float32)
+    weights[np.arange(side), first] = 1 - (place - first)
+    weights[np.arange(side), first + 1] += place - first
+    return np.asarray(weights @ images @ weights.T, np.float32)
 
 
 def find_neighbours(queries: npt.NDArray[Any], vectors: Vectors, training: Callable[[], Iterable[FLOAT]]) -> Neighbours:

@@ -38,7 +38,7 @@ N_SPREAD = 2000
 """Training images whose features give the unit of each dimension."""
 N_AVERAGE = 1000
 """Training images whose mean is the average radiograph."""
-FIGURES_VERSION = 2
+FIGURES_VERSION = 3
 """Part of a run's configuration: figures of another making are not taken for these."""
 
 
