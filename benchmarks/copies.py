@@ -58,7 +58,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(48, 240, 80, (80, 30), 60, (6,), 2, (8, (512, 2048))),
-    "full": Size(96, 1600, 600, (200, 80, 30), 400, (12, 24), 60, (600, (10_000, 40_000))),
+    "full": Size(96, 1600, 600, (200, 80, 30), 400, (12, 24), 30, (150, (10_000, 40_000))),
 }
 SUSPICIOUS = "suspicious"
 FALSE_ALARMS = 0.05
@@ -294,7 +294,7 @@ def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks.copies", description=__doc__, formatter_class=formatter)
-    parser.add_argument("--size", choices=sorted(SIZES), default="tiny", help="full: 60 runs of 1,200 phantoms")
+    parser.add_argument("--size", choices=sorted(SIZES), default="tiny", help="full: 30 runs of 1,200 phantoms")
     parser.add_argument("--study", type=Path, help="judge folders made of this study's images instead")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
