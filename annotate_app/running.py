@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from annotate_app import invites
 from annotate_app.accounts import generate_password, hash_password
+from data.agreement import icc_basis_text
 from data.errors import Conflict, InvalidInput
 from data.quality import study_agreement
 from data.raters import Role, add_rater, get_rater, set_password_hash
@@ -91,12 +92,7 @@ def agreement_lines(report: dict[str, Any]) -> list[str]:
 
 def _icc_note(criterion: str, found: dict[str, Any]) -> str:
     """From which images an ICC is, or why there is none."""
-    if found["icc_not_computable"]:
-        return f" ({found['icc_not_computable']})"
-    things = "images x criteria" if criterion == "overall" else "images"
-    if found["icc_basis"] == "complete":
-        return f"  ({found['icc_n_items']} {things} that every rater scored)"
-    return f"  ({found['icc_n_items']} {things} with two scores or more, {found['icc_k']:.2g} each; incomplete design)"
+    return f"  ({found['icc_not_computable'] or icc_basis_text(criterion, found)})"
 
 
 def _measure(found: dict[str, float | None]) -> str:

@@ -207,6 +207,14 @@ def _icc_basis(design: Design, value: float | None) -> dict[str, Any]:
     }
 
 
+def icc_basis_text(criterion: str, found: Mapping[str, Any]) -> str:
+    """From which images the ICCs of a criterion's entry are, in words; call it where there is one."""
+    things = f"{found['icc_n_items']:,} {'images x criteria' if criterion == 'overall' else 'images'}"
+    if found["icc_basis"] == "complete":
+        return f"{things} that every rater scored"
+    return f"{things} with two scores or more, {found['icc_k']:.2g} each; incomplete design"
+
+
 def _findings(part: pd.DataFrame, findings: Mapping[str, Collection[str]], n_boot: int, seed: int) -> dict[str, Any]:
     """Agreement on the text criterion of the sets that ask for each finding; findings with too few sets say so."""
     text = part[part["criterion"] == "text"]

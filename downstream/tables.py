@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.agreement import icc_basis_text
 from downstream.metrics import METRIC_NAMES, PRIMARY_METRIC
 from downstream.published import PUBLISHED
 
@@ -116,13 +117,7 @@ def _icc_note(criterion: str, found: Mapping[str, Any]) -> str:
     """From which images the ICC is, or why there is none."""
     if found["icc_not_computable"]:
         return f"ICC not computable ({found['icc_not_computable']})"
-    things = "images x criteria" if criterion == "overall" else "images"
-    if found["icc_basis"] == "complete":
-        return f"ICC from {found['icc_n_items']:,} {things} that every rater scored"
-    return (
-        f"ICC from {found['icc_n_items']:,} {things} with two scores or more, {found['icc_k']:.2g} raters each"
-        " (variance components of the incomplete design)"
-    )
+    return f"ICC from {icc_basis_text(criterion, found)}"
 
 
 def score_counts(scores: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
