@@ -97,7 +97,8 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
     both = pd.concat(tables.values(), ignore_index=True)
     test_patients = frozenset(both.loc[both["part"] == "valid", "patient"].unique())
     table = both[both["Frontal/Lateral"] == "Frontal"].reset_index(drop=True)
-    folders = (*folders_of(root), *folders_of(files["train"].parent))
+    beside = files["train"].parent  # first: there a missing image is missed
+    folders = (beside, *folders_of(root), *folders_of(beside))
     source = _source(config, tuple(dict.fromkeys(folders)), columns, table, test_patients)
     rows = [_row(source, i) for i in spread(len(source.places))]
     probe([first_file(_places(source.folders, row.place)) for row in rows if not row.problem], root)
