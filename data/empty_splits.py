@@ -55,13 +55,18 @@ def how_to_fill(study: Study, split: str) -> str:
     return f"'{reader}' comes with its own splits: import the rest of it"
 
 
+def is_empty(study: Study, split: str) -> bool:
+    """Whether ``split`` holds no record."""
+    return not study.db.value("SELECT 1 FROM records WHERE split = ? LIMIT 1", (split,))
+
+
 def require_split(study: Study, split: str) -> None:
     """Refuse a step that needs ``split``.
 
     Raises:
         NotFound: it holds no record.
     """
-    if not study.db.value("SELECT 1 FROM records WHERE split = ? LIMIT 1", (split,)):
+    if is_empty(study, split):
         raise NotFound(empty_line(study, split))
 
 

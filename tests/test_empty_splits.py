@@ -13,6 +13,7 @@ from data.importing import import_records
 from data.study import Study
 from data.verify import verify
 from downstream.tasks import load_split
+from generation.training.request import warn_without_validation
 from tests.support_data import table_study
 from tests.support_datasets import chexpert_tree, mimic_tree, rsna_tree, study_of
 
@@ -34,6 +35,18 @@ def test_a_set_of_few_patients_may_lack_a_split_and_is_told(tmp_path, imported, 
     with pytest.raises(NotFound) as refused:
         load_split(study, task, "val", 32)
     assert str(refused.value) == line
+
+
+def test_a_training_without_validation_images_says_so(tmp_path, imported, caplog):
+    filled, _ = imported("mimic", mimic_tree(tmp_path / "mimic"))
+    study, _ = imported("rsna", rsna_tree(tmp_path / "rsna"), NO_VAL)
+    caplog.clear()
+    warn_without_validation(filled)
+    assert caplog.records == []
+    warn_without_validation(study)
+    (told,) = [record.message for record in caplog.records]
+    assert told.startswith("no validation sheets and losses; split 'val' holds no record")
+    assert "data.split_fractions" in told
 
 
 def test_all_splits_filled_say_nothing(tmp_path, imported):

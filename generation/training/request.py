@@ -5,9 +5,11 @@ Input: a study and ``--device``. Output: nothing, or one of the project's errors
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from data.conditions_store import has_conditions
+from data.empty_splits import empty_line, is_empty
 from data.errors import InvalidInput
 from generation.stack.device import check_device
 from generation.stack.places import require_generator, said_size
@@ -15,6 +17,8 @@ from generation.training.study_corpus import require_material
 
 if TYPE_CHECKING:
     from data.study import Study
+
+log = logging.getLogger(__name__)
 
 FRESH = "fresh"
 """`train.start`: the embedded architecture with weights drawn anew."""
@@ -44,6 +48,12 @@ def check_training(study: Study, device: str = "auto") -> None:
     if not settings.vae_steps:
         raise InvalidInput("train.start = 'fresh' with vae_steps = 0 leaves a random autoencoder: set vae_steps")
     check_fresh_size(size)
+
+
+def warn_without_validation(study: Study) -> None:
+    """Say that a training goes on without what the validation split shows, and how to fill it."""
+    if is_empty(study, "val"):
+        log.warning("no validation sheets and losses; %s", empty_line(study, "val"))
 
 
 def require_size(study: Study, drawn: int) -> None:

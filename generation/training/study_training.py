@@ -22,7 +22,7 @@ from data.config import TrainConfig
 from data.errors import InvalidInput
 from data.files import sha256_bytes, sha256_tree, write_atomic
 from data.records import Run, finished_run, start_run
-from generation.training.request import FRESH, check_training, require_size
+from generation.training.request import FRESH, check_training, require_size, warn_without_validation
 from generation.training.study_corpus import (
     read_images,
     record_condition,
@@ -82,6 +82,8 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
     recipe = make_recipe(settings, large, masks=bool(with_masks & set(structures)))
     check_recipe(recipe, compute)
     require_size(study, stack.image_size)
+    if compute.is_main:
+        warn_without_validation(study)
     with _shared_run(study, config, {"training images": _hash_of(records)}, compute) as run:
         corpus = records_corpus(study, records, stack.structures, run.folder / "corpus", compute)
         add_lora(stack, settings)
