@@ -215,18 +215,24 @@ class Rater:
         while self.job["kind"] == "scores" and len(self.ready) < self.job["n_open"] and self.ready[-1]["next"]:
             self.ready.append(json.loads(await self.get(f"/api/sets/{self.ready[-1]['next']}")))
 
+    async def score_all(self, state: dict[str, Any], end: float) -> bool:
+        """Score every image of a set by every criterion; False where the time is up before."""
+        for letter in "ABCD":
+            for criterion in state["criteria"]:
+                await self.think()
+                if self.over(end):
+                    return False
+                event = {"kind": "score", "letter": letter, "criterion": criterion}
+                await self.post(state, {**event, "value": self.random.randint(0, 5)})
+                self.tally.n_scores += 1
+        return True
+
     async def scores_only(self, end: float) -> None:
         """Score the sets opened before, one image after the other, without submitting."""
         while True:
             for state in self.ready:
-                for letter in "ABCD":
-                    for criterion in state["criteria"]:
-                        await self.think()
-                        if self.over(end):
-                            return
-                        event = {"kind": "score", "letter": letter, "criterion": criterion}
-                        await self.post(state, {**event, "value": self.random.randint(0, 5)})
-                        self.tally.n_scores += 1
+                if not await self.score_all(state, end):
+                    return
 
     async def whole_sets(self, end: float) -> None:
         """Score set after set as the page does: show, prefetch the next, score, submit, ask where to go on."""
@@ -239,14 +245,8 @@ class Rater:
                 following = json.loads(await self.get(f"/api/sets/{state['next']}"))
                 await self.images(following)
                 ahead = {following["token"]: following}
-            for letter in "ABCD":
-                for criterion in state["criteria"]:
-                    await self.think()
-                    if self.over(end):
-                        return
-                    event = {"kind": "score", "letter": letter, "criterion": criterion}
-                    await self.post(state, {**event, "value": self.random.randint(0, 5)})
-                    self.tally.n_scores += 1
+            if not await self.score_all(state, end):
+                return
             await self.post(state, {"kind": "submit"})
             self.tally.n_sets += 1
             state = json.loads(await self.get("/api/next"))["set"]
@@ -258,14 +258,8 @@ class Rater:
         while token and not self.over(end):
             state = json.loads(await self.get(f"/api/sets/{token}"))
             await self.images(state)
-            for letter in "ABCD":
-                for criterion in state["criteria"]:
-                    await self.think()
-                    if self.over(end):
-                        return
-                    event = {"kind": "score", "letter": letter, "criterion": criterion}
-                    await self.post(state, {**event, "value": self.random.randint(0, 5)})
-                    self.tally.n_scores += 1
+            if not await self.score_all(state, end):
+                return
             token = state["previous"] or json.loads(await self.get("/api/next"))["last"]
 
     async def gradio(self, end: float) -> None:
