@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import captions, copies, imports, memory
+from benchmarks import captions, copies, embedded, imports, memory
 from data.study import Study
 from generation.measuring.measure import load_measure
 
@@ -150,6 +150,22 @@ def test_weights_are_counted_at_the_size_that_the_table_names() -> None:
     full = rows["sd, UNet, full: weights, gradients, moments, average, GB"]["ours"]
     assert full == pytest.approx(20 * 0.866, abs=0.05)
     assert rows["sd, LoRA: weights, gradients, moments, average, GB"]["ours"] < full / 4
+
+
+# --- the embedded default
+
+
+def test_the_weights_that_ship_keep_to_their_limits() -> None:
+    rows = embedded.weight_rows()
+    assert [row["met"] for row in rows] == [True, True]
+    assert all(row["ours"] > 1 for row in rows)
+
+
+def test_the_autoencoder_is_measured_on_phantoms_that_nothing_was_trained_on() -> None:
+    rows = embedded.autoencoder_rows(4)
+    assert rows == embedded.autoencoder_rows(4)
+    assert [row["metric"].rsplit(" ", 1)[1] for row in rows] == ["psnr_db", "gradient_psnr_db", "gradient_energy_kept"]
+    assert rows[0]["ours"] > 34  # 36.6 over the 256 of the model card
 
 
 # --- captions
