@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,10 @@ def sampling_rows(repeats: int, n_sets: int, n_steps: int = 20, guidance: float 
     for mode, conditions in modes.items():
         repeated = [c for c in conditions for _ in range(4)]
         seeds = list(range(len(repeated)))
-        one = best(
-            lambda r=repeated[:4]: sample(stack, r, [0, 1, 2, 3], n_steps=n_steps, guidance_scale=guidance), repeats
-        )
-        many = best(
-            lambda r=repeated, s=seeds: sample(stack, r, s, n_steps=n_steps, guidance_scale=guidance, batch_size=32),
-            repeats,
-        )
-        peer = best(lambda c=conditions[0]: naive_set(stack, c, n_steps, guidance), repeats)
+        draw = partial(sample, stack, n_steps=n_steps, guidance_scale=guidance)
+        one = best(partial(draw, repeated[:4], [0, 1, 2, 3]), repeats)
+        many = best(partial(draw, repeated, seeds, batch_size=32), repeats)
+        peer = best(partial(naive_set, stack, conditions[0], n_steps, guidance), repeats)
         rows.append(row(f"one set of four, {mode}, s", one, 3.0, peer=peer))
         rows.append(row(f"set of four in a batch of {n_sets}, {mode}, s", many / n_sets, None, peer=peer))
     return rows

@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def measure(plan: Plan, on_row: Callable[[Row], None] = lambda row: None) -> lis
     from benchmarks.sampling_work import cudnn, matrix_speed, our_gflop, peer_gflop
     from generation.sampling.denoising import PRECISIONS, make_ready
     from generation.sampling.sampler import initial_noise
-    from generation.stack.models import quiet_libraries
+    from generation.stack.parts import quiet_libraries
 
     scale, say = plan.scale, Clock()
     stack = build(plan.size, plan.device)
@@ -189,10 +190,10 @@ def measure_mode(
             n, name = 1 if slow else scale.peer_sets, f"{row['peer_name']} {precision}"
             peer, plain = peers[precision], row["plain"]
             sides[name] = Side(
-                lambda p=peer, b=plain, n=n: sets(p, b, n, scale.steps),
+                partial(sets, peer, plain, n, scale.steps),
                 n * SET_SIZE,
                 1 if slow else repeats,
-                lambda p=peer, b=plain, n=n: sets(p, b, n, 2 if plan.device == "cuda" else scale.steps),
+                partial(sets, peer, plain, n, 2 if plan.device == "cuda" else scale.steps),
             )
             measured.append((name, precision, row))
     found = interleave(sides, plan.device)

@@ -20,14 +20,16 @@ def build(size: str, device: str) -> GeneratorStack:
     """The stack of a size, in float32; the ControlNet's residuals are not zero, so that leaving it out would show."""
     import torch
 
-    from generation.stack.models import load_stack, quiet_libraries, tiny_stack
+    from generation.stack.models import load_stack, tiny_stack
+    from generation.stack.parts import quiet_libraries
 
     if size == "embedded":
         return load_stack("embedded", device)
     stack = tiny_stack(0) if size == "tiny" else sd_stack(device)
-    generator = torch.Generator().manual_seed(3)
+    generator, controlnet = torch.Generator().manual_seed(3), stack.controlnet
+    assert controlnet is not None
     with torch.no_grad():
-        for convolution in (*stack.controlnet.controlnet_down_blocks, stack.controlnet.controlnet_mid_block):
+        for convolution in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
             drawn = torch.randn(convolution.weight.shape, generator=generator)
             convolution.weight.copy_(0.02 * drawn)
     with quiet_libraries():
@@ -40,7 +42,8 @@ def sd_stack(device: str) -> GeneratorStack:
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from generation.stack.models import GeneratorStack, make_scheduler
+    from generation.stack.architecture import make_scheduler
+    from generation.stack.models import GeneratorStack
     from generation.stack.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(list(TEXTS), n_merges=100)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,7 @@ def count_flops(work: Callable[[], Any]) -> int:
 
 def counted(run: Callable[[int], Any], n_steps: int) -> float:
     """GFLOP of one image at ``n_steps`` from runs of one and two steps of one set."""
-    one, two = (count_flops(lambda n=n: run(n)) for n in (1, 2))
+    one, two = (count_flops(partial(run, n)) for n in (1, 2))
     return (one + (n_steps - 1) * (two - one)) / SET_SIZE / 1e9
 
 

@@ -55,7 +55,7 @@ class DiffusersPeer:
 
     def fuse_attention(self, on: bool) -> None:
         """Torch's fused attention, which is diffusers' default, or the sums written out."""
-        for network in self._networks:
+        for network in filter(None, self._networks):
             network.set_attn_processor(AttnProcessor2_0() if on else AttnProcessor())
 
     @contextmanager
