@@ -39,7 +39,7 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-PATIENCE_MS = 30_000
+PATIENCE_MS = 90_000
 expect.set_options(timeout=PATIENCE_MS)  # a busy machine may take longer than Playwright's five seconds
 DIGITS = {"T2I": "0153", "M2I": "5420", "TM2I": "01234501"}
 """Scores to type for a set of each mode: no two images alike in a criterion, and 0 among them."""
