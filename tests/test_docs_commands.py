@@ -66,3 +66,46 @@ def test_every_command_and_option_has_help(root_command):
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{' '.join(path)} {parameter.opts[0]} has no help"
+
+
+OURS = ("data", "generation", "alignment", "annotate_app", "downstream", "benchmarks")
+NAMES = re.compile(rf"(?<![\w./-])(?:python -m )?((?:{'|'.join(OURS)})(?:\.\w+)+)(?![\w/-]|\.\w)")
+FILES = re.compile(
+    rf"(?<![\w./-])((?:{'|'.join(OURS)}|docs|tests|scripts)/[\w./-]+\.(?:py|md|toml|json|sh|png))(?![\w-])"
+)
+
+
+def names_in_pages():
+    """(page, name) of what reads like a module of ours or something in it, and (page, path) of files of ours."""
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "generation" / "weights").rglob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        for name in NAMES.findall(text):
+            yield page.name, name
+        for path in FILES.findall(text):
+            yield page.name, path
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module of ours, a name written in one, a page, or a key of study.toml."""
+    parts = name.split(".")
+    if parts[-1] == "md":
+        return (ROOT / "docs" / name).is_file()
+    for n in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:n])
+        file = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+        if file.is_file() and n > 1:
+            return n == len(parts) or re.search(rf"\b{parts[n]}\b", file.read_text(encoding="utf-8")) is not None
+    section = {"data": "data", "downstream": "downstream"}.get(parts[0])
+    return section is not None and any(
+        re.search(rf"^    {parts[1]}: ", file.read_text(encoding="utf-8"), re.MULTILINE)
+        for file in (ROOT / "data").glob("config*.py")
+    )
+
+
+def test_modules_and_files_that_the_pages_name_exist():
+    found = set(names_in_pages())
+    assert len(found) > 50
+    missing = sorted(
+        (page, name) for page, name in found if not ((ROOT / name).is_file() if "/" in name else exists(name))
+    )
+    assert missing == []
