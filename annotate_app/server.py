@@ -326,6 +326,9 @@ def _public_error(error: Exception) -> tuple[int, str]:
         return 503, "the study record is busy; the page tries again by itself"
     if isinstance(error, StorageFull) or "disk is full" in cause or "No space left" in cause:
         return 507, "the server's disk is full; nothing that was saved is lost, tell the study office"
+    if isinstance(error.__cause__ or error, sqlite3.OperationalError):  # a page keeps what a 5xx refuses
+        _log.error("the study record refused: %s", error, exc_info=error)
+        return 503, "the study record cannot be written just now; the page keeps trying, tell the study office"
     known = {InvalidInput: 422, NotFound: 404, Conflict: 409}
     for kind, status in known.items():
         if isinstance(error, kind):

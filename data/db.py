@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
+from data.errors import Conflict, NotFound, RadprefError, StorageFull
 from data.migrations import migrate
 from data.sqlite import sqlite3
 
@@ -174,5 +174,5 @@ def translate(error: sqlite3.Error, path: Path) -> RadprefError:
     if "locked" in text:
         return Conflict(f"{path} stayed locked for {BUSY_TIMEOUT_MS // 1000} s; stop the other writer and try again")
     if "readonly" in text or "unable to open" in text:
-        return InvalidInput(f"{path} cannot be written ({text}); open its folder for writing, or work on a copy of it")
+        return RadprefError(f"{path} cannot be written ({text}); open its folder for writing, or work on a copy of it")
     return RadprefError(f"{path} cannot be used: {text}; restore a backup with `radpref study restore`")

@@ -160,7 +160,7 @@ def pool(
     threads: Annotated[
         int, typer.Option(min=0, help="Processor threads; 0: all of them, a Ray worker one. Equal: equal bytes.")
     ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Sample the synthetic training images that the downstream grid needs, for every arm. Run again to resume."""

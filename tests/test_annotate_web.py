@@ -16,6 +16,7 @@ from annotate_app import service
 from annotate_app.assignment import open_study
 from annotate_app.guard import RULES, find_rule
 from annotate_app.server import create_app
+from data.db import translate
 from data.errors import StorageFull
 from data.raters import get_rater
 from data.sqlite import sqlite3
@@ -383,6 +384,25 @@ def test_headers_of_every_answer(login: Login) -> None:
         assert "server" not in answer.headers
         if path != "/static/reader.js":
             assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("words", ["attempt to write a readonly database", "unable to open database file"])
+def test_a_record_that_cannot_be_written_is_503_so_that_the_page_keeps_the_score(
+    login: Login, study: Study, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    client = login("ann")
+    state = current(client, "T2I")
+
+    def refused(*_: Any, **__: Any) -> int:
+        error = sqlite3.OperationalError(words)
+        raise translate(error, study.root / "study.db") from error
+
+    monkeypatch.setattr(service, "append_event", refused)
+    answer = post(client, state["token"], criterion="text", value=2)
+    assert answer.status_code == 503
+    assert str(study.root) not in answer.text
+    monkeypatch.undo()
+    assert post(client, state["token"], criterion="text", value=2).status_code == 200
 
 
 def test_full_disk_is_507_and_loses_nothing(login: Login, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

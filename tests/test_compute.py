@@ -51,7 +51,10 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 
 
 def test_out_of_memory_says_what_to_change() -> None:
-    with pytest.raises(RadprefError, match=r"out of memory at step 7: raise train\.accumulation"), memory_errors(7):
+    with (
+        pytest.raises(RadprefError, match=r"out of memory at step 7: raise train\.accumulation"),
+        memory_errors(7, "raise train.accumulation"),
+    ):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 

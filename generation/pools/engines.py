@@ -25,7 +25,7 @@ class EngineOptions:
     """How to sample.
 
     workers: of Ray, 0: one a GPU, or one a processor core; gpus: the part of a GPU that each takes; threads: processor
-    threads, 0: this process as torch has it, a Ray worker one; device: auto, cpu, cuda or cuda:N.
+    threads, 0: this process as torch has it, a Ray worker one; device: auto, cpu, cuda, cuda:N or mps.
     """
 
     name: str = "process"

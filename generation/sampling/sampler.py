@@ -166,7 +166,7 @@ def sample(
 def load_sampler(study: Study, arm: str = "baseline", device: str = "auto") -> GeneratorStack:
     """The generator of an arm, ready to sample as study.toml says (precision, compilation).
 
-    `device` is "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+    `device` is "auto" (a GPU where there is one), "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
         NotFound: no such arm, or its folder is gone.

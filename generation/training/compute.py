@@ -8,6 +8,7 @@ gives the same step however many processes share it and into however many parts 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -184,7 +185,7 @@ def launch_hint(compute: Compute, study: Path) -> str:
         return ""
     return (
         f"one of {n_gpus} GPUs is used; all: accelerate launch --multi_gpu --num_processes {n_gpus} "
-        f"-m radpref generate train --study {study}"
+        f"-m radpref generate train --study {shlex.quote(str(study))}"
     )
 
 
@@ -202,8 +203,8 @@ def prepare_module(module: nn.Module, compute: Compute, *, checkpointing: bool =
 
 
 @contextmanager
-def memory_errors(step: int) -> Iterator[None]:
-    """Turn "out of memory" in a training step into one line that says what to change.
+def memory_errors(step: int, way_out: str) -> Iterator[None]:
+    """Turn "out of memory" in a training step into one line that says what to change: `way_out`.
 
     Raises:
         RadprefError: the device's memory did not suffice.
@@ -212,6 +213,5 @@ def memory_errors(step: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise RadprefError(
-            f"out of memory at step {step}: raise train.accumulation (the same result with less memory), "
-            "set train.checkpointing = true, or lower train.batch_size; then run again to resume"
+            f"out of memory at step {step}: {way_out}; then run again (other settings begin anew)"
         ) from error

@@ -61,7 +61,7 @@ class LoopSettings:
 
     ema_decay: 0 for no average; checkpoint_s: seconds between checkpoints; observe_every: steps between observations
     (each with a checkpoint), 0 for none; keep_best: name of the observed figure whose lowest value says which averaged
-    weights `TrainingLoop.keep` leaves, "" for the last ones.
+    weights `TrainingLoop.keep` leaves, "" for the last ones; way_out: what to change where memory ends.
     """
 
     learning_rate: float = 1e-3
@@ -74,6 +74,10 @@ class LoopSettings:
     log_every: int = 25
     observe_every: int = 0
     keep_best: str = ""
+    way_out: str = (
+        "raise train.accumulation (the same result with less memory), set train.checkpointing = true, "
+        "or lower train.batch_size"
+    )
 
 
 def learning_rate_at(progress: float, step: int, settings: LoopSettings) -> float:
@@ -156,7 +160,7 @@ class TrainingLoop:
             while (progress := self.budget.progress(self.step, self.elapsed_s)) < 1:
                 started = time.monotonic()
                 rate = self._set_rate(progress)
-                with memory_errors(self.step):
+                with memory_errors(self.step, self.settings.way_out):
                     n_images += self._one_step(parts, progress)
                 advance(1)
                 now = time.monotonic()

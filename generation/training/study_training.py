@@ -48,6 +48,7 @@ VAE_VALIDATION_IMAGES = 128
 VALIDATION_IMAGES = 256
 """Of the validation loss."""
 VAE_RATE, FRESH_VAE_RATE, DECODER_RATE = 5e-4, 2e-3, 5e-4
+VAE_WAY_OUT = "lower train.vae_batch_size"
 ADVERSARIAL_WEIGHT = 0.5
 """Of the discriminator's verdict, relative to pixel and gradient errors (Esser et al. 2021 use 0.8-1)."""
 FIRST_KEYS = ("start", "vae_steps", "unet_steps", "control_steps", "batch_size", "learning_rate", "prompt_drop", "seed")
@@ -265,7 +266,7 @@ def _vae_settings(settings: TrainConfig, rate: float) -> VaeSettings:
 
     shape = VaeSettings(bf16=settings.precision != "f32", batch_size=settings.vae_batch_size)
     whole = max(1, round(settings.vae_batch_size * 3 / 8))
-    return replace(shape, full_batch_size=whole, loop=replace(shape.loop, learning_rate=rate))
+    return replace(shape, full_batch_size=whole, loop=replace(shape.loop, learning_rate=rate, way_out=VAE_WAY_OUT))
 
 
 def _vae_validation(study: Study, large: bool) -> np.ndarray:
