@@ -62,7 +62,8 @@ def check_evaluation(
     """Refuse an evaluation that cannot begin.
 
     Raises:
-        InvalidInput: bad numbers or device, or no validation patient is left that no rating set used.
+        InvalidInput: bad numbers or device, or no validation patient is left that no rating set used (asked where no
+            evaluation was finished before: a finished one is shown again whatever was rated since).
         NotFound: no trained arm, no such arm, no generator or no judge.
     """
     if n_conditions < 2 or n_images < 2:
@@ -70,7 +71,8 @@ def check_evaluation(
     check_device(device)
     require_arms(study, arms or trained_arms(study))
     card_path(network_path(study, judge))
-    require_unrated(study)
+    if not study.db.value("SELECT 1 FROM runs WHERE kind = 'evaluate' AND status = 'done' LIMIT 1"):
+        require_unrated(study)  # else it may be that one which is asked for again
 
 
 def trained_arms(study: Study) -> list[str]:

@@ -1,6 +1,7 @@
 """Evaluation: known figures from hand-made answers, fresh sources, resume, result and sheets; the commands."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from data.conditions_store import StoredCondition
 from data.errors import InvalidInput, NotFound
 from data.images import is_marked_synthetic, read_image
 from data.records import latest_run
+from data.study import Study
 from generation.sampling.draws import unrated_records
 from tests import support_alignment as support
 
@@ -190,6 +192,19 @@ def test_evaluation_from_end_to_end(trained, monkeypatch):
     assert {row["role"] for row in support.rows(trained, "networks")} == {"rater", "judge", "fidelity"}
     monkeypatch.setattr(evaluate, "sample_stored", None)  # nothing is sampled again
     assert evaluate.run_evaluate(trained, n_conditions=4, n_images=2, seed=1)["already_done"]
+
+
+def test_a_finished_evaluation_is_shown_again_when_every_patient_is_rated(trained, tmp_path):
+    first = evaluate.run_evaluate(trained, n_conditions=4, n_images=2, seed=1)
+    shutil.copytree(trained.root, tmp_path / "study")
+    study = Study(tmp_path / "study")
+    support.add_sets(study, ("T2I",) * 12, seed=8)
+    assert unrated_records(study) == []
+    again = evaluate.run_evaluate(study, n_conditions=4, n_images=2, seed=1)
+    assert (again["run_id"], again["already_done"]) == (first["run_id"], True)
+    with pytest.raises(InvalidInput, match="no validation record is left"):
+        evaluate.run_evaluate(study, n_conditions=4, n_images=2, seed=5)
+    study.db.close()
 
 
 def test_interrupted_sampling_goes_on_with_equal_images(trained, monkeypatch):
