@@ -1,7 +1,8 @@
 """Back up, restore and export a study.
 
 A backup is a folder: MANIFEST.json (name -> SHA-256, written last) and ``objects/ab/<sha256>``, the files by content.
-study.db is copied by SQLite's online backup, so the reading room may go on. A later backup into the same folder adds
+study.db is copied by SQLite's online backup, so the reading room may go on; so may a training, whose drafts are left
+out with what it has renamed or removed by the time its turn comes. A later backup into the same folder adds
 only what is new, and until it is complete the earlier one stays whole. Logins and open invitations are left out: a link
 used after the backup would otherwise work again. The export is one CSV per table of the database, for whoever wants
 them all; data/export.py writes what statistics programs want.
@@ -56,7 +57,11 @@ def backup(study: Study, target: Path) -> dict[str, Any]:
         objects = {"study.db": _store_database(study.db, target)}
         names = [Path("study.toml"), *sorted(_files(study.root))]
         for name in track(names, "backup", len(names)):
-            objects[name.as_posix()] = _store(study.root / name, target, known=_known_hash(name))
+            try:
+                objects[name.as_posix()] = _store(study.root / name, target, known=_known_hash(name))
+            except FileNotFoundError:
+                if name.name == "study.toml" or (study.root / name).exists():
+                    raise
         n_new = sum(is_new for _, is_new in objects.values())
         files = {name: sha256 for name, (sha256, _) in objects.items()}
         _write_manifest(target, files, complete=True)
@@ -165,10 +170,14 @@ def _store_database(db: StudyDatabase, target: Path) -> tuple[str, bool]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Files of the study below `FOLDERS`, relative; drafts (leading dot) are left out."""
+    """Files of the study below `FOLDERS`, relative; drafts (leading dot, or ``.part`` at the end) are left out."""
     for folder in FOLDERS:
         for path in (root / folder).rglob("*"):
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
+            if (
+                path.suffix != ".part"
+                and path.is_file()
+                and not any(part.startswith(".") for part in path.relative_to(root).parts)
+            ):
                 yield path.relative_to(root)
 
 

@@ -34,19 +34,30 @@ def storage_errors(path: Path) -> Iterator[None]:
 
     Raises:
         StorageFull: the disk or quota is full.
-        InvalidInput: the folder cannot be written.
+        InvalidInput: the folder cannot be written, or another file that the block uses is refused or gone.
     """
     try:
         yield
-    except PermissionError as error:
-        raise InvalidInput(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
     except OSError as error:
         if error.errno in _FULL:
             message = f"no space left while writing {path}; free space and run the same command again"
             raise StorageFull(message) from error
+        if not _concerns(error, path) and (told := system_error(error)) is not None:
+            raise told from error
+        if isinstance(error, PermissionError):
+            raise InvalidInput(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
         if error.errno in _NO_PLACE:
             raise InvalidInput(f"cannot write {path}: {error.strerror}; choose another folder") from error
         raise
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether it is about ``path``: the file, what lies in it, a folder above it, or a draft beside it."""
+    if error.filename is None:
+        return True
+    named, own = Path(os.fsdecode(error.filename)).absolute(), path.absolute()
+    drafts = (one for one in named.parents if one.parent == own.parent and one.name.startswith(f".{own.name}."))
+    return named == own or own in named.parents or named in own.parents or named.parent == own.parent or any(drafts)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -1,12 +1,15 @@
 import csv
+import errno
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
-from data.backup import MANIFEST, backup, export, restore
+from data.backup import MANIFEST, _files, backup, export, restore
 from data.cli import data_app, study_app
 from data.errors import Conflict, InvalidInput, NotFound, StorageFull
+from data.files import storage_errors
 from data.images import encode_png
 from data.records import now
 from data.study import Study
@@ -70,6 +73,55 @@ def test_interrupted_first_backup_says_so_and_can_be_repeated(tiny_study, tmp_pa
     with pytest.raises(NotFound, match="interrupted"):
         restore(tmp_path / "b", tmp_path / "again")
     assert backup(tiny_study, tmp_path / "b")["n_files"] > 48
+
+
+def test_what_a_training_renames_meanwhile_is_left_out(tiny_study, tmp_path, monkeypatch):
+    folder = tiny_study.root / "runs" / "one"
+    folder.mkdir(parents=True)
+    for name in ("kept.bin", "gone.part.npy", "checkpoint.part"):
+        (folder / name).write_text(name)
+    real = _files
+
+    def listed_before(root):
+        found = list(real(root))
+        (folder / "gone.part.npy").rename(folder / "gone.npy")
+        return iter(found)
+
+    monkeypatch.setattr("data.backup._files", listed_before)
+    backup(tiny_study, tmp_path / "b")
+    names = json.loads((tmp_path / "b" / MANIFEST).read_text())["files"]
+    assert [name for name in names if name.startswith("runs/one/")] == ["runs/one/kept.bin"]
+
+
+def test_a_source_that_cannot_be_read_is_named_and_not_the_target(tiny_study, tmp_path, monkeypatch):
+    source = tiny_study.root / "runs" / "one.bin"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text("x")
+    real = shutil.copyfile
+
+    def refused(path, draft):
+        if path == source:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, draft)
+
+    monkeypatch.setattr("data.backup.shutil.copyfile", refused)
+    with pytest.raises(InvalidInput, match=f"^{source}: Permission denied"):
+        backup(tiny_study, tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("source/x.bin", "source/x.bin: No such file or directory"),
+        ("target/.x.part", "cannot write .*target: No such file"),
+        (".target.draft", "cannot write .*target: No such file"),
+        (".target.12.part/x", "cannot write .*target: No such file"),
+        ("", "cannot write .*target: No such file"),
+    ],
+)
+def test_an_error_names_the_file_that_it_is_about(tmp_path, named, words):
+    with pytest.raises(InvalidInput, match=words), storage_errors(tmp_path / "target"):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / named))
 
 
 def test_damage_is_found_before_anything_is_restored(tiny_study, tmp_path):
