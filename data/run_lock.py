@@ -36,14 +36,15 @@ def only_one(folder: Path, name: str, what: str) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            path.unlink(missing_ok=True)  # while it is held: who took up this file meanwhile sees that it is gone
+            with suppress(PermissionError):  # another one's file in a folder where only its owner may remove it
+                path.unlink(missing_ok=True)  # while it is held: who took up this file meanwhile sees that it is gone
             os.close(handle)
 
 
 def _locked(path: Path, what: str) -> int | None:
     """A descriptor that holds the lock; None where the file system knows no locks."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = _opened(path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -53,7 +54,8 @@ def _locked(path: Path, what: str) -> int | None:
             raise Conflict(f"{what} is at work already{who}; wait for it, or stop it") from None
         except OSError:
             os.close(handle)
-            path.unlink(missing_ok=True)
+            with suppress(PermissionError):
+                path.unlink(missing_ok=True)
             return None
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(handle)):
@@ -62,3 +64,17 @@ def _locked(path: Path, what: str) -> int | None:
                     os.pwrite(handle, f"{os.getpid()}".encode(), 0)
                 return handle
         os.close(handle)  # the one who held it has just taken the file away
+
+
+def _opened(path: Path) -> int:
+    """The lock file, made if need be with what the umask leaves: the people of a shared study lock each other's files.
+
+    One that this user may only read is locked all the same.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError as error:
+        try:
+            return os.open(path, os.O_RDONLY)
+        except OSError:
+            raise error from None

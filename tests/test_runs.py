@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -101,6 +103,34 @@ def test_one_process_works_on_a_run(study):
         pass
     assert study.db.value("SELECT count(*) FROM runs") == 3
     assert list((study.root / "runs").glob(".*")) == []
+
+
+def test_a_lock_file_has_the_rights_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with only_one(tmp_path, "x", "this"):
+            assert (tmp_path / ".x.lock").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
+
+
+def test_a_lock_file_of_another_user_that_may_only_be_read_is_locked(tmp_path, monkeypatch):
+    real, held = os.open, tmp_path / ".x.lock"
+
+    def only_reading(path, flags, *mode):
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, flags, *mode)
+
+    with only_one(tmp_path, "x", "this"):
+        monkeypatch.setattr("data.run_lock.os.open", only_reading)
+        with pytest.raises(Conflict, match=f"{os.getpid()}"), only_one(tmp_path, "x", "this"):
+            raise AssertionError
+    held.touch()
+    with only_one(tmp_path, "x", "this"):
+        assert held.exists()
+    with pytest.raises(InvalidInput, match="choose a folder you may write to"), only_one(tmp_path, "x", "this"):
+        raise AssertionError  # there is no file to read now
 
 
 def test_a_killed_holder_lets_go(tmp_path):
