@@ -129,7 +129,7 @@ def start_run(
     """
     canonical = json.dumps(config, sort_keys=True)
     name = f"{kind}-{sha256_bytes(canonical.encode())[:12]}"
-    with only_one(study.root / "runs", name, f"the same command ({kind})"):
+    with only_one(study.root / "runs", name, f"this step ({kind})"):
         found = (
             study.db.row(
                 "SELECT run_id FROM runs WHERE kind = ? AND config = ? AND status = 'running'"

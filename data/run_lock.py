@@ -23,7 +23,7 @@ def only_one(folder: Path, name: str, what: str) -> Iterator[None]:
     """Hold the lock ``.<name>.lock`` of ``folder`` for the length of the block.
 
     Raises:
-        Conflict: another process holds it; ``what`` says which work that is.
+        Conflict: another process holds it; ``what`` names the work (two different commands may share a step).
     """
     if sys.platform == "win32":  # no such locks: there nobody is kept out
         yield
@@ -50,8 +50,11 @@ def _locked(path: Path, what: str) -> int | None:
         except BlockingIOError:
             holder = os.read(handle, 20).decode(errors="replace").strip()
             os.close(handle)
-            who = f" (process {holder})" if holder else ""
-            raise Conflict(f"{what} is at work already{who}; wait for it, or stop it") from None
+            who = f" ({holder})" if holder else ""
+            raise Conflict(
+                f"another process{who} is at work on {what}; when it has ended, or you have stopped it, run the command"
+                " again: it goes on from there"
+            ) from None
         except OSError:
             os.close(handle)
             with suppress(PermissionError):

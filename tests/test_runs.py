@@ -94,7 +94,7 @@ def test_a_run_that_did_something_stays_and_is_resumed(study, what):
 
 def test_one_process_works_on_a_run(study):
     with start_run(study, "sets", {"n": 1}):
-        with pytest.raises(Conflict, match=r"the same command \(sets\) is at work already \(process \d+\)"):  # noqa: SIM117
+        with pytest.raises(Conflict, match=r"^another process \(\d+\) is at work on this step \(sets\); when .* run "):  # noqa: SIM117
             with start_run(study, "sets", {"n": 1}):
                 raise AssertionError
         with start_run(study, "sets", {"n": 2}):
@@ -142,7 +142,7 @@ def test_a_killed_holder_lets_go(tmp_path):
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=here, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with (
-            pytest.raises(Conflict, match=f"this is at work already \\(process {other.pid}\\)"),
+            pytest.raises(Conflict, match=f"another process \\({other.pid}\\) is at work on this; .* goes on from"),
             only_one(tmp_path, "x", "this"),
         ):
             raise AssertionError
