@@ -18,6 +18,8 @@ from data.errors import InvalidInput, NotFound
 
 PARQUET = {".parquet", ".pq"}
 BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+PACKED = {".zip", ".bz2", ".xz", ".zst", ".tar"}
+"""Endings that pandas unpacks itself; the header is not looked at."""
 TABLES = {".csv", ".tsv", ".tab", *PARQUET}
 
 
@@ -55,6 +57,8 @@ def read_table_file(path: Path) -> pd.DataFrame:
 
 def _dialect(path: Path, separator: str) -> tuple[str, str]:
     """(encoding, separator) by the header; another separator than the named one only where that is not in it."""
+    if path.suffix.lower() in PACKED:
+        return "utf-8-sig", separator
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         head = file.readline(1 << 16)
     encoding = "utf-16" if head.startswith(BOMS) else "utf-8-sig"

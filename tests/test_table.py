@@ -1,8 +1,12 @@
 """The table reader: every file format, DICOM and PNG, masks as files and as run lengths, several rows per image."""
 
+import bz2
 import csv
 import gzip
+import io
 import json
+import lzma
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -15,6 +19,7 @@ from data.importing import import_records
 from data.labels import label_table
 from data.rle import encode_rle
 from data.table import read_table
+from data.table_file import read_table_file
 from tests.support_data import gray, table_study
 from tests.support_dicom import SYNTAXES, write_dicom
 
@@ -56,6 +61,29 @@ def test_every_format_gives_the_same_records(tmp_path, name):
         "ill": "0", "kind": "normal", "population": "adult",
     }  # fmt: skip
     study.db.close()
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("ending", ["zip", "bz2", "xz"])
+def test_no_separator_is_guessed_from_packed_bytes(tmp_path, ending, separator):
+    """Contents are chosen so that the packed bytes up to the first line feed hold a semicolon, no comma and no tab."""
+    pack = {"zip": _zipped, "bz2": bz2.compress, "xz": lzma.compress}[ending]
+    for number in range(10_000):
+        packed = pack((f"name{separator}value\n" + f"bed{separator}{number}\n" * 20).encode())
+        head = packed.split(b"\n")[0]
+        if b";" in head and b"," not in head and b"\t" not in head:
+            break
+    path = tmp_path / f"table.{'csv' if separator == ',' else 'tsv'}.{ending}"
+    path.write_bytes(packed)
+    assert b";" in head
+    assert read_table_file(path).to_dict("records") == [{"name": "bed", "value": str(number)}] * 20
+
+
+def _zipped(content):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("a;b.csv"), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
 
 
 def test_booleans_of_a_parquet_file_are_labels(tmp_path):
