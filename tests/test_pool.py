@@ -408,6 +408,15 @@ def test_a_shard_is_stored_whole_or_not_at_all(pooled, monkeypatch):
     assert pooled.db.value("SELECT count(*) FROM images WHERE origin = 'synthetic'") == 8
 
 
+def test_a_grid_of_real_images_alone_needs_no_pool(make_study):
+    toml = POOL_TOML.replace('arms = ["baseline", "aligned"]', 'arms = ["real_balanced"]')
+    study = make_study("real", toml.replace("multiples = [1, 2]", "multiples = [0]"))
+    assert run_pool(study) == {"images": {}, "pools": {}}
+    assert study.db.value("SELECT count(*) FROM runs WHERE kind = 'pool'") == 0
+    with pytest.raises(InvalidInput, match="arms real_balanced have no synthetic images"):
+        run_pool(study, arms=["real_balanced"])
+
+
 def test_mistakes_are_named(pooled, monkeypatch):
     with pytest.raises(InvalidInput, match=r"unknown task in four; study\.toml has three, one, outline"):
         run_pool(pooled, tasks=["four"])

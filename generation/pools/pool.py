@@ -49,13 +49,16 @@ def run_pool(
 ) -> dict[str, Any]:
     """Sample the pools of all tasks and arms that the grid of study.toml needs; resumes; returns counts.
 
+    A grid of arms without synthetic images needs none: nothing is done, unless ``arms`` ask for such pools.
+
     Args:
         n: images of each pool, instead of what the grid needs.
         multiple: of the largest real subset, instead of the largest of downstream.multiples.
         engine: who samples; default: section [pool] of study.toml.
 
     Raises:
-        InvalidInput: an unknown task, engine or device word, or material for a label is missing.
+        InvalidInput: arms without synthetic images, an unknown task, engine or device word, or material for a label is
+            missing.
         NotFound: an arm has no model yet.
         StorageFull: the disk is full; the same command resumes.
     """
@@ -70,6 +73,8 @@ def run_pool(
     if min(n or 1, multiple or 1) < 1:
         raise InvalidInput(f"--n {n}, --multiple {multiple}: give 1 or more")
     names = tuple(arm for arm in arms or settings.arms if arm not in PLAIN_ARMS)
+    if not names and not arms:
+        return {"images": {}, "pools": {}}  # a grid of real images alone
     if not names:
         raise InvalidInput(f"arms {', '.join(arms or settings.arms)} have no synthetic images: name another arm")
     if engine is None:
