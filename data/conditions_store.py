@@ -160,10 +160,20 @@ def mask_stack(study: Study, masks: Mapping[str, str], structures: Sequence[str]
 
 def has_conditions(study: Study, split: str) -> bool:
     """Whether any record of ``split`` has a caption or a mask with a pixel, asked without reading them all."""
+    return has_captions(study, split) or has_masks(study, split)
+
+
+def has_captions(study: Study, split: str) -> bool:
+    """Whether any record of ``split`` has a caption."""
+    return bool(study.db.value("SELECT 1 FROM records WHERE split = ? AND caption > '' LIMIT 1", (split,)))
+
+
+def has_masks(study: Study, split: str) -> bool:
+    """Whether any record of ``split`` has a mask with a pixel."""
     return bool(
         study.db.value(
-            "SELECT 1 FROM records r WHERE split = ? AND (caption > '' OR EXISTS (SELECT 1 FROM record_masks x"
-            " JOIN masks m ON m.sha256 = x.mask_sha WHERE x.record_id = r.record_id AND m.n_pixels > 0)) LIMIT 1",
+            "SELECT 1 FROM records r JOIN record_masks x USING (record_id) JOIN masks m ON m.sha256 = x.mask_sha"
+            " WHERE r.split = ? AND m.n_pixels > 0 LIMIT 1",
             (split,),
         )
     )

@@ -66,7 +66,8 @@ class TrainConfig(Section):
     sheet_every: int = Field(default=500, ge=0)
     """Steps between validation sheets and losses, each with a checkpoint; 0: none."""
     keep: Literal["last", "best"] = "last"
-    """Weights that text and mask steps leave: those of the end, or of the lowest validation loss (``sheet_every``)."""
+    """Weights that text and mask steps leave: those of the end, or of the lowest validation loss (``sheet_every``).
+    That needs validation images with captions for text steps, with masks for mask steps."""
     sheet_images: int = Field(default=8, ge=1, le=64)
     """Conditions of the validation split on a sheet."""
 

@@ -28,6 +28,7 @@ from generation.stack.models import load_stack, save_stack, tiny_stack
 from generation.stack.places import find_model
 from generation.training import loop
 from generation.training.loop import TrainingLoop
+from generation.training.request import check_training
 from generation.training.study_corpus import read_images, study_corpus
 from generation.training.study_training import run_config, run_train
 from tests.support_brought import save_brought
@@ -160,10 +161,41 @@ def test_keeping_the_best_needs_validation_images(tiny_study: Study) -> None:
     )
     with opened.db.write() as connection:
         connection.execute("UPDATE records SET split = 'test' WHERE split = 'val'")
-    with pytest.raises(InvalidInput, match="which has no image with a caption or mask: import such images"):
+    with pytest.raises(InvalidInput, match=r"which has no image with a caption: write captions with .* keep = 'last'"):
         run_train(opened, device="cpu")
     with pytest.raises(ValueError, match="set sheet_every above 0"):
         TrainConfig(keep="best", sheet_every=0)
+    opened.db.close()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "toml", "words"),
+    [
+        ("captions", "", "losses of the text steps .* no image with a caption: "),
+        ("captions", "unet_steps = 0\n", None),
+        ("captions", 'unet = "frozen"\ntext_encoder = "frozen"\n', None),
+        ("masks", "", "losses of the mask steps .* no image with a mask: import such images, set control = 'none'"),
+        ("masks", 'control = "none"\n', None),
+        ("masks", "control_steps = 0\n", None),
+    ],
+)
+def test_the_best_of_a_stage_is_told_by_images_of_its_kind(tiny_study: Study, lacking, toml, words) -> None:
+    with tiny_study.db.write() as connection:
+        if lacking == "captions":
+            connection.execute("UPDATE records SET caption = NULL WHERE split = 'val'")
+        else:
+            connection.execute(
+                "DELETE FROM record_masks WHERE record_id IN (SELECT record_id FROM records WHERE split = 'val')"
+            )
+    file = tiny_study.root / "study.toml"
+    file.write_text(f'{file.read_text()}\n[train]\nstart = "fresh"\nkeep = "best"\n{toml}')
+    opened = Study(tiny_study.root)
+    if words is None:
+        check_training(opened)
+    else:
+        with pytest.raises(InvalidInput, match=words) as refused:
+            check_training(opened)
+        assert "\n" not in str(refused.value)
     opened.db.close()
 
 

@@ -22,7 +22,7 @@ from generation.stack.autoencoder import build_vae
 from generation.stack.models import GeneratorStack
 from generation.stack.tokenizer import build_tokenizer
 from generation.training.compute import Compute
-from generation.training.request import FRESH, check_fresh_size
+from generation.training.request import FRESH, check_fresh_size, has_mask_stage, has_text_stage
 from generation.training.unet_training import FINE_TUNE, TEXT_STAGE, TrainSettings
 from generation.training.vae_training import VaeSettings
 
@@ -108,9 +108,9 @@ def make_recipe(settings: TrainConfig, large: bool, *, masks: bool) -> Recipe:
     if not (unet or text or masks) and settings.control_steps and settings.control != "none":
         raise InvalidInput("[train] trains a ControlNet alone, but no training image has a mask: import masks")
     text_stage = mask_stage = None
-    if settings.unet_steps and (unet or text):
+    if has_text_stage(settings):
         text_stage = replace(common(TEXT_STAGE, rate), cache_text=not text)
-    if settings.control_steps and settings.control != "none" and masks:
+    if has_mask_stage(settings, masks=masks):
         share = settings.mix[0] / 100, settings.mix[1] / 100, settings.mix[2] / 100
         mask_stage = replace(common(FINE_TUNE, control_rate), mode_mix=share)
         if settings.control_alone:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from data.conditions_store import has_conditions
+from data.conditions_store import has_captions, has_masks
 from data.empty_splits import empty_line, is_empty
 from data.errors import InvalidInput
 from generation.stack.device import check_device
@@ -16,6 +16,7 @@ from generation.stack.places import require_generator, said_size
 from generation.training.study_corpus import require_material
 
 if TYPE_CHECKING:
+    from data.config import TrainConfig
     from data.study import Study
 
 log = logging.getLogger(__name__)
@@ -30,17 +31,15 @@ def check_training(study: Study, device: str = "auto") -> None:
     """Refuse a training that cannot begin, by what study.toml, database and disk say alone; loads no torch.
 
     Raises:
-        InvalidInput: a device word, a start or an image size that cannot be, or no caption and no mask to learn from.
+        InvalidInput: a device word, a start or an image size that cannot be, no caption and no mask to learn from,
+            or none to compare losses on (``keep = "best"``).
         NotFound: no record to learn from, or no start model.
     """
     check_device(device)
     require_material(study)
     settings, size = study.config.train, study.config.data.image_size
-    if settings.keep == "best" and not has_conditions(study, "val"):
-        raise InvalidInput(
-            "train.keep = 'best' compares losses on the validation split, which has no image with a caption or mask: "
-            "import such images, or set keep = 'last'"
-        )
+    if settings.keep == "best":
+        _require_validation(study)
     if settings.start != FRESH:
         said = said_size(require_generator(study, settings.start))
         require_size(study, study.config.generator.image_size or said or size)
@@ -48,6 +47,36 @@ def check_training(study: Study, device: str = "auto") -> None:
     if not settings.vae_steps:
         raise InvalidInput("train.start = 'fresh' with vae_steps = 0 leaves a random autoencoder: set vae_steps")
     check_fresh_size(size)
+
+
+def has_text_stage(settings: TrainConfig) -> bool:
+    """Whether section [train] has text steps with anything to train."""
+    return bool(settings.unet_steps and (settings.unet != "frozen" or settings.text_encoder == "trained"))
+
+
+def has_mask_stage(settings: TrainConfig, *, masks: bool) -> bool:
+    """Whether it has mask steps; `masks`: there are training images with masks."""
+    return bool(settings.control_steps and settings.control != "none" and masks)
+
+
+def _require_validation(study: Study) -> None:
+    """Refuse ``keep = "best"`` where a stage's losses would not be of what it trains: they would rank nothing of it.
+
+    Raises:
+        InvalidInput: no validation image has a caption (text steps) or a mask (mask steps).
+    """
+    settings = study.config.train
+    mend = "or set keep = 'last'"
+    if has_text_stage(settings) and not has_captions(study, "val"):
+        raise InvalidInput(
+            "train.keep = 'best' compares losses of the text steps on the validation split, which has no image with a"
+            f" caption: write captions with `radpref data caption`, import such images, {mend}"
+        )
+    if has_mask_stage(settings, masks=has_masks(study, "train")) and not has_masks(study, "val"):
+        raise InvalidInput(
+            "train.keep = 'best' compares losses of the mask steps on the validation split, which has no image with a"
+            f" mask: import such images, set control = 'none', {mend}"
+        )
 
 
 def warn_without_validation(study: Study) -> None:
