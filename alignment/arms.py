@@ -96,7 +96,8 @@ def _run(
     }
     if done := finished_run(study, kind, config):
         return {**done.result, "already_done": True}
-    with start_run(study, kind, config, {"generator": base}) as run:
+    inputs = {"generator": base}
+    with start_run(study, kind, config, inputs, unless=lambda: finished_run(study, kind, config)) as run:
         run.result = _train(study, run, kind, arm, settings, device)
     return run.result
 

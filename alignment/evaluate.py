@@ -84,7 +84,8 @@ def run_evaluate(
     if done := finished_run(study, "evaluate", config):
         return {**done.result, "already_done": True}
     conditions = fresh_conditions(study, net, n_conditions, seed)
-    with start_run(study, "evaluate", config, {"judge": net.sha256}) as run:
+    inputs = {"judge": net.sha256}
+    with start_run(study, "evaluate", config, inputs, unless=lambda: finished_run(study, "evaluate", config)) as run:
         samples = {arm: _sample_arm(study, run, arm, conditions, n_images, seed, device) for arm in names}
         run.result = _measure(study, run, net, conditions, samples, seed)
         write_atomic(run.folder / "result.json", json.dumps(run.result, indent=2) + "\n")

@@ -251,7 +251,8 @@ def run_pairs(study: Study, *, raters: str | None = None, min_raters: int = 1) -
         )
     components = connected_components(set_sources(study, {pair.set_id for pair in pairs}))
     split = split_components(components, settings.held_out_fraction, settings.seed)
-    with start_run(study, "pairs", config, {"scores": digest}) as run:
+    inputs = {"scores": digest}
+    with start_run(study, "pairs", config, inputs, unless=lambda: finished_run(study, "pairs", config)) as run:
         _store(study, run, pairs, kind, split)
         run.result = _summary(run.run_id, kind, pairs, split, len(components))
     return run.result

@@ -77,7 +77,8 @@ def _finetune(study: Study, settings: AlignConfig, device: str) -> dict[str, Any
     }
     if done := finished_run(study, "proxy", config):
         return {**done.result, "already_done": True}
-    with start_run(study, "proxy", config, {"generator": base}) as run:
+    inputs = {"generator": base}
+    with start_run(study, "proxy", config, inputs, unless=lambda: finished_run(study, "proxy", config)) as run:
         run.result = _train(study, run, pools, settings, device)
     return run.result
 

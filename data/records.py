@@ -12,7 +12,7 @@ import platform
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,19 +117,32 @@ class Run:
 
 @contextmanager
 def start_run(
-    study: Study, kind: str, config: dict[str, Any], inputs: Mapping[str, str] | None = None, *, resume: bool = True
+    study: Study,
+    kind: str,
+    config: dict[str, Any],
+    inputs: Mapping[str, str] | None = None,
+    *,
+    resume: bool = True,
+    unless: Callable[[], object] | None = None,
 ) -> Iterator[Run]:
     """Open a run of ``kind``. An unfinished run of the same kind and configuration is taken up again (``resume``).
+
+    Whoever asks first whether the work is done gives that question as ``unless``: it is asked again when nobody else
+    can be at work, for another process may have ended the run since, and its work would be done twice.
 
     The row says ``running`` until the block ends (``done``); an exception leaves it resumable and is re-raised. But a
     new run whose block is refused (`InvalidInput`, `NotFound`, `Conflict`) before it did anything is forgotten.
 
     Raises:
-        Conflict: another process is at work on a run of this kind and configuration.
+        Conflict: another process is at work on a run of this kind and configuration, or has ended it just now.
     """
     canonical = json.dumps(config, sort_keys=True)
     name = f"{kind}-{sha256_bytes(canonical.encode())[:12]}"
     with only_one(study.root / "runs", name, f"this step ({kind})"):
+        if unless is not None and unless():
+            raise Conflict(
+                f"another process has just ended this step ({kind}); run the command again to go on from there"
+            )
         found = (
             study.db.row(
                 "SELECT run_id FROM runs WHERE kind = ? AND config = ? AND status = 'running'"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import Conflict, InvalidInput, NotFound, StorageFull
-from data.records import latest_run, provenance, start_run
+from data.records import finished_run, latest_run, provenance, start_run
 from data.run_lock import only_one
 from data.verify import verify
 
@@ -131,6 +131,22 @@ def test_a_lock_file_of_another_user_that_may_only_be_read_is_locked(tmp_path, m
         assert held.exists()
     with pytest.raises(InvalidInput, match="choose a folder you may write to"), only_one(tmp_path, "x", "this"):
         raise AssertionError  # there is no file to read now
+
+
+def test_whether_a_run_is_done_is_asked_again_under_the_lock(study):
+    def finished():
+        return finished_run(study, "sets", {"n": 1})
+
+    assert finished() is None  # what a second command asks while the first is still at work
+    with start_run(study, "sets", {"n": 1}, unless=finished):
+        pass
+    with pytest.raises(Conflict, match=r"has just ended this step \(sets\); run the command again"):  # noqa: SIM117
+        with start_run(study, "sets", {"n": 1}, unless=finished):
+            raise AssertionError
+    with start_run(study, "sets", {"n": 1}):
+        pass  # a run that may be repeated
+    assert study.db.value("SELECT count(*) FROM runs") == 2
+    assert list((study.root / "runs").glob(".*")) == []
 
 
 def test_a_killed_holder_lets_go(tmp_path):

@@ -158,6 +158,26 @@ def test_the_same_command_again_samples_nothing(sampling, monkeypatch):
     assert sampling.db.value("SELECT count(*) FROM runs WHERE kind = 'sets'") == 1
 
 
+def test_sets_that_another_command_ended_while_the_generator_was_loaded_are_not_sampled_again(sampling, monkeypatch):
+    from generation.sampling import sampler
+
+    real = sampler.load_sampler
+    first = []
+
+    def slow(study, arm):
+        stack = real(study, arm)
+        if not first:
+            first.append("loading")
+            first.append(run_sets(study, n=4)["run_id"])
+        return stack
+
+    monkeypatch.setattr(sampler, "load_sampler", slow)
+    with pytest.raises(Conflict, match="has just ended this step"):
+        run_sets(sampling, n=4)
+    assert run_sets(sampling, n=4)["run_id"] == first[1]
+    assert sampling.db.value("SELECT count(*) FROM image_sets") == 4
+
+
 def test_another_seed_or_size_is_another_run_of_other_sets(sampling):
     first = run_sets(sampling, n=4)
     second = run_sets(sampling, n=4, seed=7)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from data.progress import bar
-from data.records import finished_run, start_run
+from data.records import Run, finished_run, start_run
 from generation.fidelity.image_source import BATCH, IMAGES, ImageSource, save_array
 from generation.fidelity.memorisation import THUMBNAIL
 from generation.fidelity.networks import FeatureNetwork
@@ -65,11 +65,19 @@ def thumbnails(images: IMAGES) -> IMAGES:
 def feature_table(study: Study, source: ImageSource, network: FeatureNetwork) -> FeatureTable:
     """Compute what is not there yet, under a progress bar."""
     config = {"images": source.key, "network": network.sha256, "thumbnail": THUMBNAIL, "batch": BATCH}
-    done = finished_run(study, "features", config)
-    if done and all((done.folder / f"thumbnails-{i:07d}.npy").is_file() for i in range(0, source.n, BATCH)):
+    parts = [f"thumbnails-{start:07d}.npy" for start in range(0, source.n, BATCH)]
+
+    def finished() -> Run | None:
+        run = finished_run(study, "features", config)
+        return run if run and all((run.folder / part).is_file() for part in parts) else None
+
+    if done := finished():
         return FeatureTable(done.folder, source.n)
     inputs = {"images": source.key, "network": network.sha256}
-    with start_run(study, "features", config, inputs) as run, bar(f"features of {source.name}", source.n) as advance:
+    with (
+        start_run(study, "features", config, inputs, unless=finished) as run,
+        bar(f"features of {source.name}", source.n) as advance,
+    ):
         for start in range(0, source.n, BATCH):
             rows = range(start, min(start + BATCH, source.n))
             last = run.folder / f"thumbnails-{start:07d}.npy"

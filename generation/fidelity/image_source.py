@@ -23,7 +23,7 @@ from data.files import sha256_bytes, sha256_file, write_atomic
 from data.framing import fit_image
 from data.images import read_image, to_uint8
 from data.progress import bar
-from data.records import finished_run, start_run
+from data.records import Run, finished_run, start_run
 
 if TYPE_CHECKING:
     from data.study import Study
@@ -195,9 +195,13 @@ def arm_source(study: Study, arm: str, *, n: int, prompts: str, seed: int) -> Im
     }
     per_chunk = max(1, study.config.generator.batch_size // SAMPLES_PER_PROMPT)
     starts = range(0, n_prompts, per_chunk)
-    done = finished_run(study, "fidelity-samples", config)
-    if done is None or not all((done.folder / f"{start:06d}.npy").is_file() for start in starts):
-        with start_run(study, "fidelity-samples", config) as run:
+
+    def finished() -> Run | None:
+        run = finished_run(study, "fidelity-samples", config)
+        return run if run and all((run.folder / f"{start:06d}.npy").is_file() for start in starts) else None
+
+    if (done := finished()) is None:
+        with start_run(study, "fidelity-samples", config, unless=finished) as run:
             stack = None
             with bar(f"sampling {arm}", n_prompts) as advance:
                 for start in starts:

@@ -20,7 +20,7 @@ from data.conditions_store import asked_attributes
 from data.errors import InvalidInput, NotFound
 from data.files import write_atomic
 from data.progress import bar
-from data.records import finished_run, start_run
+from data.records import Run, finished_run, start_run
 from generation.fidelity import likeness, memorisation
 from generation.fidelity.condition_figures import condition_figures
 from generation.fidelity.feature_store import FeatureTable, feature_table
@@ -82,13 +82,18 @@ def run_fidelity(
         "pictures": pictures,
         "seed": seed,
     }
-    done = finished_run(study, "fidelity", config)
-    if done and (done.folder / "fidelity" / "index.html").is_file():
+
+    def finished() -> Run | None:
+        run = finished_run(study, "fidelity", config)
+        return run if run and (run.folder / "fidelity" / "index.html").is_file() else None
+
+    if done := finished():
         page = done.folder / "fidelity" / "index.html"
         return {**_read(page.with_name("fidelity.json")), "page": str(page), "already_done": True}
     from generation.fidelity.page import write_page
 
-    with start_run(study, "fidelity", config, {"features": features.sha256, "structures": net.sha256}) as run:
+    inputs = {"features": features.sha256, "structures": net.sha256}
+    with start_run(study, "fidelity", config, inputs, unless=finished) as run:
         measured = _Measured(study, net, features, splits, against, seed)
         report: dict[str, Any] = {"run_id": run.run_id, **measured.real(), "images": {}}
         report["prompts"] = config["prompts"]

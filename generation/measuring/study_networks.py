@@ -34,14 +34,18 @@ def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
 
     plans = [plan for plan in PLANS.values() if plan.role != "proxy"]
     folder = study.root / "networks"
-    if all((folder / f"{plan.name}.json").is_file() for plan in plans):
+
+    def finished() -> bool:
+        return all((folder / f"{plan.name}.json").is_file() for plan in plans)
+
+    if finished():
         return {plan.name: _network_figures(load_measure(folder / f"{plan.name}.json").info) for plan in plans}
     data = study_measure_data(study)
     validation = study_measure_data(study, "val", data) if record_conditions(study, "val") else None
     raters, others = data.split(0.5, np.random.default_rng([study.config.train.seed, 404]))
     settings = MeasureSettings(n_steps=n_steps)
     config = {"n_steps": n_steps, "seed": study.config.train.seed}
-    with start_run(study, "networks", config, {"training images": data.sha256}) as run:
+    with start_run(study, "networks", config, {"training images": data.sha256}, unless=finished) as run:
         for plan in track(plans, "measuring networks", len(plans)):
             card = folder / f"{plan.name}.json"
             if not card.is_file():

@@ -140,12 +140,19 @@ def sample_pool(
     }
     if part_of is not None:
         recipe["part_of"] = part_of
-    before = _equal_pools(study, recipe)
-    for run_id, n, status in before:
-        if status == "done" and n >= plan.n and run_id == _newest(study, plan.task.name, arm):
-            return _summary(study, run_id, n, sampled=0)
-    with start_run(study, "pool", {**recipe, "n": plan.n}) as run:
-        _adopt(study, run, plan.n, shard_size, [run_id for run_id, _, _ in before if run_id != run.run_id])
+
+    def finished() -> tuple[str, int] | None:
+        """(run, images) of an equal pool that is large enough and the one that the grid reads."""
+        for run_id, n, status in _equal_pools(study, recipe):
+            if status == "done" and n >= plan.n and run_id == _newest(study, plan.task.name, arm):
+                return run_id, n
+        return None
+
+    if done := finished():
+        return _summary(study, *done, sampled=0)
+    with start_run(study, "pool", {**recipe, "n": plan.n}, unless=finished) as run:
+        before = [run_id for run_id, _, _ in _equal_pools(study, recipe) if run_id != run.run_id]
+        _adopt(study, run, plan.n, shard_size, before)
         with ShardStore(study, run, plan, arm, shard_size) as shards:
             missing = shards.missing()
             sampled = sum(map(shards.n_images, missing))

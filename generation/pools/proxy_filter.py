@@ -145,7 +145,8 @@ def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> dict[str
     candidates = CandidatePlan(plan, multiple)
     sampled = sample_pool(study, candidates, PROXY_CANDIDATES, engine, model=BASELINE, part_of=plan.n)
     classes = np.zeros(candidates.n, np.int64) if plan.task.kind == "segmentation" else candidates.order.astype(int)
-    with start_run(study, "pool", config, {"proxy": scorer.sha256}) as run:
+    inputs = {"proxy": scorer.sha256}
+    with start_run(study, "pool", config, inputs, unless=lambda: finished_run(study, "pool", config)) as run:
         texts = [prompts[names[k]] for k in classes]
         scores = _scores(study, run, scorer, str(sampled["run_id"]), texts)
         kept, thresholds = keep_best(scores, classes, settings.percentile)

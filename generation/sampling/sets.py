@@ -72,7 +72,11 @@ def run_sets(
     }
     if len(arms) == 2:
         config |= {"conditions": "unrated", "at_most": n is None}
-    if done := finished_run(study, "sets", config):
+
+    def finished() -> Run | None:
+        return finished_run(study, "sets", config)
+
+    if done := finished():
         return {**_summary(study, done.run_id), "already_done": True}
     refuse_locked(study)
     if len(arms) == 1:
@@ -82,7 +86,7 @@ def run_sets(
     from generation.sampling.sampler import load_sampler
 
     stacks = {arm: load_sampler(study, arm) for arm in arms}  # a broken one is said before the run is opened
-    with start_run(study, "sets", config, inputs={}) as run:
+    with start_run(study, "sets", config, unless=finished) as run:
         with study.db.write() as connection:
             save_conditions(connection, conditions)
         if len(arms) == 2:

@@ -137,7 +137,7 @@ def _shared_run(study: Study, config: dict[str, Any], inputs: dict[str, str], co
     if not compute.is_main:
         yield Run(study, compute.share(""), "train", config)
         return
-    with start_run(study, "train", config, inputs) as run:
+    with start_run(study, "train", config, inputs, unless=lambda: finished_run(study, "train", config)) as run:
         compute.share(run.run_id)
         yield run
 
