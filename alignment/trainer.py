@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alignment.policy import Policy
 from data.errors import InvalidInput, RadprefError
-from data.files import storage_errors
 from data.progress import bar
+from generation.training.tensor_files import write_tensors
 
 if TYPE_CHECKING:
     from data.records import Run
@@ -158,11 +157,8 @@ class Trainer:
             tensors[f"parameter/{name}"] = parameter.detach().contiguous()
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer/{key}/{name}"] = value.detach().contiguous()
-        path = self.run_record.folder / CHECKPOINT
-        draft = path.with_name(CHECKPOINT + ".part")
-        with storage_errors(path):
-            save_file(tensors, draft, metadata={"step": str(self.step), "elapsed_s": repr(self.elapsed_s)})
-            draft.replace(path)
+        metadata = {"step": str(self.step), "elapsed_s": repr(self.elapsed_s)}
+        write_tensors(self.run_record.folder / CHECKPOINT, tensors, metadata)
 
     def _resume(self) -> None:
         path = self.run_record.folder / CHECKPOINT

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from data.files import storage_errors
+from generation.training.tensor_files import stored, write_tensors
 
 BEST = "best.safetensors"
 
@@ -81,10 +80,7 @@ class BestWeights:
             return
         self.value = float(value)
         tensors = {f"parameter.{index}": stored(parameter) for index, parameter in enumerate(self.parameters)}
-        temporary = self.path.with_name(BEST + ".part")
-        with storage_errors(self.path):
-            save_file(tensors, temporary, metadata={"value": repr(self.value), "step": str(step)})
-            temporary.replace(self.path)
+        write_tensors(self.path, tensors, {"value": repr(self.value), "step": str(step)})
 
     @torch.no_grad()
     def copy_to_model(self) -> int | None:
@@ -105,8 +101,3 @@ def best_observation(folder: Path) -> tuple[float, int] | None:
     with safe_open(folder / BEST, framework="pt") as file:
         known = file.metadata()
     return float(known["value"]), int(known["step"])
-
-
-def stored(value: Tensor) -> Tensor:
-    """The tensor on the CPU in the plain memory layout; no copy is made on the device, nor of what is so already."""
-    return value.detach().cpu().contiguous()

@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data.errors import InvalidInput
-from data.files import storage_errors, write_atomic
+from data.files import write_atomic
 from data.progress import bar
-from generation.training.averages import BEST, BestWeights, Ema, stored
+from generation.training.averages import BEST, BestWeights, Ema
 from generation.training.compute import FUSED_DEVICES, Compute, Precision, memory_errors
+from generation.training.tensor_files import stored, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -302,10 +302,7 @@ class TrainingLoop:
         metadata = {"step": str(self.step), "elapsed_s": repr(self.elapsed_s)}
         if self.scaler is not None:
             metadata["scaler"] = json.dumps(self.scaler.state_dict())
-        temporary = self.folder / (CHECKPOINT + ".part")
-        with storage_errors(self.folder / CHECKPOINT):
-            save_file(tensors, temporary, metadata=metadata)
-            temporary.replace(self.folder / CHECKPOINT)
+        write_tensors(self.folder / CHECKPOINT, tensors, metadata)
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
