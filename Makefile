@@ -4,7 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_ARGS ?=
 ARGS ?=
-PACKAGES := data generation alignment annotate_app downstream
 STAMP := $(VENV)/.installed
 
 .PHONY: setup demo test check lint fmt bench browser nginx clean

@@ -8,10 +8,9 @@ from typing import Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Scores to pairs, Diffusion-DPO, held-out evaluation.")
+from radpref.data.core.console import JsonOption, StudyOption
 
-STUDY = typer.Option(Path(), "--study", help="Folder of the study.")
-JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+app = typer.Typer(no_args_is_help=True, help="Scores to pairs, Diffusion-DPO, held-out evaluation.")
 
 
 def _tell(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:
@@ -30,14 +29,14 @@ def _percent(figure: dict[str, Any] | None, scale: float = 100.0, digits: int = 
 
 @app.command()
 def pairs(
-    study: Path = STUDY,
+    study: StudyOption = Path(),
     raters: str = typer.Option(None, help="human, simulated or auto (the only kind there is)."),
     min_raters: int = typer.Option(1, help="Leave out pairs that fewer raters scored."),
-    as_json: bool = JSON,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn the scores into preference pairs, train and held-out sets without a shared source."""
-    from alignment.pairs import run_pairs
-    from data.study import Study
+    from radpref.alignment.preferences.pairs import run_pairs
+    from radpref.data.study.study import Study
 
     if raters not in (None, "human", "simulated", "auto"):
         raise typer.BadParameter(f"{raters!r} is unknown: use human, simulated or auto", param_hint="--raters")
@@ -55,20 +54,20 @@ def pairs(
 
 @app.command()
 def train(
-    study: Path = STUDY,
+    study: StudyOption = Path(),
     arm: list[str] = typer.Option(["aligned"], "--arm", help="aligned (Diffusion-DPO), finetuned, or both."),
     steps: int = typer.Option(None, help="Instead of align.n_steps of study.toml."),
     pairs_run: str = typer.Option(None, help="Pairs run to train on; the newest by default."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
-    as_json: bool = JSON,
+    as_json: JsonOption = False,
 ) -> None:
     """Train arms; the same command again resumes."""
-    from alignment.requests import check_training
-    from data.study import Study
+    from radpref.alignment.requests import check_training
+    from radpref.data.study.study import Study
 
     opened, results = Study(study), {}
     check_training(opened, arm, pairs_run, steps, device)  # before torch is loaded
-    from alignment.arms import run_align, run_finetune
+    from radpref.alignment.training.preference_arms import run_align, run_finetune
 
     for name in arm:
         work = run_finetune if name == "finetuned" else run_align
@@ -88,19 +87,19 @@ def train(
 
 @app.command()
 def proxy(
-    study: Path = STUDY,
+    study: StudyOption = Path(),
     arm: list[str] = typer.Option(None, "--arm", help="proxy-filtered, proxy-finetuned (repeatable); both by default."),
     steps: int = typer.Option(None, help="Instead of proxy.finetune_steps of study.toml."),
     device: str = typer.Option("auto", help="Of the training: auto, cpu or cuda."),
-    as_json: bool = JSON,
+    as_json: JsonOption = False,
 ) -> None:
     """Filter pools by the proxy, fine-tune on what it kept, sample that generator's pools. Run again to resume."""
-    from alignment.requests import PROXY_ARMS, check_proxy
-    from data.study import Study
+    from radpref.alignment.requests import PROXY_ARMS, check_proxy
+    from radpref.data.study.study import Study
 
     opened = Study(study)
     check_proxy(opened, arm or PROXY_ARMS, steps, device)  # before torch is loaded
-    from alignment.proxy_arm import run_proxy
+    from radpref.alignment.training.proxy_arm import run_proxy
 
     result = run_proxy(opened, arms=arm or None, n_steps=steps, device=device)
     lines = [
@@ -119,25 +118,25 @@ def proxy(
 
 @app.command()
 def evaluate(
-    study: Path = STUDY,
+    study: StudyOption = Path(),
     arm: list[str] = typer.Option(None, "--arm", help="Arms beside the baseline; all trained ones by default."),
     conditions: int = typer.Option(None, min=1, help="Fresh conditions; align.evaluation_conditions by default."),
     images: int = typer.Option(None, min=1, help="Images of each; align.evaluation_images by default."),
     seed: int = typer.Option(None, help="Seed of conditions and images; align.seed by default."),
     judge: str = typer.Option("judge", help="Measuring network of role judge: name or path."),
     device: str = typer.Option("cpu", help="cpu or cuda."),
-    as_json: bool = JSON,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare the arms with the baseline on conditions that no rated set used."""
-    from alignment.requests import check_evaluation
-    from data.study import Study
+    from radpref.alignment.requests import check_evaluation
+    from radpref.data.study.study import Study
 
     opened = Study(study)
     settings = opened.config.align
     check_evaluation(  # before torch is loaded
         opened, arm, conditions or settings.evaluation_conditions, images or settings.evaluation_images, judge, device
     )
-    from alignment.evaluate import run_evaluate
+    from radpref.alignment.evaluation.evaluate import run_evaluate
 
     result = run_evaluate(
         opened, arms=arm or None, n_conditions=conditions, n_images=images, seed=seed, judge=judge, device=device
@@ -156,17 +155,17 @@ def evaluate(
 
 
 def simulate(
-    study: Path = STUDY,
+    study: StudyOption = Path(),
     sets: int = typer.Option(None, min=1, help="Each rater scores at most so many sets now; all by default."),
-    as_json: bool = JSON,
+    as_json: JsonOption = False,
 ) -> None:
     """Let the simulated raters of study.toml score the sets; always marked as simulated."""
-    from alignment.requests import check_simulation
-    from data.study import Study
+    from radpref.alignment.requests import check_simulation
+    from radpref.data.study.study import Study
 
     opened = Study(study)
     check_simulation(opened)  # before torch is loaded
-    from alignment.raters import run_simulate
+    from radpref.alignment.evaluation.simulated_raters import run_simulate
 
     result = run_simulate(opened, n_sets=sets)
     each = ", ".join(f"{name} {count}" for name, count in result["n_sets"].items())

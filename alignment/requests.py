@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alignment.pairs import find_pairs_run
-from data.errors import InvalidInput, NotFound
-from data.pools import PROXY_FILTERED, PROXY_FINETUNED
-from generation.measuring.places import card_path, network_path
-from generation.sampling.draws import require_unrated
-from generation.stack.device import check_device
-from generation.stack.places import BASELINE, TRAINED, require_arms, require_generator
+from radpref.alignment.preferences.pairs import find_pairs_run
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.study.pools import PROXY_FILTERED, PROXY_FINETUNED
+from radpref.generation.measuring.places import card_path, network_path
+from radpref.generation.sampling.draws import require_unrated
+from radpref.generation.stack.device import check_device
+from radpref.generation.stack.places import BASELINE, TRAINED, require_arms, require_generator
 
 if TYPE_CHECKING:
-    from data.config import SimulatedRater
-    from data.study import Study
+    from radpref.data.config.reader_study import SimulatedRater
+    from radpref.data.study.study import Study
 
 PROXY_ARMS = (PROXY_FILTERED, PROXY_FINETUNED)
 

@@ -18,10 +18,10 @@ from typing import Literal
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from data.audit import audit
-from data.db import StudyDatabase
-from data.errors import InvalidInput
-from data.raters import LOGINS_MARK, password_hash_of
+from radpref.data.core.errors import InvalidInput
+from radpref.data.reader_study.raters import LOGINS_MARK, password_hash_of
+from radpref.data.study.audit import audit
+from radpref.data.study.db import StudyDatabase
 
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
 CACHE_S = 15.0
@@ -40,7 +40,7 @@ class Identity:
 
 
 def hash_password(password: str) -> str:
-    """argon2id hash of a password, ready for :func:`data.raters.add_rater`.
+    """argon2id hash of a password, ready for :func:`radpref.data.reader_study.raters.add_rater`.
 
     Raises:
         InvalidInput: shorter than 8 or longer than 256 characters.

@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data.errors import NotFound
-from data.quality_tables import COUNTED, PLAUSIBLE_TIME
-from data.scores import required_scores
-from data.study import Study
+from radpref.data.agreement.score_tables import COUNTED, PLAUSIBLE_TIME
+from radpref.data.core.errors import NotFound
+from radpref.data.reader_study.scores import required_scores
+from radpref.data.study.study import Study
 
 _WORK = f"s.purpose <> 'training' AND {COUNTED}"
 """SQL: presentation ``p`` of set ``s`` counts as work, as the progress does: repeats and checks are sets here."""

@@ -1,4 +1,5 @@
-"""Assignment: where a rater stands, and which set comes next. Orders come from data/presentations.py and never change.
+"""Assignment: where a rater stands, and which set comes next. Orders come from data/reader_study/presentations.py and
+never change.
 
 Input: a rater. Output: a :class:`Desk`: the stage, and the places of the rater's own order, named by random tokens.
 
@@ -14,53 +15,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from annotate_app import training
-from annotate_app.training import Gate
-from data.errors import NotFound
-from data.presentations import STARTED_ANEW, ensure_presentations
-from data.scores import required_scores
-from data.study import Study
+from radpref.annotate_app import calibration as training
+from radpref.annotate_app.calibration import Gate
+from radpref.annotate_app.places import Place, attempts_of, places
+from radpref.data.core.errors import NotFound
+from radpref.data.reader_study.presentations import STARTED_ANEW, ensure_presentations
+from radpref.data.study.study import Study
 
 Stage = Literal["training", "gate", "rating", "waiting", "done", "closed"]
-# Each is one walk along an index, so that a long study stays as quick as a short one.
-_OWN = """
-SELECT p.presentation_id, p.token, p.position, p.set_id, s.purpose, p.repeat_of, p.phase
-FROM presentations p JOIN image_sets s USING (set_id) WHERE p.rater_id = ? ORDER BY p.position
-"""
-_ENDS = """
-SELECT p.presentation_id, e.kind, e.event_id FROM presentations p JOIN score_events e USING (presentation_id)
-WHERE p.rater_id = ? AND e.kind IN ('skip', 'submit', 'unskip') ORDER BY p.position, e.event_id
-"""
-# A submit is refused while scores are missing, so only a set that was scored after its submit can lack one.
-_LATE = """
-SELECT p.presentation_id, c.mode, (SELECT count(*) FROM current_scores v
-                                   WHERE v.presentation_id = p.presentation_id) AS n
-FROM presentations p JOIN image_sets USING (set_id) JOIN conditions c USING (condition_id)
-WHERE p.rater_id = ? AND (SELECT max(event_id) FROM score_events e WHERE e.presentation_id = p.presentation_id
-                          AND e.kind = 'score') >
-  (SELECT max(event_id) FROM score_events e WHERE e.presentation_id = p.presentation_id AND e.kind = 'submit')
-"""
-
-
-class Place(NamedTuple):
-    """One presentation in a rater's order. ``done``: skipped, or submitted with every score given.
-
-    ``first_finish``: number of the event that finished it first; it orders what the rater has behind them, and stays
-    when the set is opened again. ``finish``: the event that finished it last.
-    """
-
-    presentation_id: int
-    token: str
-    position: int
-    set_id: str
-    purpose: str
-    repeat_of: int | None
-    phase: str
-    done: bool
-    first_finish: int | None
-    finish: int | None
 
 
 @dataclass(frozen=True)
@@ -101,39 +65,6 @@ def open_study(study: Study, rater_id: int) -> None:
     """Give the rater presentations of what there is by now."""
     settings = study.config.annotate
     ensure_presentations(study.db, rater_id, settings.seed, settings)
-
-
-def places(study: Study, rater_id: int) -> list[Place]:
-    """All presentations of the rater, of every phase and purpose, in order."""
-    execute = study.db.connection.execute
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    state: dict[int, str] = {}
-    for presentation_id, kind, event_id in execute(_ENDS, (rater_id,)):
-        state[presentation_id] = kind
-        if kind != "unskip":
-            first.setdefault(presentation_id, event_id)
-            last[presentation_id] = event_id
-    done = {presentation_id for presentation_id, kind in state.items() if kind != "unskip"}
-    for presentation_id, mode, n_scores in execute(_LATE, (rater_id,)):
-        if state[presentation_id] == "submit" and n_scores < len(required_scores(mode)):
-            done.discard(presentation_id)
-    return [
-        Place._make((*row, row[0] in done, first.get(row[0]), last.get(row[0]))) for row in execute(_OWN, (rater_id,))
-    ]
-
-
-def attempts_of(everything: list[Place]) -> list[list[Place]]:
-    """The rater's training attempts, oldest first; each holds every training set once."""
-    attempts: list[list[Place]] = []
-    seen: dict[str, int] = {}
-    for place in everything:
-        if place.purpose == "training":
-            number = seen[place.set_id] = seen.get(place.set_id, -1) + 1
-            if number == len(attempts):
-                attempts.append([])
-            attempts[number].append(place)
-    return attempts
 
 
 def scored_sets(study: Study, everything: list[Place]) -> list[Place]:

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import NotFound, RadprefError
-from data.images import GrayImage
-from data.study import Study
+from radpref.data.core.errors import NotFound, RadprefError
+from radpref.data.imaging.images import GrayImage
+from radpref.data.study.study import Study
 
 LETTERS = "ABCD"
 Pixel = TypeVar("Pixel", np.uint8, np.uint16)

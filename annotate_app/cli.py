@@ -8,19 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
+from radpref.data.core.console import JsonOption, StudyOption
+
 app = typer.Typer(no_args_is_help=True, help="The reading room: serve it, keep its accounts, measure agreement.")
 rater_app = typer.Typer(no_args_is_help=True, help="Accounts of the reading room.")
 app.add_typer(rater_app, name="rater")
 LOCAL = "http://127.0.0.1:7860"
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
 DaysOption = Annotated[float, typer.Option(help="Days until the link expires, at most 90.")]
 BaseUrl = Annotated[str, typer.Option(help="Address under which people open the reading room.")]
-StudyPath = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
 
 
 @app.command()
 def serve(
-    study: StudyPath = Path(),
+    study: StudyOption = Path(),
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than loopback need TLS in front.")
     ] = "127.0.0.1",
@@ -28,10 +28,10 @@ def serve(
     behind_proxy: Annotated[bool, typer.Option(help="Trust X-Forwarded-* of a reverse proxy on this machine.")] = False,
 ) -> None:
     """Serve the reading room until Ctrl-C."""
-    from annotate_app.running import check_port
-    from data.lifecycle import require_locked_config
-    from data.raters import list_raters
-    from data.study import Study
+    from radpref.annotate_app.running import check_port
+    from radpref.data.reader_study.lifecycle import require_locked_config
+    from radpref.data.reader_study.raters import list_raters
+    from radpref.data.study.study import Study
 
     opened = Study(study)
     require_locked_config(opened)
@@ -40,7 +40,7 @@ def serve(
         typer.echo(
             "No accounts yet: nobody can log in. Invite somebody with `radpref annotate rater invite NAME`.", err=True
         )
-    from annotate_app.server import serve as run
+    from radpref.annotate_app.server import serve as run
 
     typer.echo(f"Reading room: http://{host}:{port}/  (Ctrl-C stops it)")
     run(opened, host, port, behind_proxy=behind_proxy)
@@ -49,13 +49,13 @@ def serve(
 @rater_app.command("add")
 def rater_add(
     name: str,
-    study: StudyPath = Path(),
+    study: StudyOption = Path(),
     role: Annotated[str, typer.Option(help="rater or admin")] = "rater",
     ask: Annotated[bool, typer.Option("--ask", help="Type a password instead of having one made.")] = False,
 ) -> None:
     """Add a person; a password is made and shown once."""
-    from annotate_app.running import add_account
-    from data.study import Study
+    from radpref.annotate_app.running import add_account
+    from radpref.data.study.study import Study
 
     chosen = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if ask else None
     password = add_account(Study(study), name, role, chosen)
@@ -65,15 +65,15 @@ def rater_add(
 @rater_app.command("invite")
 def rater_invite(
     name: str,
-    study: StudyPath = Path(),
+    study: StudyOption = Path(),
     role: Annotated[str | None, typer.Option(help="rater (default) or admin")] = None,
     days: DaysOption = 7.0,
     base_url: BaseUrl = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
     """Make a link by which a person (added if new) sets a password: once, for some days. Voids older links."""
-    from annotate_app.running import invite_link
-    from data.study import Study
+    from radpref.annotate_app.running import invite_link
+    from radpref.data.study.study import Study
 
     _show_link(invite_link(Study(study), name, role=role, days=days, base_url=base_url), as_json)
 
@@ -89,7 +89,7 @@ def _show_link(found: dict[str, Any], as_json: bool) -> None:
 @rater_app.command("reset")
 def rater_reset(
     name: str,
-    study: StudyPath = Path(),
+    study: StudyOption = Path(),
     ask: Annotated[bool, typer.Option("--ask", help="Type a password.")] = False,
     password: Annotated[bool, typer.Option("--password", help="Have a password made and shown once.")] = False,
     days: DaysOption = 7.0,
@@ -97,8 +97,8 @@ def rater_reset(
     as_json: JsonOption = False,
 ) -> None:
     """End a person's password and logins and make a link for a new one; order and scores stay."""
-    from annotate_app.running import invite_link, reset_account
-    from data.study import Study
+    from radpref.annotate_app.running import invite_link, reset_account
+    from radpref.data.study.study import Study
 
     opened = Study(study)
     if not ask and not password:
@@ -113,37 +113,37 @@ def rater_reset(
 
 
 @rater_app.command("retire")
-def rater_retire(name: str, study: StudyPath = Path()) -> None:
+def rater_retire(name: str, study: StudyOption = Path()) -> None:
     """End a person's part: no login, no new score. What was scored stays, and everybody's order too."""
-    from data.raters import retire
-    from data.study import Study
+    from radpref.data.reader_study.raters import retire
+    from radpref.data.study.study import Study
 
     typer.echo(f"retired {retire(Study(study).db, name).username}; scores stay, `rater reinstate` undoes it")
 
 
 @rater_app.command("reinstate")
-def rater_reinstate(name: str, study: StudyPath = Path()) -> None:
+def rater_reinstate(name: str, study: StudyOption = Path()) -> None:
     """Let a retired person log in again and go on where they stopped."""
-    from data.raters import reinstate
-    from data.study import Study
+    from radpref.data.reader_study.raters import reinstate
+    from radpref.data.study.study import Study
 
     typer.echo(f"reinstated {reinstate(Study(study).db, name).username}")
 
 
 @rater_app.command("admit")
-def rater_admit(name: str, study: StudyPath = Path()) -> None:
+def rater_admit(name: str, study: StudyOption = Path()) -> None:
     """Let a rater go on from training to scoring whatever the training's result was; written down."""
-    from data.raters import admit
-    from data.study import Study
+    from radpref.data.reader_study.raters import admit
+    from radpref.data.study.study import Study
 
     typer.echo(f"admitted {admit(Study(study).db, name).username}")
 
 
 @rater_app.command("list")
-def rater_list(study: StudyPath = Path(), as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+def rater_list(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
     """All raters: role, kind, sets done."""
-    from annotate_app.admin import overview
-    from data.study import Study
+    from radpref.annotate_app.admin import overview
+    from radpref.data.study.study import Study
 
     found = overview(Study(study))
     if as_json:
@@ -160,13 +160,13 @@ def rater_list(study: StudyPath = Path(), as_json: Annotated[bool, typer.Option(
 
 @app.command()
 def agreement(
-    study: StudyPath = Path(),
+    study: StudyOption = Path(),
     n_boot: Annotated[int, typer.Option(min=0, help="Bootstrap draws over sets.")] = 1000,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """ICC(2,1), ICC(2,k), ordinal alpha, kappa and pairwise preference agreement; people and simulated raters apart."""
-    from annotate_app.running import agreement_lines, run_agreement
-    from data.study import Study
+    from radpref.annotate_app.running import agreement_lines, run_agreement
+    from radpref.data.study.study import Study
 
     report = run_agreement(Study(study), n_boot)
     typer.echo(json.dumps(report) if as_json else "\n".join(agreement_lines(report)))
@@ -175,16 +175,16 @@ def agreement(
 @app.command()
 def export(
     target: Annotated[Path, typer.Argument(help="Folder for the export; an earlier one there is replaced.")],
-    study: StudyPath = Path(),
+    study: StudyOption = Path(),
     format_: Annotated[str, typer.Option("--format", help="csv, parquet, datasets (Hugging Face) or all.")] = "all",
     n_boot: Annotated[int, typer.Option(min=0, help="Bootstrap draws of the agreement intervals.")] = 1000,
     as_json: JsonOption = False,
 ) -> None:
     """Events, scores, agreement, pairs and raters, with a manifest. Arms are in it only when they may be named."""
-    from data.export import FORMATS, HIDDEN
-    from data.export import export as run
-    from data.lifecycle import operator
-    from data.study import Study
+    from radpref.data.exchange.tables_export import FORMATS, HIDDEN
+    from radpref.data.exchange.tables_export import export as run
+    from radpref.data.reader_study.lifecycle import operator
+    from radpref.data.study.study import Study
 
     formats = FORMATS if format_ == "all" else (format_,)
     found = run(Study(study), target, formats, actor=operator(), n_boot=n_boot)
@@ -202,7 +202,7 @@ def export(
 def plan(
     raters: Annotated[int, typer.Option(help="How many people will score.")],
     hours: Annotated[float, typer.Option(help="Hours each of them has.")],
-    study: StudyPath = Path(),
+    study: StudyOption = Path(),
     sets: Annotated[
         int | None, typer.Option(help="Rating sets; default: the study's, or sets.n of study.toml.")
     ] = None,
@@ -214,9 +214,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Coverage: how many sets each rater scores in the hours, with how many readers, and what precision that buys."""
-    from data.planning import plan as run
-    from data.planning import plan_lines
-    from data.study import Study
+    from radpref.data.agreement.planning import plan as run
+    from radpref.data.agreement.planning import plan_lines
+    from radpref.data.study.study import Study
 
     found = run(Study(study), raters=raters, hours=hours, sets=sets, overlap=overlap, seconds=seconds_per_set, icc=icc)
     typer.echo(json.dumps(found) if as_json else "\n".join(plan_lines(found)))

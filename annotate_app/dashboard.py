@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from data.lifecycle import arms_visible
-from data.quality import study_agreement, study_quality
-from data.records import now
-from data.study import Study
+from radpref.data.agreement.rater_quality import study_agreement, study_quality
+from radpref.data.reader_study.lifecycle import arms_visible
+from radpref.data.study.runs import now
+from radpref.data.study.study import Study
 
 N_BOOT = 200
 HOLD_S = 5.0
@@ -69,12 +69,12 @@ def _office_version(study: Study) -> tuple[Any, ...]:
 
 
 def quality(study: Study) -> dict[str, Any]:
-    """`data.quality.study_quality` with the calibration gate; see there."""
+    """`radpref.data.agreement.rater_quality.study_quality` with the calibration gate; see there."""
     return {**study_quality(study, n_boot=N_BOOT), "gate": study.config.annotate.gate}
 
 
 def agreement(study: Study) -> dict[str, Any]:
-    """`data.quality.study_agreement`: people and simulated raters, apart from each other."""
+    """`radpref.data.agreement.rater_quality.study_agreement`: people and simulated raters, apart from each other."""
     return study_agreement(study, n_boot=N_BOOT)
 
 

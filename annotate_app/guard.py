@@ -19,8 +19,8 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotate_app.accounts import Identity, Sessions
-from annotate_app.proxy import route_path
+from radpref.annotate_app.accounts import Identity, Sessions
+from radpref.annotate_app.forwarded_prefix import route_path
 
 Who = Literal["public", "any", "rater", "admin"]
 COOKIE, SECURE_COOKIE = "radpref_session", "__Host-radpref_session"

@@ -12,13 +12,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
-from annotate_app.accounts import check_new_password, hash_password, token_hash
-from data.audit import audit
-from data.db import StudyDatabase
-from data.errors import Conflict, InvalidInput, NotFound
-from data.lifecycle import operator
-from data.raters import Rater, Role, add_rater, admit, end_access, get_person, logins_changed, reinstate, retire
-from data.records import now
+from radpref.annotate_app.accounts import check_new_password, hash_password, token_hash
+from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.reader_study.lifecycle import operator
+from radpref.data.reader_study.raters import (
+    Rater,
+    Role,
+    add_rater,
+    admit,
+    end_access,
+    get_person,
+    logins_changed,
+    reinstate,
+    retire,
+)
+from radpref.data.study.audit import audit
+from radpref.data.study.db import StudyDatabase
+from radpref.data.study.runs import now
 
 DAYS, MAX_DAYS = 7.0, 90.0
 GONE = "this link was used, has expired, or was replaced by a newer one; ask the study office for another"

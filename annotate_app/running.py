@@ -6,13 +6,13 @@ import functools
 import socket
 from typing import Any, get_args
 
-from annotate_app import invites
-from annotate_app.accounts import generate_password, hash_password
-from data.agreement import icc_basis_text
-from data.errors import Conflict, InvalidInput
-from data.quality import study_agreement
-from data.raters import Role, add_rater, get_rater, set_password_hash
-from data.study import Study
+from radpref.annotate_app import invites
+from radpref.annotate_app.accounts import generate_password, hash_password
+from radpref.data.agreement.rater_quality import study_agreement
+from radpref.data.agreement.reliability import icc_basis_text
+from radpref.data.core.errors import Conflict, InvalidInput
+from radpref.data.reader_study.raters import Role, add_rater, get_rater, set_password_hash
+from radpref.data.study.study import Study
 
 
 def add_account(study: Study, name: str, role: str, password: str | None = None) -> str:
@@ -42,7 +42,7 @@ def invite_link(
 ) -> dict[str, Any]:
     """Make an invitation (or, with ``reset``, take the password away and make a link for a new one).
 
-    Returns {name, link, days, expires_at}. Raises what :func:`annotate_app.invites.invite` raises.
+    Returns {name, link, days, expires_at}. Raises what :func:`radpref.annotate_app.invites.invite` raises.
     """
     link = functools.partial(invites.link, base_url)
     link("")  # a bad address is refused before anything is made
@@ -68,7 +68,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def run_agreement(study: Study, n_boot: int = 1000) -> dict[str, Any]:
-    """Agreement of the study's current scores; see :func:`data.agreement.agreement_report`."""
+    """Agreement of the study's current scores; see :func:`radpref.data.agreement.reliability.agreement_report`."""
     return study_agreement(study, n_boot=n_boot)
 
 

@@ -23,18 +23,18 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from annotate_app import admin, dashboard, guard, invites
-from annotate_app.accounts import Backoff, Identity, Sessions, check_password, token_hash
-from annotate_app.guard import Guard
-from annotate_app.hot import HotRoutes, is_hot, parse_json
-from annotate_app.page import mount_pages
-from annotate_app.proxy import ForwardedPrefix, route_path
-from data.checks import ensure_checks
-from data.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
-from data.lifecycle import status as study_status
-from data.scores import StaleWrite
-from data.sqlite import sqlite3
-from data.study import Study
+from radpref.annotate_app import admin, dashboard, guard, invites
+from radpref.annotate_app.accounts import Backoff, Identity, Sessions, check_password, token_hash
+from radpref.annotate_app.forwarded_prefix import ForwardedPrefix, route_path
+from radpref.annotate_app.gradio_pages import mount_pages
+from radpref.annotate_app.guard import Guard
+from radpref.annotate_app.scoring_routes import HotRoutes, is_hot, parse_json
+from radpref.data.core.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
+from radpref.data.core.sqlite import sqlite3
+from radpref.data.reader_study.check_sets import ensure_checks
+from radpref.data.reader_study.lifecycle import status as study_status
+from radpref.data.reader_study.scores import StaleWrite
+from radpref.data.study.study import Study
 
 STATIC = Path(__file__).parent / "static"
 _MEDIA = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}

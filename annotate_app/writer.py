@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from data.db import StudyDatabase
+from radpref.data.study.db import StudyDatabase
 
 MAX_BATCH = 64
 """Events in one commit at most: it bounds how long the first of them waits."""

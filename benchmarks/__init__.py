@@ -1,5 +1,5 @@
 """Figures and ratios, each by one command: ``python -m benchmarks.NAME --size tiny|full --json``."""
 
-import torchvision_compat
+from radpref import torchvision_compat
 
 torchvision_compat.install()

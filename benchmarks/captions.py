@@ -23,8 +23,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from benchmarks.embedded import row
-from data.errors import InvalidInput, NotFound, RadprefError
-from data.progress import track
+from radpref.data.core.errors import InvalidInput, NotFound, RadprefError
+from radpref.data.core.progress import track
 
 SIZES: dict[str, int | None] = {"tiny": 200, "full": None}
 """Reports that are read, in the order of the archive."""
@@ -85,8 +85,8 @@ def run(archive: Path, n: int | None) -> list[dict[str, Any]]:
     Raises:
         NotFound, InvalidInput: the archive is missing, broken, or holds no report with a text.
     """
-    from data.caption_rules import NORMAL, broken_rules
-    from data.captioner import caption_of_report
+    from radpref.data.text.caption_rules import NORMAL, broken_rules
+    from radpref.data.text.rule_captions import caption_of_report
 
     found = [(r, caption_of_report(r.text)) for r in read_reports(archive, n) if r.text]
     if not found:

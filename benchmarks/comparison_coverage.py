@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 import numpy.typing as npt
 
-from downstream.crossed import crossed_bootstrap, fit_crossed
+from radpref.downstream.inference.crossed import crossed_bootstrap, fit_crossed
 
 Float = npt.NDArray[np.float64]
 DESIGNS = [(raters, conditions, slope) for raters in (3, 4, 6) for conditions in (8, 24, 60) for slope in (0.0, 0.3)]

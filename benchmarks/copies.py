@@ -29,12 +29,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.embedded import row
-from data.errors import RadprefError
-from data.progress import bar, track
+from radpref.data.core.errors import RadprefError
+from radpref.data.core.progress import bar, track
 
 if TYPE_CHECKING:
-    from generation.fidelity.memorisation import Neighbours
-    from generation.measuring.measure import MeasureNet
+    from radpref.generation.fidelity.memorisation import Neighbours
+    from radpref.generation.measuring.measure import MeasureNet
 
     Pair = tuple[Neighbours, Neighbours]
 
@@ -126,7 +126,7 @@ class Looks:
     @staticmethod
     def of(images: Images, net: MeasureNet) -> Looks:
         """Of images uint8 (n, H, W)."""
-        from generation.fidelity.feature_store import thumbnails
+        from radpref.generation.fidelity.feature_store import thumbnails
 
         return Looks(thumbnails(images), net.features(images))
 
@@ -139,7 +139,7 @@ class Rule:
     """The rule with its yardstick: one training set, and the neighbours of held-out patients in both spaces."""
 
     def __init__(self, training: Looks, held_out: Looks) -> None:
-        from generation.fidelity.memorisation import feature_vectors, thumbnail_vectors
+        from radpref.generation.fidelity.memorisation import feature_vectors, thumbnail_vectors
 
         self.average = thumbnail_vectors(training.thumbnails, shifted=False)[:, 0].mean(0)
         self.table = thumbnail_vectors(training.thumbnails, self.average, shifted=False)[:, 0]
@@ -148,7 +148,7 @@ class Rule:
 
     def neighbours(self, looks: Looks) -> Pair:
         """Nearest training images in pixels and in features."""
-        from generation.fidelity.memorisation import feature_vectors, find_neighbours, thumbnail_vectors
+        from radpref.generation.fidelity.memorisation import feature_vectors, find_neighbours, thumbnail_vectors
 
         pixels = find_neighbours(
             looks.thumbnails, lambda x: thumbnail_vectors(x, self.average, shifted=True), lambda: iter([self.table])
@@ -157,7 +157,7 @@ class Rule:
 
     def marks(self, found: Pair, n: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Suspects and twins among images, judged by the first ``n`` held-out patients."""
-        from generation.fidelity.memorisation import TWIN_DISTANCE, suspects
+        from radpref.generation.fidelity.memorisation import TWIN_DISTANCE, suspects
 
         held_out = [space.take(np.arange(n)) for space in self.held_out]
         suspect = suspects(found[0], held_out[0]) | suspects(found[1], held_out[1])
@@ -165,7 +165,7 @@ class Rule:
 
     def verdict(self, found: Pair, n: int) -> dict[str, Any]:
         """The rule's decision, images independent of each other."""
-        from generation.fidelity.memorisation import verdict
+        from radpref.generation.fidelity.memorisation import verdict
 
         suspect, twins = self.marks(found, n)
         return verdict(suspect, twins, n, np.random.default_rng(0))
@@ -173,8 +173,8 @@ class Rule:
 
 def planted_rows(size: Size) -> list[dict[str, Any]]:
     """Shares of runs called suspicious, without copies and with some in each disguise; shares of copies found."""
-    from generation.measuring.measure import load_measure
-    from generation.measuring.measure_data import phantom_data
+    from radpref.generation.measuring.measure import load_measure
+    from radpref.generation.measuring.measure_data import phantom_data
 
     net = load_measure("fidelity")
     images = phantom_data(size.pool, 9, 0, size.side).images
@@ -215,7 +215,7 @@ def _case(name: str | None, copies: int, held_out: int) -> str:
 
 def _joined(honest: Pair, n: int, planted: Pair, k: int) -> Pair:
     """The first ``n`` honest images and the first ``k`` planted ones."""
-    from generation.fidelity.memorisation import Neighbours
+    from radpref.generation.fidelity.memorisation import Neighbours
 
     def both(a: Neighbours, b: Neighbours) -> Neighbours:
         columns = ((a.distance, b.distance), (a.ratio, b.ratio), (a.index, b.index))
@@ -226,7 +226,7 @@ def _joined(honest: Pair, n: int, planted: Pair, k: int) -> Pair:
 
 def cost_rows(n_images: int, n_training: Sequence[int]) -> list[dict[str, Any]]:
     """Processor seconds and peak traced memory of the pixel search, and that memory does not grow."""
-    from generation.fidelity.memorisation import QUERY_BLOCK, find_neighbours, thumbnail_vectors
+    from radpref.generation.fidelity.memorisation import QUERY_BLOCK, find_neighbours, thumbnail_vectors
 
     queries = np.random.default_rng(0).integers(0, 256, (n_images, 32, 32), dtype=np.uint8)
     passes, rows, peaks = -(-n_images // QUERY_BLOCK), [], []
@@ -246,7 +246,7 @@ def cost_rows(n_images: int, n_training: Sequence[int]) -> list[dict[str, Any]]:
 
 def _blocks(n: int, advance: Callable[[int], None]) -> Iterator[npt.NDArray[np.float32]]:
     """Unit vectors of ``n`` random thumbnails, block by block, as they come from disk."""
-    from generation.fidelity.memorisation import thumbnail_vectors
+    from radpref.generation.fidelity.memorisation import thumbnail_vectors
 
     for start in range(0, n, BLOCK):
         made = np.random.default_rng([1, start]).integers(0, 256, (BLOCK, 32, 32), dtype=np.uint8)
@@ -260,9 +260,9 @@ def study_rows(root: Path) -> list[dict[str, Any]]:
     Raises:
         NotFound: no study, or a split without images.
     """
-    from data.study import Study
-    from generation.fidelity.image_source import record_source
-    from generation.measuring.measure import load_measure
+    from radpref.data.study.study import Study
+    from radpref.generation.fidelity.image_source import record_source
+    from radpref.generation.measuring.measure import load_measure
 
     study = Study(root)
     own = study.root / "networks" / "fidelity.json"

@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks.embedded import row
 from benchmarks.room import Server, free_port, log_in, make_room, result_of, run_client
-from data.sqlite import sqlite3
-from data.verify import verify
+from radpref.data.core.sqlite import sqlite3
+from radpref.data.upkeep.verify import verify
 
 PACE_S = (0.05, 0.15)
 """Faster than people, so that most kills fall into a write."""

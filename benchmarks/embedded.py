@@ -58,7 +58,7 @@ def row(
 
 def phantom_row(n: int, repeats: int) -> dict[str, Any]:
     """Phantom radiographs per second at 128 x 128, one process."""
-    from data.phantom import draw_spec, render
+    from radpref.data.phantom.render import draw_spec, render
 
     specs = [draw_spec(np.random.default_rng(seed)) for seed in range(n)]
     seconds = best(lambda: [render(spec, 128) for spec in specs], repeats)
@@ -75,10 +75,10 @@ def help_row(repeats: int) -> dict[str, Any]:
 
 def autoencoder_rows(n: int) -> list[dict[str, Any]]:
     """How well the autoencoder keeps ``n`` held-out phantoms; always the same on one kind of processor."""
-    from generation.stack.models import load_stack
-    from generation.training.corpus import build_phantom_corpus, load_corpus
-    from generation.training.embedded import HELD_OUT_SEED
-    from generation.training.vae_training import reconstruction_report
+    from radpref.generation.stack.loading import load_stack
+    from radpref.generation.training.corpus import build_phantom_corpus, load_corpus
+    from radpref.generation.training.embedded import HELD_OUT_SEED
+    from radpref.generation.training.vae_training import reconstruction_report
 
     stack = load_stack("embedded")
     with tempfile.TemporaryDirectory(prefix="radpref-held-out-") as folder:
@@ -89,7 +89,7 @@ def autoencoder_rows(n: int) -> list[dict[str, Any]]:
 
 def weight_rows() -> list[dict[str, Any]]:
     """MB of the weights that ship, folder by folder."""
-    from generation import WEIGHTS_FOLDER
+    from radpref.generation import WEIGHTS_FOLDER
 
     rows = []
     for name, limit in LIMITS_MB.items():
@@ -101,10 +101,10 @@ def weight_rows() -> list[dict[str, Any]]:
 
 def sampling_rows(repeats: int, n_sets: int, n_steps: int = 20, guidance: float = 2.0) -> list[dict[str, Any]]:
     """Seconds per set of four in each mode, ours batched over ``n_sets`` sets, against set by set with every branch."""
-    from data.phantom import STRUCTURES, draw_spec, render
-    from generation.sampling.sampler import sample
-    from generation.stack.conditions import Condition
-    from generation.stack.models import load_stack
+    from radpref.data.phantom.render import STRUCTURES, draw_spec, render
+    from radpref.generation.sampling.sampler import sample
+    from radpref.generation.stack.conditions import Condition
+    from radpref.generation.stack.loading import load_stack
 
     stack = load_stack("embedded")
     specs = [draw_spec(np.random.default_rng([7, i]), normal_fraction=0.0) for i in range(n_sets)]
@@ -133,7 +133,7 @@ def naive_set(stack: Any, condition: Any, n_steps: int, guidance: float) -> None
     import torch
     from diffusers import DPMSolverMultistepScheduler
 
-    from generation.stack.conditions import encode_conditions
+    from radpref.generation.stack.conditions import encode_conditions
 
     batch = encode_conditions(stack, [condition] * 4)
     states = torch.cat([torch.zeros_like(batch.text_states), batch.text_states])

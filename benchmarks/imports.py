@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.embedded import row
-from data.progress import track
-from data.study import Study
+from radpref.data.core.progress import track
+from radpref.data.study.study import Study
 
 IMAGE_SIZE = 128
 WAYS = {"1 thread": (1, False), "4 threads": (4, False), "2 processes": (2, True)}
@@ -68,7 +68,7 @@ def drawn(seed: int, sides: tuple[int, int]) -> Any:
 
 def chexpert_tree(root: Path, n: int, sides: tuple[int, int]) -> Path:
     """CheXpert-v1.0-small with ``n`` frontal images, two a patient; one of ten is of the official validation set."""
-    from data.datasets.findings import FINDINGS
+    from radpref.data.datasets.chexpert_columns import FINDINGS
 
     tables: dict[str, list[dict[str, str]]] = {"train": [], "valid": []}
     for i in track(range(n), "writing JPEG files", n):
@@ -86,8 +86,8 @@ def chexpert_tree(root: Path, n: int, sides: tuple[int, int]) -> Path:
 
 def siim_tree(root: Path, n: int, sides: tuple[int, int]) -> Path:
     """SIIM-ACR's second stage with ``n`` DICOM files, JPEG baseline inside; every fourth has a pneumothorax."""
-    from data.datasets.outlines import SIDE
-    from data.rle import encode_rle
+    from radpref.data.datasets.outlines import SIDE
+    from radpref.data.imaging.rle import encode_rle
 
     mask = np.zeros((SIDE, SIDE), np.bool_)
     mask[100:400, 200:350] = True
@@ -134,7 +134,7 @@ def write_dicom(path: Path, image: Any, patient: str) -> None:
 @contextmanager
 def workers_are(processes: bool) -> Iterator[None]:
     """Processes or threads, however many records there are."""
-    from data import import_workers
+    from radpref.data.datasets import workers as import_workers
 
     usual = import_workers.PROCESSES_FROM
     import_workers.PROCESSES_FROM = 0 if processes else sys.maxsize
@@ -150,7 +150,7 @@ def imported(reader: str, tree: Path, root: Path, workers: int, processes: bool 
     Raises:
         RuntimeError: not every image came in.
     """
-    from data.importing import import_records
+    from radpref.data.datasets.importing import import_records
 
     toml = f'name = "speed"\n[data]\nimage_size = {IMAGE_SIZE}\nstructures = ["pneumothorax"]\n'
     study = Study.create(root, toml)

@@ -30,15 +30,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.embedded import row
-from data.progress import track
+from radpref.data.core.progress import track
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from generation.stack.models import GeneratorStack
-    from generation.training.compute import Precision
-    from generation.training.latents import LatentCorpus
-    from generation.training.unet_training import TrainSettings
+    from radpref.generation.stack.models import GeneratorStack
+    from radpref.generation.training.compute import Precision
+    from radpref.generation.training.latents import LatentCorpus
+    from radpref.generation.training.unet_training import TrainSettings
 
 PART = "--one-way"
 """How the process that measures one way is called."""
@@ -106,7 +106,8 @@ class _Kept:
 
 def build(size: str) -> GeneratorStack:
     """The stack of a size."""
-    from generation.stack.models import load_stack, tiny_stack
+    from radpref.generation.stack.loading import load_stack
+    from radpref.generation.stack.models import tiny_stack
 
     if size == "embedded":
         return load_stack("embedded")
@@ -119,8 +120,8 @@ def build(size: str) -> GeneratorStack:
 
 def random_corpus(stack: GeneratorStack, n: int) -> LatentCorpus:
     """``n`` rows of latents, masks and captions of the stack's shapes."""
-    from generation.stack.tokenizer import tokenize
-    from generation.training.latents import LatentCorpus
+    from radpref.generation.stack.tokenizer import tokenize
+    from radpref.generation.training.latents import LatentCorpus
 
     rng, texts = np.random.default_rng(0), ("normal", "severe left pleural effusion")
     masks = rng.integers(0, 256, (n, len(stack.structures), stack.image_size, stack.image_size // 8), dtype=np.uint8)
@@ -137,7 +138,7 @@ def random_corpus(stack: GeneratorStack, n: int) -> LatentCorpus:
 
 def settings_of(size: str, way: str) -> TrainSettings:
     """All three networks, modes mixed; at Stable Diffusion's size the ControlNet alone, on masks alone."""
-    from generation.training.unet_training import FINE_TUNE, MASK_STAGE
+    from radpref.generation.training.unet_training import FINE_TUNE, MASK_STAGE
 
     scale = SIZES[size]
     accumulation, checkpointing = scale.ways[way]
@@ -156,8 +157,8 @@ def train_steps(size: str, way: str, folder: Path) -> dict[str, float]:
     """Train in this process: MiB of the loaded model, the peak above it, MiB kept for backward, processor s a step."""
     import torch
 
-    from generation.training.loop import Budget
-    from generation.training.unet_training import train
+    from radpref.generation.training.loop import Budget
+    from radpref.generation.training.unet_training import train
 
     torch.set_num_threads(1)
     stack, scale = build(size), SIZES[size]
@@ -178,7 +179,7 @@ def train_steps(size: str, way: str, folder: Path) -> dict[str, float]:
 def weight_rows() -> list[dict[str, Any]]:
     """Parameters of Stable Diffusion 2.1's networks, and the GB of weights, gradients, moments and average."""
     from benchmarks.sampling_models import sd_stack
-    from generation.stack.adapters import attach_lora, lora_parameters
+    from radpref.generation.stack.adapters import attach_lora, lora_parameters
 
     stack = sd_stack("meta")
     unet = sum(p.numel() for p in stack.unet.parameters())

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-from annotate_app.accounts import Sessions
-from annotate_app.guard import COOKIE
-from data.raters import add_rater
-from data.records import now
-from data.study import Study
+from radpref.annotate_app.accounts import Sessions
+from radpref.annotate_app.guard import COOKIE
+from radpref.data.reader_study.raters import add_rater
+from radpref.data.study.runs import now
+from radpref.data.study.study import Study
 
 TOML = 'name = "load"\n[annotate]\ntraining_sets = 0\nrepeats = 0.0\nattention = 0.0\nbreak_minutes = 0.0\n'
 MODES = ("T2I", "M2I", "TM2I")

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from benchmarks.peers.diffusers_sampling import DiffusersPeer
     from benchmarks.sampling_work import Timing
-    from generation.stack.conditions import Condition
-    from generation.stack.models import GeneratorStack
+    from radpref.generation.stack.conditions import Condition
+    from radpref.generation.stack.models import GeneratorStack
 
     Row = dict[str, Any]
 
@@ -110,9 +110,9 @@ class Plan:
 def measure(plan: Plan, on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
     """One row per mode and peer, each given to `on_row` as soon as its mode is measured."""
     from benchmarks.sampling_work import cudnn, matrix_speed, our_gflop, peer_gflop
-    from generation.sampling.denoising import PRECISIONS, make_ready
-    from generation.sampling.sampler import initial_noise
-    from generation.stack.parts import quiet_libraries
+    from radpref.generation.sampling.denoising import PRECISIONS, make_ready
+    from radpref.generation.sampling.sampler import initial_noise
+    from radpref.generation.stack.parts import quiet_libraries
 
     scale, say = plan.scale, Clock()
     stack = build(plan.size, plan.device)
@@ -162,7 +162,7 @@ def measure_mode(
 ) -> list[Row]:
     """The rows of one mode, one for each peer and its precision: ours and the peers take turns."""
     from benchmarks.sampling_work import Side, cudnn, interleave, peak_memory
-    from generation.sampling.sampler import sample
+    from radpref.generation.sampling.sampler import sample
 
     scale = plan.scale
     repeats = scale.repeats if plan.repeats is None else plan.repeats

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from generation.stack.conditions import Condition
-    from generation.stack.models import GeneratorStack
+    from radpref.generation.stack.conditions import Condition
+    from radpref.generation.stack.models import GeneratorStack
 
 TEXTS = (
     "severe left pleural effusion", "mild right pneumothorax", "moderate cardiomegaly", "pulmonary edema",
@@ -20,8 +20,9 @@ def build(size: str, device: str) -> GeneratorStack:
     """The stack of a size, in float32; the ControlNet's residuals are not zero, so that leaving it out would show."""
     import torch
 
-    from generation.stack.models import load_stack, tiny_stack
-    from generation.stack.parts import quiet_libraries
+    from radpref.generation.stack.loading import load_stack
+    from radpref.generation.stack.models import tiny_stack
+    from radpref.generation.stack.parts import quiet_libraries
 
     if size == "embedded":
         return load_stack("embedded", device)
@@ -42,9 +43,9 @@ def sd_stack(device: str) -> GeneratorStack:
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from generation.stack.architecture import make_scheduler
-    from generation.stack.models import GeneratorStack
-    from generation.stack.tokenizer import build_tokenizer
+    from radpref.generation.stack.architecture import make_scheduler
+    from radpref.generation.stack.models import GeneratorStack
+    from radpref.generation.stack.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(list(TEXTS), n_merges=100)
     tokenizer.model_max_length = 77
@@ -85,7 +86,7 @@ def sd_stack(device: str) -> GeneratorStack:
 
 def make_conditions(stack: GeneratorStack, mode: str, n: int) -> list[Condition]:
     """``n`` different conditions of a mode; masks are boxes."""
-    from generation.stack.conditions import Condition
+    from radpref.generation.stack.conditions import Condition
 
     found = []
     for i in range(n):

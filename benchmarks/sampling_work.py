@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from generation.sampling.denoising import PRECISIONS
+from radpref.generation.sampling.denoising import PRECISIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.peers.diffusers_sampling import DiffusersPeer
-    from generation.stack.conditions import Condition
-    from generation.stack.models import GeneratorStack
+    from radpref.generation.stack.conditions import Condition
+    from radpref.generation.stack.models import GeneratorStack
 
 SET_SIZE = 4
 
@@ -41,8 +41,8 @@ def counted(run: Callable[[int], Any], n_steps: int) -> float:
 
 def our_set(stack: GeneratorStack, condition: Condition, seeds: list[int], n_steps: int, guidance: float) -> Tensor:
     """Latents of one set, ours."""
-    from generation.sampling.sampler import sample_latents
-    from generation.stack.conditions import encode_conditions
+    from radpref.generation.sampling.sampler import sample_latents
+    from radpref.generation.stack.conditions import encode_conditions
 
     batch = encode_conditions(stack, [condition] * len(seeds))
     return sample_latents(stack, batch, seeds, n_steps=n_steps, guidance_scale=guidance)
@@ -50,7 +50,7 @@ def our_set(stack: GeneratorStack, condition: Condition, seeds: list[int], n_ste
 
 def our_gflop(stack: GeneratorStack, condition: Condition, n_steps: int, guidance: float) -> float:
     """GFLOP of one of our images, texts encoded afresh."""
-    from generation.sampling.sampler import decode
+    from radpref.generation.sampling.sampler import decode
 
     def run(n: int) -> None:
         stack.text_cache.clear()

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.embedded import row
 from benchmarks.room import Login, Server, free_port, log_in, make_room, result_of, run_client, serving
-from data.study import Study
+from radpref.data.study.study import Study
 
 SIZES = {
     "tiny": {"raters": 50, "seconds": 40, "peer_seconds": 20, "sets": 60},
@@ -93,7 +93,7 @@ def ours(root: Path, size: dict[str, int]) -> tuple[list[dict[str, Any]], float,
 
 def peer(root: Path, size: dict[str, int]) -> dict[str, Any]:
     """The ordinary Gradio app under the same raters; half as many, and again, where it does not keep their pace."""
-    from annotate_app.assignment import open_study
+    from radpref.annotate_app.assignment import open_study
 
     study = make_room(root, 9, size=32)
     open_study(study, log_in(study, 1)[0].rater_id)

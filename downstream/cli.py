@@ -7,22 +7,21 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Train the downstream grid and write the report.")
+from radpref.data.core.console import JsonOption, StudyOption
 
-STUDY = typer.Option(Path(), "--study", help="Study folder.")
-AS_JSON = typer.Option(False, "--json", help="Print the result as JSON.")
+app = typer.Typer(no_args_is_help=True, help="Train the downstream grid and write the report.")
 
 
 @app.command("run")
 def run_command(
-    study: Path = STUDY,
+    study: StudyOption = Path(),
     task: list[str] = typer.Option([], "--task", help="Only this task (may be repeated)."),
     workers: int = typer.Option(1, "--workers", min=1, help="Processes that train cells at the same time."),
-    as_json: bool = AS_JSON,
+    as_json: JsonOption = False,
 ) -> None:
     """Train every cell that is not finished yet; compare arms."""
-    from data.study import Study
-    from downstream.grid import run_grid
+    from radpref.data.study.study import Study
+    from radpref.downstream.grid import run_grid
 
     result = run_grid(Study(study), tasks=task or None, n_workers=workers)
     if as_json:
@@ -36,10 +35,10 @@ def run_command(
 
 
 @app.command("report")
-def report_command(study: Path = STUDY, as_json: bool = AS_JSON) -> None:
+def report_command(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
     """Write the report (one HTML page, tables as CSV, figures)."""
-    from data.study import Study
-    from downstream.report import run_report
+    from radpref.data.study.study import Study
+    from radpref.downstream.report.report import run_report
 
     path = run_report(Study(study))
     typer.echo(json.dumps({"report": str(path)}) if as_json else str(path))

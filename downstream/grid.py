@@ -15,17 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.errors import InvalidInput
-from data.pools import PLAIN_ARMS
-from data.progress import bar
-from data.records import start_run
-from data.splits import split_manifest
-from downstream.balance import balanced_subset
-from downstream.cells import Cell, CellSpec, find_cell, load_predictions, save_cell
-from downstream.comparisons import compare_family, planned_family
-from downstream.power import power_table, study_example
-from downstream.statistics import MIN_SEEDS, RELEVANT_DIFFERENCE
-from downstream.tasks import (
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.progress import bar
+from radpref.data.study.pools import PLAIN_ARMS
+from radpref.data.study.runs import start_run
+from radpref.data.study.splits import split_manifest
+from radpref.downstream.cells.balance import balanced_subset
+from radpref.downstream.cells.cells import Cell, CellSpec, find_cell, load_predictions, save_cell
+from radpref.downstream.cells.tasks import (
     Indices,
     TaskData,
     concatenate,
@@ -34,12 +31,15 @@ from downstream.tasks import (
     real_subset,
     task_labels,
 )
-from downstream.training import Outcome, Recipe, run_recipe
+from radpref.downstream.cells.training import Outcome, Recipe, run_recipe
+from radpref.downstream.inference.comparisons import compare_family, planned_family
+from radpref.downstream.inference.power import power_table, study_example
+from radpref.downstream.inference.t_tests import MIN_SEEDS, RELEVANT_DIFFERENCE
 
 if TYPE_CHECKING:
-    from data.config import TaskConfig
-    from data.records import Run
-    from data.study import Study
+    from radpref.data.config.downstream import TaskConfig
+    from radpref.data.study.runs import Run
+    from radpref.data.study.study import Study
 
 LOG = logging.getLogger(__name__)
 N_BOOT = 1000

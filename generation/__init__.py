@@ -6,7 +6,7 @@ look at images) > `training` > `sampling` > `stack` (what a generator and its co
 
 from pathlib import Path
 
-import torchvision_compat
+from radpref import torchvision_compat
 
 torchvision_compat.install()
 

@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-from data.cli import emit
-from data.errors import InvalidInput
+from radpref.data.core.console import JsonOption, StudyOption, emit
+from radpref.data.core.errors import InvalidInput
 
 app = typer.Typer(no_args_is_help=True)
-StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
 
 
 def parse_mix(text: str | None) -> tuple[int, ...] | None:
@@ -39,12 +37,12 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Load a generator, say what it is, and draw one tiny test image in every mode it can do."""
-    from data.study import Study
-    from generation.stack.places import named_generator
+    from radpref.data.study.study import Study
+    from radpref.generation.stack.places import named_generator
 
     opened = Study(study) if model is None or (study / "study.toml").is_file() else None
     named_generator(opened, model or (opened.config.generator.model if opened else ""))  # before torch is loaded
-    from generation.sampling.model_check import run_check
+    from radpref.generation.sampling.model_check import run_check
 
     emit(run_check(study, model, out), as_json)
 
@@ -67,9 +65,9 @@ def train(
 
     One process; on several GPUs or hosts: accelerate launch --multi_gpu --num_processes N -m radpref generate train.
     """
-    from data.study import Study
-    from generation.stack.device import check_device
-    from generation.training.request import check_training
+    from radpref.data.study.study import Study
+    from radpref.generation.stack.device import check_device
+    from radpref.generation.training.request import check_training
 
     check_device(device)
     opened = None if embedded else Study(study)
@@ -79,13 +77,13 @@ def train(
 
     torch.set_num_threads(threads)
     if opened is None:
-        from generation.training.embedded import EmbeddedSettings, train_embedded
+        from radpref.generation.training.embedded import EmbeddedSettings, train_embedded
 
         train_embedded(work, out, EmbeddedSettings())
         emit({"model": str(out)}, as_json)
         return
-    from generation.training.compute import launch_hint, make_compute
-    from generation.training.study_training import run_train
+    from radpref.generation.training.compute import launch_hint, make_compute
+    from radpref.generation.training.study_training import run_train
 
     compute = make_compute(device)
     if hint := launch_hint(compute, study):
@@ -103,8 +101,8 @@ def networks(
     as_json: JsonOption = False,
 ) -> None:
     """Train the study's own measuring networks (raters', judge, fidelity) on its real training images."""
-    from data.study import Study
-    from generation.measuring.study_networks import run_networks
+    from radpref.data.study.study import Study
+    from radpref.generation.measuring.study_networks import run_networks
 
     emit(run_networks(Study(study), n_steps=n_steps), as_json)
 
@@ -132,8 +130,8 @@ def sets(
 
     With two arms: sets for a blinded reader comparison, two images of each arm, of patients that no rating set used.
     """
-    from data.study import Study
-    from generation.sampling.sets import run_sets
+    from radpref.data.study.study import Study
+    from radpref.generation.sampling.sets import run_sets
 
     emit(
         run_sets(Study(study), n=n, mix=parse_mix(mix), seed=seed, arms=tuple(a.strip() for a in arms.split(","))),
@@ -164,9 +162,9 @@ def pool(
     as_json: JsonOption = False,
 ) -> None:
     """Sample the synthetic training images that the downstream grid needs, for every arm. Run again to resume."""
-    from data.study import Study
-    from generation.pools.engines import EngineOptions
-    from generation.pools.pool import run_pool
+    from radpref.data.study.study import Study
+    from radpref.generation.pools.options import EngineOptions
+    from radpref.generation.pools.pool import run_pool
 
     opened = Study(study)
     settings = opened.config.pool
@@ -196,12 +194,12 @@ def fidelity(
     as_json: JsonOption = False,
 ) -> None:
     """One page: FID and KID, diversity, asked masks and sides, and whether images are copies of training images."""
-    from data.study import Study
-    from generation.fidelity.request import check_request
+    from radpref.data.study.study import Study
+    from radpref.generation.fidelity.request import check_request
 
     opened = Study(study)
     check_request(opened, arms=arm, n=n, against=against, prompts=prompts, images=images, network=network)
-    from generation.fidelity.report import run_fidelity, summary
+    from radpref.generation.fidelity.report import run_fidelity, summary
 
     report = run_fidelity(
         opened,
@@ -227,8 +225,8 @@ def share(
     as_json: JsonOption = False,
 ) -> None:
     """Write the trained generator as a folder to share: fp16, with its card. Refused where it may copy patients."""
-    from data.study import Study
-    from generation.fidelity.request import check_request, check_share
+    from radpref.data.study.study import Study
+    from radpref.generation.fidelity.request import check_request, check_share
 
     if not credits_file.is_file():
         raise InvalidInput(f"no file {credits_file}; write whose images the model was trained on, and its known faults")
@@ -239,6 +237,6 @@ def share(
     opened = Study(study)
     check_share(opened, out)
     check_request(opened)
-    from generation.fidelity.shipping import ship
+    from radpref.generation.fidelity.shipping import ship
 
     emit(ship(opened, out, name, [part.strip() for part in structures.split(",")], text), as_json)

@@ -14,13 +14,13 @@ os.environ.setdefault("RADPREF_QUIET", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from data.importing import import_records
-from data.study import Study
+from radpref.data.datasets.importing import import_records
+from radpref.data.study.study import Study
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from tests.support_browser import Room
+    from tests.support.browser import Room
 
 TINY_TOML = """
 name = "tiny"
@@ -63,8 +63,8 @@ def tiny_study(tmp_path: Path, _tiny_template: Path) -> Iterator[Study]:
 @pytest.fixture
 def imported(tmp_path: Path) -> Iterator[Callable[..., tuple[Study, dict[str, Any]]]]:
     """Imports a tree of a published set into a study with these lines in [data], and verifies it."""
-    from data.verify import verify
-    from tests.support_datasets import study_of
+    from radpref.data.upkeep.verify import verify
+    from tests.support.datasets import study_of
 
     opened: list[Study] = []
 
@@ -84,7 +84,7 @@ def imported(tmp_path: Path) -> Iterator[Callable[..., tuple[Study, dict[str, An
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A real Chromium, one for the tests of a file."""
-    from tests.support_browser import open_browser
+    from tests.support.browser import open_browser
 
     with open_browser() as opened:
         yield opened
@@ -93,8 +93,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def make_room(tmp_path: Path, browser: Browser) -> Iterator[Callable[..., Room]]:
     """Makes a served study; takes what make_study takes. Errors on a page's console fail the test at its end."""
-    from tests.support_annotate import add_people, make_study
-    from tests.support_browser import Room
+    from tests.support.annotate import add_people, make_study
+    from tests.support.browser import Room
 
     opened: list[Room] = []
 

@@ -2,21 +2,21 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import click
 import pytest
 import typer
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.fixture(scope="module")
 def root_command():
-    import radpref
+    import radpref.cli
 
-    return typer.main.get_command(radpref.app)
+    return typer.main.get_command(radpref.cli.app)
 
 
 def leaves(command, path=()):

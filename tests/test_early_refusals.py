@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data.study import Study
+from radpref.data.study.study import Study
+from tests.support import ROOT
 
 CASES = """
 empty   | generate check no/such/model                         | no generator at
@@ -64,14 +65,14 @@ tiny    | annotate simulate                                    | no finished set
 """
 PROGRAM = """
 import contextlib, io, json, sys
-import radpref
+from radpref import cli
 found = []
 for words in json.load(sys.stdin):
     sys.argv = ["radpref", *words]
     told, code = io.StringIO(), None
     with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
         try:
-            radpref.main()
+            cli.main()
         except SystemExit as stopped:
             code = stopped.code
     found.append([code, told.getvalue(), sorted({"torch", "diffusers", "transformers"} & set(sys.modules))])
@@ -104,7 +105,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory, _tiny_template: Path) -> 
     silent.db.close()
     cases = [[part.strip() for part in line.split("|")] for line in CASES.strip().splitlines()]
     given = [[*words.split(), "--study", str(root / study)] for study, words, _ in cases]
-    here = Path(__file__).parent.parent
+    here = ROOT
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=here, input=json.dumps(given), capture_output=True, text=True, check=False
     )
@@ -133,8 +134,8 @@ def test_a_device_is_looked_for_before_the_run_is_opened(tiny_study, monkeypatch
     """`cuda` is a word, but no device of this machine: nothing is left behind."""
     import torch
 
-    from alignment import arms
-    from data.errors import InvalidInput
+    from radpref.alignment.training import preference_arms as arms
+    from radpref.data.core.errors import InvalidInput
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(arms, "check_training", lambda *_: None)

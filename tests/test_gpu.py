@@ -16,18 +16,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from generation.sampling.denoising import make_ready
-from generation.sampling.sampler import sample
-from generation.stack.autoencoder import build_vae
-from generation.stack.conditions import Condition
-from generation.stack.models import GeneratorStack, load_stack, tiny_stack
-from generation.training.compute import Compute, Precision
-from generation.training.decoder_training import refine_decoder
-from generation.training.latents import encode_corpus
-from generation.training.loop import CHECKPOINT, Budget, LoopSettings
-from generation.training.unet_training import train
-from generation.training.vae_training import VaeSettings, reconstruction_report, train_vae
-from tests.support_training import MIXED, training_corpus
+from radpref.generation.sampling.denoising import make_ready
+from radpref.generation.sampling.sampler import sample
+from radpref.generation.stack.autoencoder import build_vae
+from radpref.generation.stack.conditions import Condition
+from radpref.generation.stack.loading import load_stack
+from radpref.generation.stack.models import GeneratorStack, tiny_stack
+from radpref.generation.training.compute import Compute, Precision
+from radpref.generation.training.decoder_training import refine_decoder
+from radpref.generation.training.latents import encode_corpus
+from radpref.generation.training.loop import CHECKPOINT, Budget, LoopSettings
+from radpref.generation.training.unet_training import train
+from radpref.generation.training.vae_training import VaeSettings, reconstruction_report, train_vae
+from tests.support.training import MIXED, training_corpus
 
 pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"), pytest.mark.slow]
 VAE = VaeSettings(

@@ -12,27 +12,31 @@ from pathlib import Path
 
 import pytest
 
-import radpref
-import rounds
-from data.errors import Conflict, InvalidInput
-from data.raters import add_rater
-from data.scores import ScoreEvent, record_events, required_scores
-from data.study import Study
-from tests.support_annotate import add_sets
-from tests.support_data import table_study
+import radpref.cli
+from radpref import rounds
+from radpref.data.core.errors import Conflict, InvalidInput
+from radpref.data.reader_study.raters import add_rater
+from radpref.data.reader_study.scores import ScoreEvent, record_events, required_scores
+from radpref.data.study.study import Study
+from tests.support import ROOT
+from tests.support.annotate import add_sets
+from tests.support.data import table_study
 
-ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "diffusers", "gradio", "transformers", "pandas", "scipy", "sklearn", "matplotlib")
 AFTER = {
-    "run_pairs": "alignment.pairs",
-    "run_align": "alignment.arms",
-    "run_finetune": "alignment.arms",
-    "run_evaluate": "alignment.evaluate",
-    "run_pool": "generation.pools.pool",
-    "run_grid": "downstream.grid",
-    "run_report": "downstream.report",
+    "run_pairs": "radpref.alignment.preferences.pairs",
+    "run_align": "radpref.alignment.training.preference_arms",
+    "run_finetune": "radpref.alignment.training.preference_arms",
+    "run_evaluate": "radpref.alignment.evaluation.evaluate",
+    "run_pool": "radpref.generation.pools.pool",
+    "run_grid": "radpref.downstream.grid",
+    "run_report": "radpref.downstream.report.report",
 }
-ALL = {"run_sets": "generation.sampling.sets", "run_simulate": "alignment.raters", **AFTER}
+ALL = {
+    "run_sets": "radpref.generation.sampling.sets",
+    "run_simulate": "radpref.alignment.evaluation.simulated_raters",
+    **AFTER,
+}
 
 
 @pytest.fixture
@@ -120,8 +124,8 @@ def _id(rater) -> int:
 
 
 def test_a_study_with_its_own_generator_trains_it_and_its_networks_first(tmp_path, steps, monkeypatch):
-    from generation.measuring import study_networks
-    from generation.training import study_training
+    from radpref.generation.measuring import study_networks
+    from radpref.generation.training import study_training
 
     for module, name in ((study_training, "run_train"), (study_networks, "run_networks")):
         monkeypatch.setattr(module, name, lambda study, name=name: steps.append(name) or {})
@@ -152,7 +156,7 @@ def test_an_error_in_a_step_ends_the_round_there(study, steps, monkeypatch):
     def broken(study):
         raise InvalidInput("no scores yet")
 
-    monkeypatch.setattr(sys.modules["alignment.pairs"], "run_pairs", broken)
+    monkeypatch.setattr(sys.modules["radpref.alignment.preferences.pairs"], "run_pairs", broken)
     with pytest.raises(InvalidInput, match="no scores yet"):
         rounds.run_round(study, simulated=True)
     assert steps[-1] == "run_simulate"
@@ -166,7 +170,7 @@ def test_records_are_imported_once(study, tmp_path):
 
 
 def test_a_table_that_was_imported_by_hand_is_not_asked_for_again(tmp_path):
-    from data.importing import import_records
+    from radpref.data.datasets.importing import import_records
 
     opened = table_study(tmp_path)
     table = opened.config.data.path
@@ -183,7 +187,7 @@ def test_a_table_that_was_imported_by_hand_is_not_asked_for_again(tmp_path):
 def test_an_archive_that_was_imported_by_hand_is_not_asked_for_again(tmp_path):
     import numpy as np
 
-    from data.importing import import_records
+    from radpref.data.datasets.importing import import_records
 
     opened = Study.create(tmp_path / "s", '[data]\nreader = "medmnist"\nimage_size = 32\n')
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28)).astype(np.uint8)
@@ -238,7 +242,7 @@ def _run(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of ``radpref words...`` in this process."""
     monkeypatch.setattr(sys, "argv", ["radpref", *map(str, words)])
     with pytest.raises(SystemExit) as caught:
-        radpref.main()
+        radpref.cli.main()
     streams = capsys.readouterr()
     code = caught.value.code
     return (0 if code is None else int(code)), streams.out, streams.err
@@ -330,7 +334,7 @@ def test_a_bad_mix_is_one_line(monkeypatch, capsys, tiny_study, mix):
 
 
 def test_an_interruption_and_a_full_disk_say_how_to_go_on(monkeypatch, capsys, study):
-    import generation.sampling.sets
+    import radpref.generation.sampling.sets
 
     def fail(error):
         def raising(*args, **kwargs):
@@ -342,7 +346,7 @@ def test_an_interruption_and_a_full_disk_say_how_to_go_on(monkeypatch, capsys, s
         (KeyboardInterrupt(), 130, "run the same command again"),
         (OSError(28, "No space left on device", "runs/x/metrics.jsonl"), 2, "free space"),
     ):
-        monkeypatch.setattr(generation.sampling.sets, "run_sets", fail(error))
+        monkeypatch.setattr(radpref.generation.sampling.sets, "run_sets", fail(error))
         found, _, err = _run(monkeypatch, capsys, "generate", "sets", "--study", study.root)
         assert found == code
         assert wanted in err

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import torchvision_compat
-from torchvision_compat import _TorchvisionFinder, built_version, install, is_mismatched, uninstall
-
-ROOT = Path(__file__).parents[1]
+from radpref import torchvision_compat
+from radpref.torchvision_compat import _TorchvisionFinder, built_version, install, is_mismatched, uninstall
+from tests.support import ROOT
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 
-from generation.sampling.sampler import make_solver, to_pixels
-from generation.stack.autoencoder import restore_signal
-from generation.stack.conditions import Condition, has_text, mask_to_hint
-from generation.stack.models import GeneratorStack
+from radpref.generation.sampling.sampler import make_solver, to_pixels
+from radpref.generation.stack.autoencoder import restore_signal
+from radpref.generation.stack.conditions import Condition, has_text, mask_to_hint
+from radpref.generation.stack.models import GeneratorStack
 
 SET_SIZE = 4
 

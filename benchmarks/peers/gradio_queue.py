@@ -16,8 +16,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from data.scores import ScoreEvent, record_event
-from data.study import Study
+from radpref.data.reader_study.scores import ScoreEvent, record_event
+from radpref.data.study.study import Study
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 CRITERIA = {"T2I": ("text",), "M2I": ("mask",), "TM2I": ("text", "mask")}

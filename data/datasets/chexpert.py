@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.config import DataConfig
-from data.datasets.findings import (
+from radpref.data.config.data import DataConfig
+from radpref.data.core.errors import InvalidInput
+from radpref.data.datasets.chexpert_columns import (
     Codes,
     bad_cells,
     finding_caption,
@@ -24,7 +25,7 @@ from data.datasets.findings import (
     finding_labels,
     findings_found,
 )
-from data.datasets.layout import (
+from radpref.data.datasets.layout import (
     Compact,
     first_file,
     folders_of,
@@ -37,10 +38,9 @@ from data.datasets.layout import (
     spread,
     with_gzip,
 )
-from data.errors import InvalidInput
-from data.framing import frame, read_radiograph
-from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
-from data.splits import hashed_split
+from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.imaging.framing import frame, read_radiograph
+from radpref.data.study.splits import hashed_split
 
 DATASET = "chexpert"
 PUBLISHED = {"train": (223_414, 64_540, 191_027), "valid": (234, 200, 202)}

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from data.errors import InvalidInput, NotFound
-from data.progress import bar, track
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.progress import bar, track
 
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
 N_PROBES = 20

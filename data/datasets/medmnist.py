@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data.config import DataConfig
-from data.datasets.findings import finding_caption, kept_labels
-from data.errors import InvalidInput
-from data.framing import check_content, fit_image
-from data.npz import Npz, Rows
-from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
-from data.splits import SPLITS
+from radpref.data.config.data import DataConfig
+from radpref.data.core.errors import InvalidInput
+from radpref.data.datasets.chexpert_columns import finding_caption, kept_labels
+from radpref.data.datasets.npz import Npz, Rows
+from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.imaging.framing import check_content, fit_image
+from radpref.data.study.splits import SPLITS
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from data.config import DataConfig
-from data.datasets.findings import (
+from radpref.data.config.data import DataConfig
+from radpref.data.core.errors import InvalidInput
+from radpref.data.datasets.chexpert_columns import (
     Codes,
     bad_cells,
     finding_caption,
@@ -27,7 +28,7 @@ from data.datasets.findings import (
     finding_labels,
     findings_found,
 )
-from data.datasets.layout import (
+from radpref.data.datasets.layout import (
     Compact,
     first_file,
     need_file,
@@ -38,9 +39,8 @@ from data.datasets.layout import (
     set_folder,
     spread,
 )
-from data.errors import InvalidInput
-from data.framing import frame, read_radiograph
-from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.imaging.framing import frame, read_radiograph
 
 DATASET = "mimic"
 FRONTAL = ("AP", "PA")

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data.config import DataConfig
-from data.errors import InvalidInput
-from data.images import Mask
-from data.rle import CONVENTIONS, EMPTY, Convention, decode_rle, union_rle
+from radpref.data.config.data import DataConfig
+from radpref.data.core.errors import InvalidInput
+from radpref.data.imaging.images import Mask
+from radpref.data.imaging.rle import CONVENTIONS, EMPTY, Convention, decode_rle, union_rle
 
 SIDE = 1024
 """Side of the grid on which SIIM-ACR and CANDID-PTX encode masks, whatever the size of the image file."""

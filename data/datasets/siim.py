@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.config import DataConfig
-from data.datasets.findings import finding_caption, kept_labels
-from data.datasets.layout import image_index, need_file, read_columns, set_folder, with_gzip
-from data.datasets.outlines import convention_of, decode_masks, is_empty
-from data.errors import InvalidInput, NotFound
-from data.framing import frame, read_radiograph
-from data.readers import Found, ImportPlan, Planned, PlannedRecord, Record
-from data.splits import hashed_split
+from radpref.data.config.data import DataConfig
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.datasets.chexpert_columns import finding_caption, kept_labels
+from radpref.data.datasets.layout import image_index, need_file, read_columns, set_folder, with_gzip
+from radpref.data.datasets.outlines import convention_of, decode_masks, is_empty
+from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.imaging.framing import frame, read_radiograph
+from radpref.data.study.splits import hashed_split
 
 DATASET = "siim"
 STRUCTURE = "pneumothorax"

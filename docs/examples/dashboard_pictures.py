@@ -21,13 +21,13 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from data.lifecycle import lock
-from data.raters import add_rater
-from data.scores import ScoreEvent, record_event
-from data.study import Study
-from tests.support_annotate import PASSWORD, PLAIN, add_sets, password_hash
-from tests.support_browser import Room, open_browser
-from tests.support_quality import Habit, add_expectations, fill_study
+from radpref.data.reader_study.lifecycle import lock
+from radpref.data.reader_study.raters import add_rater
+from radpref.data.reader_study.scores import ScoreEvent, record_event
+from radpref.data.study.study import Study
+from tests.support.annotate import PASSWORD, PLAIN, add_sets, password_hash
+from tests.support.browser import Room, open_browser
+from tests.support.quality import Habit, add_expectations, fill_study
 
 HABITS = [
     Habit("albers", noise=0.45, seconds=34),

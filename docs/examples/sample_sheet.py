@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from alignment.sheets import SheetRow, save_sheet
-from data.conditions_store import mask_stack, record_conditions
-from data.study import Study
-from generation.sampling.sampler import sample
-from generation.stack.adapters import load_arm
-from generation.stack.conditions import Condition
-from generation.stack.models import GeneratorStack
+from radpref.data.imaging.sheets import SheetRow, save_sheet
+from radpref.data.study.conditions import mask_stack, record_conditions
+from radpref.data.study.study import Study
+from radpref.generation.sampling.sampler import sample
+from radpref.generation.stack.adapters import load_arm
+from radpref.generation.stack.conditions import Condition
+from radpref.generation.stack.models import GeneratorStack
 
 ROWS_WITH_MASKS = 2
 

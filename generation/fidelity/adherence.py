@@ -1,6 +1,6 @@
 """Does the generator follow its condition? The report on held-out conditions (unseen mask, phantom patient and seed).
 
-    python -m generation.fidelity.adherence --json adherence.json --sheet adherence.png
+    python -m radpref.generation.fidelity.adherence --json adherence.json --sheet adherence.png
 
 Asked texts and masks of phantom patients nobody was trained on -> images -> the judge (a network of role `judge` that
 no rater, pair or filter uses): does it find the asked disease, on the asked side, and where is the asked structure?
@@ -14,39 +14,23 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import InvalidInput
-from data.files import write_atomic
-from data.progress import bar
-from generation.measuring.measure import MeasureNet, load_measure, structure_dice
-from generation.measuring.measure_data import CONDITIONS_DRAW, FIRST_PATIENT, PATIENTS_PER_DRAW, phantom_asked, to_uint8
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import write_atomic
+from radpref.data.core.progress import bar
+from radpref.generation.fidelity.held_out import IMAGES, TEXT_GROUPS, Answers, HeldOutCondition, held_out_conditions
+from radpref.generation.measuring.measure import MeasureNet, load_measure, structure_dice
 
 if TYPE_CHECKING:
-    from generation.stack.models import GeneratorStack
+    from radpref.generation.stack.models import GeneratorStack
 
 log = logging.getLogger(__name__)
-IMAGES = npt.NDArray[np.uint8]
-TEXT_GROUPS = ("seen caption", "unseen caption", "held-out combination")
-MODE_CYCLE = ("T2I", "TM2I", "T2I", "TM2I", "M2I")  # 40, 40 and 20 %
 N_SHUFFLES = 50
-
-
-@dataclass(frozen=True)
-class HeldOutCondition:
-    """One asked condition and what the phantom shows for it."""
-
-    mode: str  # T2I, M2I or TM2I
-    group: str  # one of TEXT_GROUPS; "mask only" for M2I
-    text: str | None
-    asked: dict[str, int]  # attributes the text asks for; empty for M2I
-    mask: npt.NDArray[np.bool_] | None  # (S, H, W), channels as in the stack's structures
-    render: IMAGES  # (H, W), the phantom of this condition: the ceiling
 
 
 def wilson(k: int, n: int, z: float = 1.96) -> dict[str, float | int | None]:
@@ -63,90 +47,7 @@ def wilson(k: int, n: int, z: float = 1.96) -> dict[str, float | int | None]:
 # --- conditions ------------------------------------------------------------------------------------------------
 
 
-def held_out_conditions(
-    n: int, seed: int, structures: Sequence[str], size: int, *, with_masks: bool = True
-) -> list[HeldOutCondition]:
-    """`n` conditions with patients of the range kept for this report; modes and groups in fixed shares.
-
-    Every second mask holds all structures of the phantom, the others its anatomy (lungs, heart) alone.
-
-    Args:
-        structures: hint channels of the stack, in order; unknown ones stay empty.
-        with_masks: False for a stack without a ControlNet: T2I only.
-    """
-    if n < 1:
-        raise InvalidInput(f"{n} held-out conditions: give 1 or more")
-    rng = np.random.default_rng([seed, CONDITIONS_DRAW])
-    conditions = []
-    n_text = 0
-    for i in range(n):
-        mode = MODE_CYCLE[i % len(MODE_CYCLE)] if with_masks else "T2I"
-        group = "mask only" if mode == "M2I" else TEXT_GROUPS[n_text // 2 % len(TEXT_GROUPS)]
-        n_text += mode != "M2I"
-        patient = FIRST_PATIENT + CONDITIONS_DRAW * PATIENTS_PER_DRAW + (10_000 * seed + i) % PATIENTS_PER_DRAW
-        conditions.append(_condition(mode, group, patient, rng, structures, size))
-    return conditions
-
-
-def _condition(
-    mode: str, group: str, patient: int, rng: np.random.Generator, structures: Sequence[str], size: int
-) -> HeldOutCondition:
-    from dataclasses import replace
-
-    from data.phantom import HELD_OUT, PhantomSpec, canonical_caption, draw_spec, paraphrases, render
-
-    if group == "held-out combination":
-        kept_back = sorted(HELD_OUT, key=lambda f: (f.name, str(f.side), f.severity))
-        spec = PhantomSpec(patient, (kept_back[int(rng.integers(len(kept_back)))],), int(rng.integers(2**31)))
-    else:
-        spec = replace(draw_spec(rng, second_finding_fraction=0.0, exclude=HELD_OUT), patient_seed=patient)
-    phantom = render(spec, size)
-    texts = [canonical_caption(spec.findings), *paraphrases(spec.findings, unseen=False)]
-    if group == "unseen caption":
-        texts = paraphrases(spec.findings, unseen=True) or texts[:1]
-    elif group == "held-out combination":
-        texts = texts[:1]
-    text = texts[int(rng.integers(len(texts)))]
-    kept = set(structures) if rng.random() < 0.5 else {"lungs", "heart"}
-    empty = np.zeros((size, size), bool)
-    mask = np.stack([phantom.masks.get(name, empty) if name in kept else empty for name in structures])
-    return HeldOutCondition(
-        mode=mode,
-        group=group,
-        text=None if mode == "M2I" else text,
-        asked={} if mode == "M2I" else phantom_asked(spec.findings),
-        mask=None if mode == "T2I" else mask,
-        render=to_uint8(phantom.image),
-    )
-
-
 # --- answers ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the judge sees in N images."""
-
-    probability: npt.NDArray[np.float32]  # (N, A)
-    present: npt.NDArray[np.bool_]  # (N, A)
-    attributes: tuple[str, ...]
-
-    def found(self, image: int, asked: dict[str, int]) -> bool:
-        """Every asked finding (or "normal") counts as present in the image."""
-        names = [name for name in asked if "/" not in name and name in self.attributes]
-        return bool(names) and all(self.present[image, self.attributes.index(name)] for name in names)
-
-    def side_right(self, image: int, asked: dict[str, int]) -> bool | None:
-        """The asked side is more probable than the other, for every asked side; None where no side is asked."""
-        other = {"left": "right", "right": "left"}
-        verdicts = []
-        for name in asked:
-            finding, _, side = name.partition("/")
-            opposite = f"{finding}/{other.get(side, '')}"
-            if name in self.attributes and opposite in self.attributes:
-                p, q = (self.probability[image, self.attributes.index(a)] for a in (name, opposite))
-                verdicts.append(bool(p > q))
-        return all(verdicts) if verdicts else None
 
 
 def judge_answers(judge: MeasureNet, images: IMAGES) -> Answers:
@@ -227,7 +128,7 @@ def condition_report(
     """Sample the held-out conditions and let the judge look: (report as JSON values, conditions, images (N, H, W)).
 
     Args:
-        sampler: stands in for `generation.sampling.sampler.sample` (tests, other engines).
+        sampler: stands in for `radpref.generation.sampling.sampler.sample` (tests, other engines).
 
     Raises:
         InvalidInput: the network is no judge.
@@ -259,8 +160,8 @@ def _sampled(
     guidance_scale: float,
     batch_size: int,
 ) -> IMAGES:
-    from generation.sampling.sampler import sample
-    from generation.stack.conditions import Condition
+    from radpref.generation.sampling.sampler import sample
+    from radpref.generation.stack.conditions import Condition
 
     draw = sampler or sample
     seeds = [int(s) for s in np.random.default_rng([seed, 2]).integers(2**31, size=len(conditions))]
@@ -331,8 +232,10 @@ def _mask_part(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of `python -m generation.fidelity.adherence`."""
-    parser = argparse.ArgumentParser(prog="generation.fidelity.adherence", description="Held-out condition report.")
+    """Entry of `python -m radpref.generation.fidelity.adherence`."""
+    parser = argparse.ArgumentParser(
+        prog="radpref.generation.fidelity.adherence", description="Held-out condition report."
+    )
     parser.add_argument("--model", default="embedded", help="'embedded' or the folder of a generator")
     parser.add_argument("--judge", default="judge", help="shipped judge or the path of one")
     parser.add_argument("--n", type=int, default=200, help="number of held-out conditions")
@@ -345,8 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     import torch
 
-    from generation.fidelity.adherence_sheet import contact_sheet
-    from generation.stack.models import load_stack
+    from radpref.generation.fidelity.adherence_sheet import contact_sheet
+    from radpref.generation.stack.loading import load_stack
 
     if options.threads:
         torch.set_num_threads(options.threads)

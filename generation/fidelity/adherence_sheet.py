@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from generation.fidelity.adherence import IMAGES, Answers, HeldOutCondition
+from radpref.generation.fidelity.held_out import IMAGES, Answers, HeldOutCondition
 
 TITLE = "left: phantom render of the condition, asked mask outlined; right: generated. + hit, - miss"
 OUTLINES = ((90, 200, 250), (255, 120, 120), (250, 220, 90), (140, 255, 140), (220, 150, 255))

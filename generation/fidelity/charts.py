@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.charts import INK, MUTED, arm_style, draw
+from radpref.data.core.charts import INK, MUTED, arm_style, draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.conditions_store import StoredCondition, asked_attributes, mask_stack
-from data.framing import fit_mask
-from data.progress import bar
-from generation.fidelity.image_source import BATCH, ImageSource
-from generation.fidelity.likeness import mean_interval
-from generation.measuring.measure import MeasureNet, dice
+from radpref.data.core.progress import bar
+from radpref.data.imaging.framing import fit_mask
+from radpref.data.study.conditions import StoredCondition, asked_attributes, mask_stack
+from radpref.generation.fidelity.image_source import BATCH, ImageSource
+from radpref.generation.fidelity.likeness import mean_interval
+from radpref.generation.measuring.measure import MeasureNet, dice
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 SIDES = {"left": "right", "right": "left"}
 MIRROR_DICE = 0.8

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.progress import bar
-from data.records import Run, finished_run, start_run
-from generation.fidelity.image_source import BATCH, IMAGES, ImageSource, save_array
-from generation.fidelity.memorisation import THUMBNAIL
-from generation.fidelity.networks import FeatureNetwork
-from generation.measuring.measure import resize_square
+from radpref.data.core.progress import bar
+from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.generation.fidelity.image_source import BATCH, IMAGES, ImageSource, save_array
+from radpref.generation.fidelity.memorisation import THUMBNAIL
+from radpref.generation.fidelity.networks import FeatureNetwork
+from radpref.generation.measuring.measure import resize_square
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 
 @dataclass(frozen=True)

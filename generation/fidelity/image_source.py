@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.conditions_store import MODES, StoredCondition, allot, record_conditions
-from data.empty_splits import how_to_fill, require_split
-from data.errors import InvalidInput, NotFound
-from data.files import sha256_bytes, sha256_file, write_atomic
-from data.framing import fit_image
-from data.images import read_image, to_uint8
-from data.progress import bar
-from data.records import Run, finished_run, start_run
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.files import sha256_bytes, sha256_file, write_atomic
+from radpref.data.core.progress import bar
+from radpref.data.imaging.framing import fit_image
+from radpref.data.imaging.images import read_image, to_uint8
+from radpref.data.study.conditions import MODES, StoredCondition, allot, record_conditions
+from radpref.data.study.empty_splits import how_to_fill, require_split
+from radpref.data.study.runs import Run, finished_run, start_run
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 IMAGES = npt.NDArray[np.uint8]
 SAMPLES_PER_PROMPT = 4
@@ -149,7 +149,7 @@ def own_conditions(study: Study, split: str, n: int, seed: int) -> list[StoredCo
     Raises:
         InvalidInput: no record has a caption or a mask.
     """
-    from generation.sampling.draws import condition_from_record
+    from radpref.generation.sampling.draws import condition_from_record
 
     records = record_conditions(study, split)
     usable = {
@@ -181,8 +181,8 @@ def arm_source(study: Study, arm: str, *, n: int, prompts: str, seed: int) -> Im
     Raises:
         NotFound: no such arm. InvalidInput: nothing to ask for.
     """
-    from generation.sampling.sets import image_seed, sample_stored
-    from generation.stack.adapters import arm_identity, load_arm
+    from radpref.generation.sampling.sets import image_seed, sample_stored
+    from radpref.generation.stack.adapters import arm_identity, load_arm
 
     n_prompts = max(2, round(n / SAMPLES_PER_PROMPT))
     conditions = own_conditions(study, prompts, n_prompts, seed)

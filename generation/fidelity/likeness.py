@@ -2,7 +2,7 @@
 
 Features (n, D) of two sets -> Frechet distance and KID with 95 % bootstrap intervals over prompts and patients, and
 the Frechet distance extrapolated to endless samples; images of one prompt -> MS-SSIM. Whether images are copies:
-`generation.fidelity.memorisation`. What network gives the features: `generation.fidelity.networks`.
+`radpref.generation.fidelity.memorisation`. What network gives the features: `radpref.generation.fidelity.networks`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-from data.errors import InvalidInput
+from radpref.data.core.errors import InvalidInput
 
 ARRAY = npt.NDArray[Any]
 N_RESAMPLES = 100

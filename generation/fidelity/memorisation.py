@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from data.errors import InvalidInput
-from generation.fidelity.likeness import resample
+from radpref.data.core.errors import InvalidInput
+from radpref.generation.fidelity.likeness import resample
 
 FLOAT = npt.NDArray[np.float32]
 THUMBNAIL = 32
@@ -26,7 +26,8 @@ THUMBNAIL = 32
 SHIFT = 2
 """Shifts tried in each direction, thumbnail pixels: 6 % of the image's width."""
 ZOOMS = (0.94, 0.97, 1.0, 1.03, 1.06)
-"""Zooms tried: as far as augmented training images go (`generation.training.latents`), which may be copied too."""
+"""Zooms tried: as far as augmented training images go (`radpref.generation.training.latents`), which may be copied
+too."""
 N_NEXT = 20
 """How many further neighbours the nearest one is compared with (Carlini: 50 of 50,000; a study has fewer)."""
 QUERY_BLOCK = 50

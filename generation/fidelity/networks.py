@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import InvalidInput, NotFound
-from data.files import sha256_file
-from generation.fidelity.request import check_network
-from generation.measuring.measure import MeasureNet, load_measure, resize_square
-from generation.measuring.network_roles import register_network
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.files import sha256_file
+from radpref.generation.fidelity.request import check_network
+from radpref.generation.measuring.measure import MeasureNet, load_measure, resize_square
+from radpref.generation.measuring.roles import register_network
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 XRV_WEIGHTS = "densenet121-res224-all"
 XRV_SIZE, XRV_BATCH = 224, 32

@@ -15,16 +15,16 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from data.files import write_atomic
-from data.framing import fit_image
-from data.images import SYNTHETIC_MARK, encode_png, to_uint8
-from data.templates import page_style
-from generation.fidelity import charts, memorisation
-from generation.fidelity.image_source import SAMPLES_PER_PROMPT, ImageSource
-from generation.fidelity.memorisation import Neighbours
+from radpref.data.core.files import write_atomic
+from radpref.data.imaging.framing import fit_image
+from radpref.data.imaging.images import SYNTHETIC_MARK, encode_png, to_uint8
+from radpref.data.study.templates import page_style
+from radpref.generation.fidelity import charts, memorisation
+from radpref.generation.fidelity.image_source import SAMPLES_PER_PROMPT, ImageSource
+from radpref.generation.fidelity.memorisation import Neighbours
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 TEMPLATES = Path(__file__).parent / "templates"
 N_PROMPTS_SHOWN = 6

@@ -16,21 +16,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.conditions_store import asked_attributes
-from data.errors import InvalidInput, NotFound
-from data.files import write_atomic
-from data.progress import bar
-from data.records import Run, finished_run, start_run
-from generation.fidelity import likeness, memorisation
-from generation.fidelity.condition_figures import condition_figures
-from generation.fidelity.feature_store import FeatureTable, feature_table
-from generation.fidelity.image_source import SAMPLES_PER_PROMPT, ImageSource, arm_source, folder_source, record_source
-from generation.fidelity.networks import FeatureNetwork, load_feature_network, load_fidelity_network
-from generation.fidelity.request import DEFAULT_N, check_request
-from generation.measuring.measure import MeasureNet
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.files import write_atomic
+from radpref.data.core.progress import bar
+from radpref.data.study.conditions import asked_attributes
+from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.generation.fidelity import likeness, memorisation
+from radpref.generation.fidelity.condition_figures import condition_figures
+from radpref.generation.fidelity.feature_store import FeatureTable, feature_table
+from radpref.generation.fidelity.image_source import (
+    SAMPLES_PER_PROMPT,
+    ImageSource,
+    arm_source,
+    folder_source,
+    record_source,
+)
+from radpref.generation.fidelity.networks import FeatureNetwork, load_feature_network, load_fidelity_network
+from radpref.generation.fidelity.request import DEFAULT_N, check_request
+from radpref.generation.measuring.measure import MeasureNet
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 MAX_GROUPS = 200
 """Prompts of which MS-SSIM is measured."""
@@ -61,7 +67,7 @@ def run_fidelity(
         against: the split that FID and KID compare with. Copies are always judged by the validation split.
         prompts: the split whose conditions are sampled: val or train.
         images: a folder of images to measure instead of an arm.
-        network: see `generation.fidelity.networks`.
+        network: see `radpref.generation.fidelity.networks`.
         pictures: write `pictures.html` with nearest neighbours (real images) beside the page.
 
     Raises:
@@ -90,7 +96,7 @@ def run_fidelity(
     if done := finished():
         page = done.folder / "fidelity" / "index.html"
         return {**_read(page.with_name("fidelity.json")), "page": str(page), "already_done": True}
-    from generation.fidelity.page import write_page
+    from radpref.generation.fidelity.page import write_page
 
     inputs = {"features": features.sha256, "structures": net.sha256}
     with start_run(study, "fidelity", config, inputs, unless=finished) as run:
@@ -133,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _sources(
     study: Study, arms: Sequence[str] | None, images: Path | None, n: int | None, prompts: str, seed: int
 ) -> list[ImageSource]:
-    from generation.stack.places import BASELINE, find_model
+    from radpref.generation.stack.places import BASELINE, find_model
 
     if images is not None:
         return [folder_source(images, study.config.data.image_size, n)]

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from data.conditions_store import has_conditions
-from data.errors import InvalidInput
-from data.records import latest_run
-from generation.fidelity.image_source import SAMPLES_PER_PROMPT, image_files, no_conditions, require_images
-from generation.stack.places import BASELINE, SHIPPED, require_arms
+from radpref.data.core.errors import InvalidInput
+from radpref.data.study.conditions import has_conditions
+from radpref.data.study.runs import latest_run
+from radpref.generation.fidelity.image_source import SAMPLES_PER_PROMPT, image_files, no_conditions, require_images
+from radpref.generation.stack.places import BASELINE, SHIPPED, require_arms
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 Split = Literal["val", "train", "test"]
 DEFAULT_N = 400
@@ -34,7 +34,7 @@ def check_request(
     images: Path | None = None,
     network: str = "auto",
 ) -> None:
-    """Refuse what cannot be measured; the arguments are those of `generation.fidelity.report.run_fidelity`.
+    """Refuse what cannot be measured; the arguments are those of `radpref.generation.fidelity.report.run_fidelity`.
 
     Raises:
         InvalidInput: a bad option, or a split without captions and masks to sample from.

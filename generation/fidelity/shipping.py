@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data.errors import Conflict, InvalidInput, NotFound
-from data.files import write_atomic
-from data.records import Run, latest_run
-from generation import WEIGHTS_FOLDER
-from generation.fidelity.request import check_share
-from generation.stack.models import GeneratorStack, save_stack
-from generation.stack.places import BASELINE
+from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.core.files import write_atomic
+from radpref.data.study.runs import Run, latest_run
+from radpref.generation import WEIGHTS_FOLDER
+from radpref.generation.fidelity.request import check_share
+from radpref.generation.stack.models import GeneratorStack, save_stack
+from radpref.generation.stack.places import BASELINE
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 CLEAN = "clean enough"
 NETWORKS = WEIGHTS_FOLDER / "measure"
@@ -63,8 +63,8 @@ def ship(study: Study, out: Path, name: str, structures: Sequence[str], credits_
         InvalidInput: ``out`` holds something, or the study samples from a shipped model, not from what it trained.
         Conflict: the check found what may be copies; nothing is written.
     """
-    from generation.fidelity.report import run_fidelity
-    from generation.stack.adapters import load_arm
+    from radpref.generation.fidelity.report import run_fidelity
+    from radpref.generation.stack.adapters import load_arm
 
     check_share(study, out)
     training = latest_run(study, "train")

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.errors import InvalidInput, NotFound
-from data.files import sha256_bytes, write_atomic
-from generation.measuring.measure_networks import MeasureModule, NetworkShape, build_network
-from generation.measuring.places import card_path
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.files import sha256_bytes, write_atomic
+from radpref.generation.measuring.measure_networks import MeasureModule, NetworkShape, build_network
+from radpref.generation.measuring.places import card_path
 
 Role = Literal["rater", "judge", "fidelity", "proxy"]
 ROLES: tuple[str, ...] = get_args(Role)

@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from data.errors import InvalidInput
-from data.progress import track
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.progress import track
 
 FLOAT = npt.NDArray[np.float32]
 FIRST_PATIENT = 2**33
 """Patients of measuring networks start here; `draw_spec` draws those of generators below 2**31."""
 PATIENTS_PER_DRAW = 10_000_000
 CONDITIONS_DRAW = 90
-"""The draw whose patients are used for held-out conditions only (`generation.fidelity.adherence`)."""
+"""The draw whose patients are used for held-out conditions only (`radpref.generation.fidelity.adherence`)."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def phantom_specs(n: int, draw: int, seed: int) -> list[Any]:
     """`n` phantom specs with patients of range `draw` only (all combinations, held-out ones too)."""
     from dataclasses import replace
 
-    from data.phantom import draw_spec
+    from radpref.data.phantom.render import draw_spec
 
     if not 0 <= n <= PATIENTS_PER_DRAW:
         raise InvalidInput(f"cannot draw {n} phantoms: give 0 to {PATIENTS_PER_DRAW}")
@@ -109,8 +109,8 @@ def phantom_specs(n: int, draw: int, seed: int) -> list[Any]:
 
 def phantom_attributes() -> tuple[str, ...]:
     """The attributes of phantom records, in a fixed order: findings, "normal", then "<finding>/<side>"."""
-    from data.phantom import FINDINGS
-    from data.phantom_spec import SIDES
+    from radpref.data.phantom.render import FINDINGS
+    from radpref.data.phantom.spec import SIDES
 
     sided = [f"{name}/{side}" for name in FINDINGS for side in ("left", "right") if side in SIDES[name]]
     return (*FINDINGS, "normal", *sided)
@@ -135,7 +135,7 @@ def to_uint8(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 def phantom_data(n: int, draw: int, seed: int, size: int, cache: Path | None = None) -> MeasureData:
     """Render `n` phantoms of `size` pixels; kept in `cache` (npz), so that an interrupted training goes on."""
-    from data.phantom import STRUCTURES, render
+    from radpref.data.phantom.render import STRUCTURES, render
 
     path = None if cache is None else cache / f"phantoms-{draw}-{seed}-{n}-{size}.npz"
     attributes = phantom_attributes()

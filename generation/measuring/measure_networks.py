@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.errors import InvalidInput
+from radpref.data.core.errors import InvalidInput
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The shipped measuring networks: which ones, from which phantoms, how many steps; and their model card.
 
-    python -m generation.measuring.measure_training --all --out generation/weights/measure
+    python -m radpref.generation.measuring.measure_plan --all --out generation/weights/measure
 
 Every network has its own range of patients and its own architecture. Networks that are already in the folder are
 skipped, so an interrupted run goes on with the next one; rendered phantoms are kept in the work folder.
@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InvalidInput
-from data.files import write_atomic
-from generation.measuring.measure import Role, load_measure, save_measure
-from generation.measuring.measure_data import MeasureData, phantom_data, phantom_specs
-from generation.measuring.measure_networks import NetworkShape
-from generation.measuring.measure_training import MeasureSettings, train_measure
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import write_atomic
+from radpref.generation.measuring.measure import Role, load_measure, save_measure
+from radpref.generation.measuring.measure_data import MeasureData, phantom_data, phantom_specs
+from radpref.generation.measuring.measure_networks import NetworkShape
+from radpref.generation.measuring.measure_training import MeasureSettings, train_measure
 
 log = logging.getLogger(__name__)
 IMAGE_SIZE = 128  # pixels of the rendered phantoms, the size of the embedded generator
@@ -34,10 +34,10 @@ INTRODUCTION = [
     "# Measuring networks",
     "",
     "What simulated raters, the judge, the fidelity figures and the proxy see in an image. Those in this folder were",
-    "trained on phantoms of `data/phantom.py` only: **no use on patients**, and no real radiograph was seen; those in",
+    "trained on phantoms of `data/phantom/` only: **no use on patients**, and no real radiograph was seen; those in",
     "`cxr128/` on real ones (README there). To rebuild the former (the seconds are in the table: an hour of one core),",
     "remove this folder's files, but not `cxr128/`, and run",
-    "`python -m generation.measuring.measure_training --all --out generation/weights/measure`.",
+    "`python -m radpref.generation.measuring.measure_plan --all --out generation/weights/measure`.",
     "",
     "Every network has its own patients, seed and architecture; the study refuses one network in two roles. Figures:",
     f"{N_TEST} phantoms of patients that no network was trained or tuned on; thresholds from each network's own",
@@ -112,8 +112,8 @@ def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0) -> dict[
 
 
 def _train_proxy(plan: Plan, train: MeasureData, validation: MeasureData, out: Path, n_steps: int) -> dict[str, Any]:
-    from generation.measuring.proxy import proxy_info
-    from generation.measuring.proxy_training import train_proxy
+    from radpref.generation.measuring.proxy import proxy_info
+    from radpref.generation.measuring.proxy_training import train_proxy
 
     settings = MeasureSettings(n_steps=n_steps, batch_size=64, learning_rate=1.5e-3)
     train_proxy(
@@ -125,8 +125,8 @@ def _train_proxy(plan: Plan, train: MeasureData, validation: MeasureData, out: P
 
 def captioned(data: MeasureData, draw: int) -> Any:
     """Phantom `data` of range `draw` (seed 0) with its captions: the canonical one first, then training paraphrases."""
-    from data.phantom import canonical_caption, paraphrases
-    from generation.measuring.proxy_training import CaptionedData
+    from radpref.data.phantom.render import canonical_caption, paraphrases
+    from radpref.generation.measuring.proxy_training import CaptionedData
 
     specs = phantom_specs(len(data), draw, 0)
     captions = tuple(
@@ -189,9 +189,9 @@ def _proxy_lines(path: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of `python -m generation.measuring.measure_training`."""
+    """Entry of `python -m radpref.generation.measuring.measure_plan`."""
     parser = argparse.ArgumentParser(
-        prog="generation.measuring.measure_training", description="Train the measuring networks."
+        prog="radpref.generation.measuring.measure_plan", description="Train the measuring networks."
     )
     parser.add_argument("--all", action="store_true", help="all networks of the plan")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help=f"some of: {', '.join(PLANS)}")
@@ -210,3 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in PLANS if options.all else options.only:
         train_one(PLANS[name], options.out, options.work, scale=options.scale)
         write_atomic(options.out / "README.md", model_card(options.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Training of the measuring networks: images with attributes and masks -> `MeasureNet`, checked on held-out patients.
 
-    python -m generation.measuring.measure_training --all --out generation/weights/measure
+    python -m radpref.generation.measuring.measure_plan --all --out generation/weights/measure
 
 makes the shipped networks from phantoms (about an hour of one core) and skips those that are there; to go on
 after an interruption, run it again. `train_measure` takes any `MeasureData`, real records too.
@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.errors import InvalidInput
-from generation.measuring.measure import ROLES, MeasureNet, Role, dice, resize_square, standardise
-from generation.measuring.measure_data import MeasureData, auroc, best_threshold, f1
-from generation.measuring.measure_networks import NetworkShape, build_network
+from radpref.data.core.errors import InvalidInput
+from radpref.generation.measuring.measure import ROLES, MeasureNet, Role, dice, resize_square, standardise
+from radpref.generation.measuring.measure_data import MeasureData, auroc, best_threshold, f1
+from radpref.generation.measuring.measure_networks import NetworkShape, build_network
 
 log = logging.getLogger(__name__)
 
@@ -298,9 +298,3 @@ def _structure_figures(net: MeasureNet, data: MeasureData) -> dict[str, Any]:
         values = dice(seen[there, channel], data.masks[there, at])
         result[name] = {"dice": _plain(values.mean()) if values.size else None, "n": int(there.sum())}
     return result
-
-
-if __name__ == "__main__":
-    from generation.measuring.measure_plan import main
-
-    main()

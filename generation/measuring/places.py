@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import NotFound
-from generation import WEIGHTS_FOLDER
+from radpref.data.core.errors import NotFound
+from radpref.generation import WEIGHTS_FOLDER
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 WEIGHTS = WEIGHTS_FOLDER / "measure"
 FOLDER = "networks"

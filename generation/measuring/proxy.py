@@ -1,7 +1,7 @@
 """The proxy: an open_clip model that says how well an image fits a text, used to filter large pools of images.
 
 uint8 images, texts -> cosine similarities. One loader for the embedded model (`generation/weights/measure/proxy`,
-made by `generation.measuring.proxy_training`), any local open_clip folder, and hub names such as
+made by `radpref.generation.measuring.proxy_training`), any local open_clip folder, and hub names such as
 `hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224`. Images are padded to a square, never cropped:
 open_clip's own resize cuts the costophrenic angles and apices off. Never judge quality by the score that filtered.
 """
@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.errors import InvalidInput, NotFound
-from generation.measuring.measure import resize_square
-from generation.measuring.proxy_models import EMBEDDED, load_open_clip
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.generation.measuring.measure import resize_square
+from radpref.generation.measuring.proxy_models import EMBEDDED, load_open_clip
 
 log = logging.getLogger(__name__)
 FLOAT = npt.NDArray[np.float32]

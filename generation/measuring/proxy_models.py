@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.errors import InvalidInput, NotFound, RadprefError
-from data.files import sha256_bytes, sha256_file, write_atomic
-from generation import WEIGHTS_FOLDER
+from radpref.data.core.errors import InvalidInput, NotFound, RadprefError
+from radpref.data.core.files import sha256_bytes, sha256_file, write_atomic
+from radpref.generation import WEIGHTS_FOLDER
 
 EMBEDDED = WEIGHTS_FOLDER / "measure" / "proxy"
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"

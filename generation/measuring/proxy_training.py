@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.errors import InvalidInput
-from data.files import write_atomic
-from generation.measuring.measure_data import MeasureData
-from generation.measuring.measure_training import MeasureSettings, augment, resized
-from generation.measuring.proxy import ProxyScorer
-from generation.measuring.proxy_models import CONFIG, WEIGHTS
-from generation.stack.tokenizer import MAX_TOKENS, build_tokenizer
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import write_atomic
+from radpref.generation.measuring.measure_data import MeasureData
+from radpref.generation.measuring.measure_training import MeasureSettings, augment, resized
+from radpref.generation.measuring.proxy import ProxyScorer
+from radpref.generation.measuring.proxy_models import CONFIG, WEIGHTS
+from radpref.generation.stack.tokenizer import MAX_TOKENS, build_tokenizer
 
 log = logging.getLogger(__name__)
 SEVERITY_WORDS = frozenset({"mild", "moderate", "severe"})
@@ -123,7 +123,7 @@ def _fit(
     model: Any, tokenizer: Any, train: CaptionedData, size: int, seed: int, settings: MeasureSettings
 ) -> tuple[int, float]:
     """The training loop; returns (steps, seconds)."""
-    from generation.stack.tokenizer import tokenize
+    from radpref.generation.stack.tokenizer import tokenize
 
     images, masks = resized(train.data, size)
     masks = masks[:, :0]

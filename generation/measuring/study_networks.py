@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conditions_store import record_conditions
-from data.progress import track
-from data.records import start_run
-from generation.training.study_corpus import read_images, require_material, training_records
+from radpref.data.core.progress import track
+from radpref.data.study.conditions import record_conditions
+from radpref.data.study.runs import start_run
+from radpref.generation.training.study_corpus import read_images, require_material, training_records
 
 if TYPE_CHECKING:
-    from data.study import Study
-    from generation.measuring.measure_data import MeasureData
+    from radpref.data.study.study import Study
+    from radpref.generation.measuring.measure_data import MeasureData
 
 
 def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
@@ -27,10 +27,10 @@ def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
     leaves out. The validation split only serves for the figures returned. Finished networks are skipped.
     """
     require_material(study)  # said before torch is loaded
-    from generation.measuring.measure import load_measure, save_measure
-    from generation.measuring.measure_networks import NetworkShape
-    from generation.measuring.measure_plan import PLANS
-    from generation.measuring.measure_training import MeasureSettings, train_measure
+    from radpref.generation.measuring.measure import load_measure, save_measure
+    from radpref.generation.measuring.measure_networks import NetworkShape
+    from radpref.generation.measuring.measure_plan import PLANS
+    from radpref.generation.measuring.measure_training import MeasureSettings, train_measure
 
     plans = [plan for plan in PLANS.values() if plan.role != "proxy"]
     folder = study.root / "networks"
@@ -77,7 +77,7 @@ def _network_figures(info: dict[str, Any]) -> dict[str, Any]:
 
 def study_measure_data(study: Study, split: str = "train", like: MeasureData | None = None) -> MeasureData:
     """One split as arrays of a measuring network: every label and structure with a mask, or those of ``like``."""
-    from generation.measuring.measure_data import MeasureData, label_rows
+    from radpref.generation.measuring.measure_data import MeasureData, label_rows
 
     records = training_records(study, split)
     images = read_images(study, records)

@@ -7,40 +7,16 @@ never touches the record: the caller alone writes the database.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from data.errors import InvalidInput
+from radpref.data.core.errors import InvalidInput
+from radpref.generation.pools.options import ENGINES, Engine, EngineOptions
+from radpref.generation.pools.ray_engine import RayEngine
 
 if TYPE_CHECKING:
-    from data.study import Study
-    from generation.pools.shards import ShardJob, Write
-    from generation.stack.models import GeneratorStack
-
-ENGINES = ("process", "ray")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How to sample.
-
-    workers: of Ray, 0: one a GPU, or one a processor core; gpus: the part of a GPU that each takes; threads: processor
-    threads, 0: this process as torch has it, a Ray worker one; device: auto, cpu, cuda, cuda:N or mps.
-    """
-
-    name: str = "process"
-    workers: int = 0
-    gpus: float = 1.0
-    threads: int = 0
-    device: str = "auto"
-
-
-class Engine(Protocol):
-    """Samples jobs."""
-
-    def run(self, jobs: Iterator[ShardJob], write: Write) -> Iterator[int]:
-        """Sample all jobs; yields the index of each shard whose images have all been handed to ``write``."""
-        ...
+    from radpref.data.study.study import Study
+    from radpref.generation.pools.shards import ShardJob, Write
+    from radpref.generation.stack.models import GeneratorStack
 
 
 class ProcessEngine:
@@ -54,8 +30,8 @@ class ProcessEngine:
         """As `Engine.run`; batches are handed out as they are done."""
         import torch
 
-        from generation.pools.shards import sample_job
-        from generation.sampling.sampler import load_sampler
+        from radpref.generation.pools.shards import sample_job
+        from radpref.generation.sampling.sampler import load_sampler
 
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
@@ -75,7 +51,5 @@ def make_engine(study: Study, arm: str, options: EngineOptions) -> Engine:
     if options.name not in ENGINES:
         raise InvalidInput(f"--engine {options.name}: choose one of {', '.join(ENGINES)}")
     if options.name == "ray":
-        from generation.pools.ray_engine import RayEngine
-
         return RayEngine(study, arm, options)
     return ProcessEngine(study, arm, options)

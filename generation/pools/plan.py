@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.conditions_store import StoredCondition, asked_attributes, mask_stack
-from data.errors import InvalidInput
-from data.masks import compose_transforms
-from data.pools import NORMAL, is_usable, lift_lowest, training_material
+from radpref.data.core.errors import InvalidInput
+from radpref.data.imaging.masks import compose_transforms
+from radpref.data.study.conditions import StoredCondition, asked_attributes, mask_stack
+from radpref.data.study.pools import NORMAL, is_usable, lift_lowest, training_material
 
 if TYPE_CHECKING:
-    from data.config import TaskConfig
-    from data.images import Mask
-    from data.study import Study
+    from radpref.data.config.downstream import TaskConfig
+    from radpref.data.imaging.images import Mask
+    from radpref.data.study.study import Study
 
 MAX_DRAWS = 100
 """Draws of one transformed mask before giving up."""

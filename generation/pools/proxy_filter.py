@@ -17,23 +17,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.errors import InvalidInput
-from data.images import to_uint8
-from data.pools import NORMAL, PROXY_CANDIDATES, PROXY_FILTERED, class_counts
-from data.progress import bar
-from data.records import finished_run, start_run
-from generation.fidelity.image_source import save_array
-from generation.measuring.network_roles import register_network
-from generation.measuring.proxy import ProxyScorer
-from generation.pools.plan import PoolPlan
-from generation.stack.adapters import arm_identity
-from generation.stack.places import BASELINE
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.progress import bar
+from radpref.data.imaging.images import to_uint8
+from radpref.data.study.pools import NORMAL, PROXY_CANDIDATES, PROXY_FILTERED, class_counts
+from radpref.data.study.runs import finished_run, start_run
+from radpref.generation.fidelity.image_source import save_array
+from radpref.generation.measuring.proxy import ProxyScorer
+from radpref.generation.measuring.roles import register_network
+from radpref.generation.pools.plan import PoolPlan
+from radpref.generation.stack.adapters import arm_identity
+from radpref.generation.stack.places import BASELINE
 
 if TYPE_CHECKING:
-    from data.config import ProxyConfig
-    from data.records import Run
-    from data.study import Study
-    from generation.pools.engines import EngineOptions
+    from radpref.data.config.alignment import ProxyConfig
+    from radpref.data.study.runs import Run
+    from radpref.data.study.study import Study
+    from radpref.generation.pools.options import EngineOptions
 
 SCORE_BATCH = 256
 
@@ -119,7 +119,7 @@ def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> dict[str
     Raises:
         InvalidInput: a class comes out short. Further those of `load_proxy` and of sampling.
     """
-    from generation.pools.pool import sample_pool
+    from radpref.generation.pools.sample_pool import sample_pool
 
     settings = study.config.proxy
     names = [str(plan.task.structure)] if plan.task.kind == "segmentation" else list(plan.classes)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InvalidInput, RadprefError
+from radpref.data.core.errors import InvalidInput, RadprefError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from data.study import Study
-    from generation.pools.engines import EngineOptions
-    from generation.pools.shards import ShardJob, Write
+    from radpref.data.study.study import Study
+    from radpref.generation.pools.options import EngineOptions
+    from radpref.generation.pools.shards import ShardJob, Write
 
 LOG = logging.getLogger(__name__)
 MAX_TRIES = 3
@@ -53,8 +53,8 @@ class Worker:
     def __init__(self, root: Path, arm: str, device: str, threads: int) -> None:
         import torch
 
-        from data.study import Study
-        from generation.sampling.sampler import load_sampler
+        from radpref.data.study.study import Study
+        from radpref.generation.sampling.sampler import load_sampler
 
         torch.set_num_threads(threads)
         study = Study(root)
@@ -68,7 +68,7 @@ class Worker:
 
     def sample(self, job: ShardJob) -> npt.NDArray[np.uint8]:
         """The images of a shard, (n, H, W)."""
-        from generation.pools.shards import sample_job
+        from radpref.generation.pools.shards import sample_job
 
         return sample_job(self.stack, job, self.settings)
 

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from data.conditions_store import save_conditions
-from data.errors import InvalidInput
+from radpref.data.core.errors import InvalidInput
+from radpref.data.study.conditions import save_conditions
 
 if TYPE_CHECKING:
-    from data.config import GeneratorConfig
-    from data.records import Run
-    from data.study import Study
-    from generation.pools.plan import Item, PoolPlan
-    from generation.stack.models import GeneratorStack
+    from radpref.data.config.generation import GeneratorConfig
+    from radpref.data.study.runs import Run
+    from radpref.data.study.study import Study
+    from radpref.generation.pools.plan import Item, PoolPlan
+    from radpref.generation.stack.models import GeneratorStack
 
 Write = Callable[[int, Sequence[int], npt.NDArray[np.uint8]], None]
 """Takes images as they come: the shard's index, their places in it, the images (n, H, W)."""
@@ -86,8 +86,8 @@ def sample_job(
     stack: GeneratorStack, job: ShardJob, settings: GeneratorConfig, write: Write | None = None
 ) -> npt.NDArray[np.uint8]:
     """Sample a shard, (n, H, W) uint8; ``write`` gets every batch as it is done."""
-    from generation.sampling.sampler import sample
-    from generation.stack.conditions import Condition
+    from radpref.generation.sampling.sampler import sample
+    from radpref.generation.stack.conditions import Condition
 
     conditions = [Condition(text, job.mask(place, stack.structures)) for place, text in enumerate(job.texts)]
     images = sample(
@@ -153,7 +153,7 @@ class ShardStore:
             yield waiting.result()
 
     def _draw(self, index: int) -> ShardJob:
-        from generation.sampling.sets import image_seed
+        from radpref.generation.sampling.sets import image_seed
 
         start = index * self.size
         stop = start + self.n_images(index)

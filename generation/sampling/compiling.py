@@ -3,7 +3,7 @@
 A graph is compiled for one shape, and compiling takes up to a minute each. So all modes of a compiled stack run the
 same number of UNet rows: images that need no second guidance branch come in twice as large batches, and texts alone
 get residuals of zero where a ControlNet is there (the zeros are read, 17 MB of bf16 a row at Stable Diffusion's size;
-the ControlNet is not run). `tests/test_compiling.py` counts graphs, breaks and recompilations.
+the ControlNet is not run). `tests/generation/sampling/test_compiling.py` counts graphs, breaks and recompilations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-    from generation.stack.models import GeneratorStack
+    from radpref.generation.stack.models import GeneratorStack
 
 INDUCTOR_OPTIONS: dict[str, Any] = {"conv_1x1_as_mm": True}
 """Beside those of a mode: the shortcuts of residual blocks are matrix products on channels-last data."""

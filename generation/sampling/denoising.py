@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from data.errors import InvalidInput
-from generation.sampling.compiling import compile_networks, is_compiled, zero_residuals
-from generation.stack.conditions import (
+from radpref.data.core.errors import InvalidInput
+from radpref.generation.sampling.compiling import compile_networks, is_compiled, zero_residuals
+from radpref.generation.stack.conditions import (
     ConditionBatch,
     Residuals,
     both_branches,
@@ -31,7 +31,7 @@ from generation.stack.conditions import (
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
 
-    from generation.stack.models import GeneratorStack
+    from radpref.generation.stack.models import GeneratorStack
 
 PRECISIONS: dict[str, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -10,19 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conditions_store import (
-    MODES,
-    Mode,
-    StoredCondition,
-    allot,
-    asked_attributes,
-    record_conditions,
-)
-from data.empty_splits import how_to_fill, require_split
-from data.errors import InvalidInput
+from radpref.data.core.errors import InvalidInput
+from radpref.data.study.conditions import MODES, Mode, StoredCondition, allot, asked_attributes, record_conditions
+from radpref.data.study.empty_splits import how_to_fill, require_split
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 _RATED = """
 SELECT DISTINCT r.dataset, r.patient_id FROM image_sets s JOIN conditions c USING (condition_id)

@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from data.config import StudyConfig
-from data.errors import InvalidInput
-from data.files import write_atomic
-from data.progress import bar
-from generation.sampling.sampler import decode, sample_latents, size_note, to_pixels
-from generation.stack.brought import ModelOptions, options_of
-from generation.stack.conditions import Condition, encode_conditions, hint_colours
-from generation.stack.fitting import vae_factor
-from generation.stack.models import GeneratorStack, load_stack
-from generation.stack.places import named_generator, place_of
+from radpref.data.config.study_config import StudyConfig
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import write_atomic
+from radpref.data.core.progress import bar
+from radpref.generation.sampling.sampler import decode, sample_latents, size_note, to_pixels
+from radpref.generation.stack.conditions import Condition, encode_conditions, hint_colours
+from radpref.generation.stack.fitting import vae_factor
+from radpref.generation.stack.loading import load_stack
+from radpref.generation.stack.models import GeneratorStack
+from radpref.generation.stack.options import ModelOptions, options_of
+from radpref.generation.stack.places import named_generator, place_of
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 TEST_TEXT = "Normal chest radiograph"
 TEST_STEPS = 2
@@ -46,7 +47,7 @@ def run_check(root: Path, model: str | None = None, out: Path | None = None) -> 
         NotFound: there is no such model, or neither study nor model.
         InvalidInput: it does not load, or draws values that are not finite.
     """
-    from data.study import Study
+    from radpref.data.study.study import Study
 
     study = Study(root) if model is None or (root / "study.toml").is_file() else None
     config = study.config if study is not None else StudyConfig()
@@ -66,7 +67,7 @@ def run_check(root: Path, model: str | None = None, out: Path | None = None) -> 
 
 
 def _load(study: Study | None, name: str, config: StudyConfig) -> tuple[GeneratorStack, ModelOptions]:
-    from generation.stack.adapters import load_generator
+    from radpref.generation.stack.adapters import load_generator
 
     place = named_generator(study, name)
     if study is not None:

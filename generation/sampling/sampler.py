@@ -17,15 +17,15 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from data.errors import InvalidInput
-from generation.sampling.compiling import images_per_batch, is_compiled
-from generation.sampling.denoising import autocast, denoiser, make_ready
-from generation.stack.conditions import Condition, ConditionBatch, encode_conditions
-from generation.stack.device import pick_device
-from generation.stack.models import GeneratorStack
+from radpref.data.core.errors import InvalidInput
+from radpref.generation.sampling.compiling import images_per_batch, is_compiled
+from radpref.generation.sampling.denoising import autocast, denoiser, make_ready
+from radpref.generation.stack.conditions import Condition, ConditionBatch, encode_conditions
+from radpref.generation.stack.device import pick_device
+from radpref.generation.stack.models import GeneratorStack
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def load_sampler(study: Study, arm: str = "baseline", device: str = "auto") -> G
         NotFound: no such arm, or its folder is gone.
         InvalidInput: no such device, or it cannot do what study.toml asks for.
     """
-    from generation.stack.adapters import load_arm
+    from radpref.generation.stack.adapters import load_arm
 
     settings, stack = study.config.generator, load_arm(study, arm, pick_device(device))
     if note := size_note(study.config.data.image_size, stack.image_size):

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conditions_store import MODES, StoredCondition, load_condition, mask_stack, save_conditions
-from data.errors import Conflict, InvalidInput
-from data.files import write_atomic
-from data.lifecycle import stage
-from data.progress import bar
-from data.records import finished_run, start_run
-from generation.sampling.draws import allot_modes, draw_conditions, draw_unrated, require_conditions
-from generation.stack.places import require_arms, require_masks
+from radpref.data.core.errors import Conflict, InvalidInput
+from radpref.data.core.files import write_atomic
+from radpref.data.core.progress import bar
+from radpref.data.reader_study.lifecycle import stage
+from radpref.data.study.conditions import MODES, StoredCondition, load_condition, mask_stack, save_conditions
+from radpref.data.study.runs import finished_run, start_run
+from radpref.generation.sampling.draws import allot_modes, draw_conditions, draw_unrated, require_conditions
+from radpref.generation.stack.places import require_arms, require_masks
 
 if TYPE_CHECKING:
-    from data.records import Run
-    from data.study import Study
+    from radpref.data.study.runs import Run
+    from radpref.data.study.study import Study
 
 SET_SIZE = 4
 
@@ -61,7 +61,7 @@ def run_sets(
     settings = study.config.sets
     wanted, mix, seed = n or settings.n, tuple(mix or settings.mix), settings.seed if seed is None else seed
     check_sets(study, wanted, mix, arms)
-    from generation.stack.adapters import arm_identity  # torch comes with it
+    from radpref.generation.stack.adapters import arm_identity  # torch comes with it
 
     config: dict[str, Any] = {
         "n": wanted,
@@ -83,7 +83,7 @@ def run_sets(
         conditions = draw_conditions(study, wanted, mix, seed)
     else:
         conditions = _planned(study, config) or draw_unrated(study, wanted, mix, seed, at_most=n is None)
-    from generation.sampling.sampler import load_sampler
+    from radpref.generation.sampling.sampler import load_sampler
 
     stacks = {arm: load_sampler(study, arm) for arm in arms}  # a broken one is said before the run is opened
     with start_run(study, "sets", config, unless=finished) as run:
@@ -209,8 +209,8 @@ def _sample_chunk(
 
 def sample_stored(study: Study, stack: Any, conditions: Sequence[StoredCondition], seeds: Sequence[int]) -> np.ndarray:
     """Sample stored conditions with the study's steps, guidance and scheduler; (N, H, W) uint8."""
-    from generation.sampling.sampler import sample
-    from generation.stack.conditions import Condition
+    from radpref.generation.sampling.sampler import sample
+    from radpref.generation.stack.conditions import Condition
 
     settings = study.config.generator
     cache: dict[str, Any] = {}

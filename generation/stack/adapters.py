@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from data.errors import Conflict, InvalidInput, NotFound
-from data.files import sha256_tree, write_atomic
-from data.records import now
-from generation.stack.brought import ModelOptions, options_of
-from generation.stack.identity import extras_identity, identity
-from generation.stack.models import GeneratorStack, add_lora, load_stack
-from generation.stack.parts import quiet_libraries, read_network
-from generation.stack.places import BASELINE, MANIFEST, TRAINED, find_model, model_path, require_generator
+from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.core.files import sha256_tree, write_atomic
+from radpref.data.study.runs import now
+from radpref.generation.stack.identity import extras_identity, identity
+from radpref.generation.stack.loading import load_stack
+from radpref.generation.stack.models import GeneratorStack, add_lora
+from radpref.generation.stack.options import ModelOptions, options_of
+from radpref.generation.stack.parts import quiet_libraries, read_network
+from radpref.generation.stack.places import BASELINE, MANIFEST, TRAINED, find_model, model_path, require_generator
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
 
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 ADAPTER = "preference"
 MODEL_CARD = "README.md"

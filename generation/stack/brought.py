@@ -7,61 +7,21 @@ pools run on it unchanged. What does not fit (another family, parts of different
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from data.config import DataConfig, GeneratorConfig
-from data.errors import InvalidInput, NotFound
-from generation.stack.fitting import SUPPORTED, check_controlnet, check_parts, check_size, trained_size
-from generation.stack.models import GeneratorStack
-from generation.stack.parts import PICKLES, TO_SAFETENSORS, part_folder, read_json, read_network, read_tokenizer
-from generation.stack.places import CONTROLNET, SHIPPED
-from generation.stack.schedules import noise_schedule
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.generation.stack.fitting import SUPPORTED, check_controlnet, check_parts, check_size, trained_size
+from radpref.generation.stack.models import GeneratorStack
+from radpref.generation.stack.options import ModelOptions
+from radpref.generation.stack.parts import PICKLES, TO_SAFETENSORS, part_folder, read_json, read_network, read_tokenizer
+from radpref.generation.stack.places import CONTROLNET, SHIPPED
+from radpref.generation.stack.schedules import noise_schedule
 
 NETWORKS: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What study.toml says about a brought model; paths are resolved. Fields as in ``[generator]``."""
-
-    structures: tuple[str, ...] = DataConfig().structures
-    controlnet: Path | None = None
-    lora: tuple[Path, ...] = ()
-    unconditional: Literal["auto", "zero", "empty_prompt"] = "auto"
-    hint: Literal["auto", "channels", "rgb"] = "auto"
-    palette: dict[str, str] = field(default_factory=dict)
-    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
-    image_size: int | None = None
-    variant: str | None = None
-    config: Path | None = None
-    with_controlnet: bool = True
-    """False: a ControlNet is left out, also the model's own, as one is going to be grown from the UNet."""
-
-
-def options_of(settings: GeneratorConfig, structures: tuple[str, ...], root: Path) -> ModelOptions:
-    """The options of a study whose folder is ``root``: paths are relative to it."""
-
-    def resolved(name: str) -> Path:
-        path = Path(name).expanduser()
-        return path if path.is_absolute() else root / path
-
-    return ModelOptions(
-        structures=structures,
-        controlnet=resolved(settings.controlnet) if settings.controlnet else None,
-        lora=tuple(resolved(name) for name in settings.lora),
-        unconditional=settings.unconditional,
-        hint=settings.hint,
-        palette=dict(settings.palette),
-        prediction_type=settings.prediction_type,
-        image_size=settings.image_size,
-        variant=settings.variant,
-        config=resolved(settings.config) if settings.config else None,
-    )
 
 
 def load_brought(path: Path, options: ModelOptions) -> GeneratorStack:
@@ -72,7 +32,7 @@ def load_brought(path: Path, options: ModelOptions) -> GeneratorStack:
         InvalidInput: another family of models, a part that is missing or broken, parts that do not fit each other.
     """
     if path.is_file():
-        from generation.stack.single_file import load_single_file
+        from radpref.generation.stack.single_file import load_single_file
 
         stack = load_single_file(path, options)
     elif path.is_dir():
@@ -98,7 +58,7 @@ def apply_options(stack: GeneratorStack, options: ModelOptions, own_controlnet: 
     if stack.controlnet is not None:
         check_controlnet(stack, options.hint, options.palette)
     if options.lora:
-        from generation.stack.lora import fuse_loras
+        from radpref.generation.stack.lora import fuse_loras
 
         fuse_loras(stack, options.lora)
     return stack

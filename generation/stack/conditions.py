@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.errors import InvalidInput
+from radpref.data.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
 
-    from generation.stack.models import GeneratorStack
+    from radpref.generation.stack.models import GeneratorStack
 
 Mode = Literal["T2I", "M2I", "TM2I"]
 Masked = Literal["none", "some", "all"]
@@ -157,7 +157,7 @@ def encode_masks(masks: Sequence[np.ndarray | None], n_structures: int, size: in
 
 def encode_text(stack: GeneratorStack, texts: Sequence[str]) -> Tensor:
     """Hidden states (n, L, D) of texts, each encoded once and then kept in `stack.text_cache`."""
-    from generation.stack.tokenizer import tokenize
+    from radpref.generation.stack.tokenizer import tokenize
 
     if len(stack.text_cache) > MAX_CACHED_TEXTS:
         stack.text_cache.clear()

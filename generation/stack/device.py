@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from data.errors import InvalidInput
+from radpref.data.core.errors import InvalidInput
 
 
 def check_device(name: str) -> None:

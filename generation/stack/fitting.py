@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from data.errors import InvalidInput
-from generation.stack.autoencoder import fold_of
-from generation.stack.conditions import choose_colours, hint_colours, set_hint_colours
-from generation.stack.models import GeneratorStack
+from radpref.data.core.errors import InvalidInput
+from radpref.generation.stack.autoencoder import fold_of
+from radpref.generation.stack.conditions import choose_colours, hint_colours, set_hint_colours
+from radpref.generation.stack.models import GeneratorStack
 
 SUPPORTED = "only Stable Diffusion 1.x/2.x works"
 OTHER_INPUTS = {9: "an inpainting model", 8: "an image-editing model", 7: "an upscaler", 5: "a depth-to-image model"}

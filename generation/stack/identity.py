@@ -14,13 +14,14 @@ from typing import Any
 
 from diffusers import ControlNetModel
 
-from data.errors import InvalidInput
-from data.files import sha256_file
-from data.progress import bar
-from generation.stack.brought import NETWORKS, ModelOptions, controlnet_folder, refuse_other_families
-from generation.stack.lora import lora_file
-from generation.stack.parts import part_folder, weight_files
-from generation.stack.places import CONTROLNET
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import sha256_file
+from radpref.data.core.progress import bar
+from radpref.generation.stack.brought import NETWORKS, controlnet_folder, refuse_other_families
+from radpref.generation.stack.lora import lora_file
+from radpref.generation.stack.options import ModelOptions
+from radpref.generation.stack.parts import part_folder, weight_files
+from radpref.generation.stack.places import CONTROLNET
 
 SHOW_HASHING_FROM = 1 << 30
 """Bytes from which hashing shows a bar."""

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from data.errors import InvalidInput, NotFound
-from generation.stack.models import GeneratorStack
-from generation.stack.parts import PICKLES, TO_SAFETENSORS, quiet_libraries, read_json
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.generation.stack.models import GeneratorStack
+from radpref.generation.stack.parts import PICKLES, TO_SAFETENSORS, quiet_libraries, read_json
 
 FILES: tuple[str, ...] = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 NAME = "brought"

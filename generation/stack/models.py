@@ -10,23 +10,25 @@ import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from data.errors import InvalidInput
-from data.files import write_atomic
-from generation.stack.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
-from generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, fold_of, restore_signal
-from generation.stack.parts import part_folder, quiet_libraries, read_json, read_network, read_tokenizer
-from generation.stack.places import MANIFEST, SHIPPED
-from generation.stack.tokenizer import build_tokenizer
-
-if TYPE_CHECKING:
-    from generation.stack.brought import ModelOptions
+from radpref.data.core.files import write_atomic
+from radpref.generation.stack.architecture import (
+    UnetSettings,
+    build_controlnet,
+    build_text_encoder,
+    build_unet,
+    make_scheduler,
+)
+from radpref.generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, fold_of, restore_signal
+from radpref.generation.stack.parts import quiet_libraries
+from radpref.generation.stack.places import MANIFEST
+from radpref.generation.stack.tokenizer import build_tokenizer
 
 LORA_TARGETS: tuple[str, ...] = (
     "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "conv1", "conv2", "time_emb_proj",
@@ -147,72 +149,6 @@ def save_stack(stack: GeneratorStack, folder: Path, half: bool = False) -> None:
         "has_controlnet": stack.controlnet is not None,
     }
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-
-
-def load_stack(
-    path_or_name: str | Path = "embedded",
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    options: ModelOptions | None = None,
-) -> GeneratorStack:
-    """Load a stack folder, a shipped one by its name in `SHIPPED`, or a brought model; frozen, in evaluation mode.
-
-    Args:
-        options: what study.toml says about a brought model; without it the defaults.
-
-    Raises:
-        NotFound: there is nothing at that place.
-        InvalidInput: a part is missing or unreadable, or the model is of a kind that does not work here; one line.
-    """
-    from generation.stack.brought import ModelOptions, apply_options, load_brought
-
-    folder = SHIPPED.get(str(path_or_name)) or Path(path_or_name)
-    with quiet_libraries():
-        if (folder / MANIFEST).exists():
-            stack = _load(folder, _read_manifest(folder))
-            if options is not None:
-                apply_options(stack, options)
-        else:
-            stack = load_brought(folder, options or ModelOptions())
-        return stack.to(device, dtype).eval()
-
-
-def _load(folder: Path, manifest: dict[str, Any]) -> GeneratorStack:
-    text_encoder = read_network(folder, "text_encoder", CLIPTextModel)
-    return GeneratorStack(
-        vae=read_network(folder, "vae", AutoencoderKL),
-        unet=read_network(folder, "unet", UNet2DConditionModel),
-        controlnet=read_network(folder, "controlnet", ControlNetModel) if manifest["has_controlnet"] else None,
-        text_encoder=text_encoder,
-        tokenizer=read_tokenizer(folder, int(text_encoder.config.max_position_embeddings)),
-        scheduler=_read_scheduler(folder),
-        structures=tuple(manifest["structures"]),
-        image_size=int(manifest["image_size"]),
-        unconditional=manifest["unconditional"],
-        model_id=str(manifest["model_id"]),
-    )
-
-
-def _read_scheduler(folder: Path) -> DDPMScheduler:
-    path = part_folder(folder, "scheduler") / "scheduler_config.json"
-    scheduler: DDPMScheduler = DDPMScheduler.from_config(read_json(path))
-    said = scheduler.config.prediction_type
-    if said not in ("epsilon", "v_prediction"):
-        raise InvalidInput(f"{path}: prediction_type is {said!r}; only 'epsilon' and 'v_prediction' work")
-    return scheduler
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    manifest = read_json(path)
-    manifest.setdefault("model_id", folder.name)
-    manifest.setdefault("has_controlnet", (folder / "controlnet").is_dir())
-    missing = [key for key in ("structures", "unconditional", "image_size") if key not in manifest]
-    if missing:
-        raise InvalidInput(f"{path} lacks {missing}: add them")
-    if manifest["unconditional"] not in ("zero", "empty_prompt"):
-        raise InvalidInput(f"{path}: unconditional is {manifest['unconditional']!r}: choose 'zero' or 'empty_prompt'")
-    return manifest
 
 
 def add_lora(

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import CLIPTokenizer
 
-from data.errors import InvalidInput
+from radpref.data.core.errors import InvalidInput
 
 PICKLES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 TO_SAFETENSORS = "convert it where you trust it (docs/generators.md, 'Pickles')"

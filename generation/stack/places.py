@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InvalidInput, NotFound
-from generation import WEIGHTS_FOLDER
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.generation import WEIGHTS_FOLDER
 
 if TYPE_CHECKING:
-    from data.study import Study
+    from radpref.data.study.study import Study
 
 BASELINE = "baseline"
 TRAINED = "trained"

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusers import DDPMScheduler
 
-from data.errors import InvalidInput
+from radpref.data.core.errors import InvalidInput
 
 KEPT: tuple[str, ...] = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",

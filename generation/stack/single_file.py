@@ -15,15 +15,22 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel
 
-from data.errors import InvalidInput, NotFound
-from generation.stack.fitting import SUPPORTED, trained_size
-from generation.stack.models import GeneratorStack
-from generation.stack.parts import PICKLES, TO_SAFETENSORS, part_folder, quiet_libraries, read_json, read_tokenizer
-from generation.stack.schedules import noise_schedule
-from generation.stack.tokenizer import END, clip_tokenizer
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.generation.stack.fitting import SUPPORTED, trained_size
+from radpref.generation.stack.models import GeneratorStack
+from radpref.generation.stack.parts import (
+    PICKLES,
+    TO_SAFETENSORS,
+    part_folder,
+    quiet_libraries,
+    read_json,
+    read_tokenizer,
+)
+from radpref.generation.stack.schedules import noise_schedule
+from radpref.generation.stack.tokenizer import END, clip_tokenizer
 
 if TYPE_CHECKING:
-    from generation.stack.brought import ModelOptions
+    from radpref.generation.stack.options import ModelOptions
 
 CONFIGS = Path(__file__).parent / "configs"
 Family = Literal["sd1", "sd2"]

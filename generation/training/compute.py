@@ -19,8 +19,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data.errors import InvalidInput, RadprefError
-from generation.stack.device import pick_device
+from radpref.data.core.errors import InvalidInput, RadprefError
+from radpref.generation.stack.device import pick_device
 
 T = TypeVar("T")
 Precision = Literal["f32", "bf16", "fp16"]

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InvalidInput, NotFound
-from data.progress import track
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 def _render_shard(job: tuple[str, int, int, int, int]) -> str:
     """Worker: render one shard of phantoms into `<folder>/shards/<index>.npz` and `.json`."""
-    from data import phantom
+    from radpref.data.phantom import render as phantom
 
     folder, index, count, size, seed = job
     target = Path(folder) / "shards" / f"{index:05d}.npz"

@@ -19,10 +19,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from generation.stack.autoencoder import restore_signal, to_signal
-from generation.training.compute import Compute, Precision, prepare_module
-from generation.training.loop import Budget, TrainingLoop
-from generation.training.vae_training import VaeSettings, gradient_distance
+from radpref.generation.stack.autoencoder import restore_signal, to_signal
+from radpref.generation.training.compute import Compute, Precision, prepare_module
+from radpref.generation.training.loop import Budget, TrainingLoop
+from radpref.generation.training.vae_training import VaeSettings, gradient_distance
 
 LATENT_NOISE = 0.05
 ADVERSARIAL_WARMUP_STEPS = 100

@@ -3,7 +3,7 @@
     corpus -> vae -> latents -> unet (text to image) -> control (with masks) -> decoder (sharper) -> export
 
 Every stage resumes where it was interrupted and is skipped when it is finished:
-``python -m generation.training.embedded --stage all --work DIR``.
+``python -m radpref.generation.training.embedded --stage all --work DIR``.
 """
 
 from __future__ import annotations
@@ -22,20 +22,27 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from data.files import write_atomic
-from generation.sampling.sampler import sample
-from generation.stack.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
-from generation.stack.conditions import Condition
-from generation.stack.models import GeneratorStack, load_stack, save_stack
-from generation.stack.places import EMBEDDED_FOLDER, MANIFEST
-from generation.stack.tokenizer import build_tokenizer
-from generation.training.corpus import EMBEDDED_STRUCTURES, Corpus, build_phantom_corpus, load_corpus
-from generation.training.decoder_training import refine_decoder
-from generation.training.latents import LatentCorpus, encode_corpus
-from generation.training.loop import Budget
-from generation.training.model_card import write_model_card
-from generation.training.unet_training import MASK_STAGE, TEXT_STAGE, TrainSettings, train
-from generation.training.vae_training import VaeSettings, reconstruction_report, train_vae
+from radpref.data.core.files import write_atomic
+from radpref.generation.sampling.sampler import sample
+from radpref.generation.stack.architecture import (
+    UnetSettings,
+    build_controlnet,
+    build_text_encoder,
+    build_unet,
+    make_scheduler,
+)
+from radpref.generation.stack.conditions import Condition
+from radpref.generation.stack.loading import load_stack
+from radpref.generation.stack.models import GeneratorStack, save_stack
+from radpref.generation.stack.places import EMBEDDED_FOLDER, MANIFEST
+from radpref.generation.stack.tokenizer import build_tokenizer
+from radpref.generation.training.corpus import EMBEDDED_STRUCTURES, Corpus, build_phantom_corpus, load_corpus
+from radpref.generation.training.decoder_training import refine_decoder
+from radpref.generation.training.latents import LatentCorpus, encode_corpus
+from radpref.generation.training.loop import Budget
+from radpref.generation.training.model_card import write_model_card
+from radpref.generation.training.unet_training import MASK_STAGE, TEXT_STAGE, TrainSettings, train
+from radpref.generation.training.vae_training import VaeSettings, reconstruction_report, train_vae
 
 log = logging.getLogger(__name__)
 
@@ -241,10 +248,10 @@ def train_embedded(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of ``python -m generation.training.embedded``."""
+    """Entry of ``python -m radpref.generation.training.embedded``."""
     defaults = EmbeddedSettings()
     parser = argparse.ArgumentParser(
-        prog="python -m generation.training.embedded", description="Train the embedded generator."
+        prog="python -m radpref.generation.training.embedded", description="Train the embedded generator."
     )
     parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")
     parser.add_argument("--work", type=Path, required=True, help="folder for corpus, latents and checkpoints")

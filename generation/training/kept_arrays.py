@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from data.files import storage_errors, write_atomic
-from data.progress import bar
+from radpref.data.core.files import storage_errors, write_atomic
+from radpref.data.core.progress import bar
 
 NOTE_EVERY = 16
 """Batches between notes of how far the making is."""

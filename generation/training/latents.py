@@ -1,7 +1,8 @@
 """The training arrays of UNet and ControlNet: images encoded once, augmented variants, masks, texts.
 
 Input: a stack and a `Corpus`. Output: a `LatentCorpus`, memory-mapped from a folder that belongs to these images, this
-autoencoder and these settings (`generation.training.kept_arrays`). One process encodes, the others wait and read.
+autoencoder and these settings (`radpref.generation.training.kept_arrays`). One process encodes, the others wait and
+read.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.errors import InvalidInput
-from generation.stack.autoencoder import to_signal
-from generation.stack.models import GeneratorStack
-from generation.stack.tokenizer import tokenize
-from generation.training.compute import Compute
-from generation.training.corpus import Corpus
-from generation.training.kept_arrays import KeptArrays
+from radpref.data.core.errors import InvalidInput
+from radpref.generation.stack.autoencoder import to_signal
+from radpref.generation.stack.models import GeneratorStack
+from radpref.generation.stack.tokenizer import tokenize
+from radpref.generation.training.compute import Compute
+from radpref.generation.training.corpus import Corpus
+from radpref.generation.training.kept_arrays import KeptArrays
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Input: modules, a loss function of (step, progress) and a budget. Output: trained modules (their exponential moving
 average), ``metrics.jsonl`` and ``checkpoint.safetensors`` in a folder. In a step-bound run every random draw comes
 from one `torch.Generator` whose state is saved, so a resumed run equals an uninterrupted one. Several processes
-(`generation.training.compute`) may share the steps: all hold the same weights and generator, the main one writes.
+(`radpref.generation.training.compute`) may share the steps: all hold the same weights and generator, the main one
+writes.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from data.errors import InvalidInput
-from data.files import write_atomic
-from data.progress import bar
-from generation.training.averages import BEST, BestWeights, Ema
-from generation.training.compute import FUSED_DEVICES, Compute, Precision, memory_errors
-from generation.training.tensor_files import stored, write_tensors
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import write_atomic
+from radpref.data.core.progress import bar
+from radpref.generation.training.averages import BEST, BestWeights, Ema
+from radpref.generation.training.compute import FUSED_DEVICES, Compute, Precision, memory_errors
+from radpref.generation.training.tensor_files import stored, write_tensors
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.files import write_atomic
+from radpref.data.core.files import write_atomic
 
 RUNS: tuple[tuple[str, str], ...] = (
     ("autoencoder", "vae_run"),
@@ -58,7 +58,7 @@ def write_model_card(target: Path, work: Path, n_images: int) -> None:
             f"fp16 safetensors, {size_mb:.1f} MB. Research use, not for diagnosis.",
             "",
             "## Data",
-            f"{n_images} phantoms rendered by `data/phantom.py` (seed 2026), without the finding-side-severity",
+            f"{n_images} phantoms rendered by `data/phantom/render.py` (seed 2026), without the finding-side-severity",
             "combinations of `HELD_OUT`; texts are captions, paraphrases and impressions. No real patient is in it.",
             "",
             "## Training (one CPU core, bf16)",

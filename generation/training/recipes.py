@@ -14,17 +14,23 @@ from pathlib import Path
 
 from diffusers import ControlNetModel, UNet2DConditionModel
 
-from data.config import TrainConfig
-from data.errors import InvalidInput
-from generation.stack.adapters import attach_lora, lora_parameters, merge_lora
-from generation.stack.architecture import UnetSettings, build_controlnet, build_text_encoder, build_unet, make_scheduler
-from generation.stack.autoencoder import build_vae
-from generation.stack.models import GeneratorStack
-from generation.stack.tokenizer import build_tokenizer
-from generation.training.compute import Compute
-from generation.training.request import FRESH, check_fresh_size, has_mask_stage, has_text_stage
-from generation.training.unet_training import FINE_TUNE, TEXT_STAGE, TrainSettings
-from generation.training.vae_training import VaeSettings
+from radpref.data.config.generation import TrainConfig
+from radpref.data.core.errors import InvalidInput
+from radpref.generation.stack.adapters import attach_lora, lora_parameters, merge_lora
+from radpref.generation.stack.architecture import (
+    UnetSettings,
+    build_controlnet,
+    build_text_encoder,
+    build_unet,
+    make_scheduler,
+)
+from radpref.generation.stack.autoencoder import build_vae
+from radpref.generation.stack.models import GeneratorStack
+from radpref.generation.stack.tokenizer import build_tokenizer
+from radpref.generation.training.compute import Compute
+from radpref.generation.training.request import FRESH, check_fresh_size, has_mask_stage, has_text_stage
+from radpref.generation.training.unet_training import FINE_TUNE, TEXT_STAGE, TrainSettings
+from radpref.generation.training.vae_training import VaeSettings
 
 SMALL_RATE, LARGE_RATE, LARGE_LORA_RATE, LARGE_CONTROL_RATE = 5e-4, 1e-5, 1e-4, 1e-5
 LARGE_PARAMETERS = 100_000_000

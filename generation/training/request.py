@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from data.conditions_store import has_captions, has_masks
-from data.empty_splits import empty_line, is_empty
-from data.errors import InvalidInput
-from generation.stack.device import check_device
-from generation.stack.places import require_generator, said_size
-from generation.training.study_corpus import require_material
+from radpref.data.core.errors import InvalidInput
+from radpref.data.study.conditions import has_captions, has_masks
+from radpref.data.study.empty_splits import empty_line, is_empty
+from radpref.generation.stack.device import check_device
+from radpref.generation.stack.places import require_generator, said_size
+from radpref.generation.training.study_corpus import require_material
 
 if TYPE_CHECKING:
-    from data.config import TrainConfig
-    from data.study import Study
+    from radpref.data.config.generation import TrainConfig
+    from radpref.data.study.study import Study
 
 log = logging.getLogger(__name__)
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conditions_store import has_conditions, record_conditions
-from data.empty_splits import require_split
-from data.errors import InvalidInput
-from data.files import sha256_bytes
-from data.images import to_uint8
-from data.progress import track
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import sha256_bytes
+from radpref.data.core.progress import track
+from radpref.data.imaging.images import to_uint8
+from radpref.data.study.conditions import has_conditions, record_conditions
+from radpref.data.study.empty_splits import require_split
 
 if TYPE_CHECKING:
-    from data.study import Study
-    from generation.stack.conditions import Condition
-    from generation.training.compute import Compute
-    from generation.training.corpus import Corpus
+    from radpref.data.study.study import Study
+    from radpref.generation.stack.conditions import Condition
+    from radpref.generation.training.compute import Compute
+    from radpref.generation.training.corpus import Corpus
 
 BATCH = 64
 """Images read between two looks at the progress."""
@@ -81,9 +81,9 @@ def records_corpus(
     `folder`: where the arrays are kept, memory-mapped; None for arrays in memory. Of several processes the main one
     reads the images, the others wait.
     """
-    from generation.training.compute import Compute
-    from generation.training.corpus import Corpus
-    from generation.training.kept_arrays import KeptArrays
+    from radpref.generation.training.compute import Compute
+    from radpref.generation.training.corpus import Corpus
+    from radpref.generation.training.kept_arrays import KeptArrays
 
     compute = compute or Compute()
     size = study.config.data.image_size
@@ -133,7 +133,7 @@ def records_corpus(
 
 def record_condition(study: Study, record: dict[str, Any], structures: tuple[str, ...]) -> Condition:
     """Caption and masks of a record as a condition; None each where it has none."""
-    from generation.stack.conditions import Condition
+    from radpref.generation.stack.conditions import Condition
 
     known = {name: study.store.mask(sha) for name, sha in record["masks"].items() if name in structures}
     if not known:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conditions_store import record_conditions
-from data.config import TrainConfig
-from data.errors import InvalidInput
-from data.files import sha256_bytes, sha256_tree, write_atomic
-from data.records import Run, finished_run, start_run
-from generation.training.request import FRESH, check_training, require_size, warn_without_validation
-from generation.training.study_corpus import (
+from radpref.data.config.generation import TrainConfig
+from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import sha256_bytes, sha256_tree, write_atomic
+from radpref.data.study.conditions import record_conditions
+from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.generation.training.request import FRESH, check_training, require_size, warn_without_validation
+from radpref.generation.training.study_corpus import (
     read_images,
     record_condition,
     records_corpus,
@@ -32,15 +32,15 @@ from generation.training.study_corpus import (
 )
 
 if TYPE_CHECKING:
-    from data.study import Study
-    from generation.stack.models import GeneratorStack
-    from generation.training.compute import Compute
-    from generation.training.corpus import Corpus
-    from generation.training.latents import LatentCorpus
-    from generation.training.recipes import Recipe
-    from generation.training.unet_training import TrainSettings
-    from generation.training.vae_training import VaeSettings
-    from generation.training.validation import Validation
+    from radpref.data.study.study import Study
+    from radpref.generation.stack.models import GeneratorStack
+    from radpref.generation.training.compute import Compute
+    from radpref.generation.training.corpus import Corpus
+    from radpref.generation.training.latents import LatentCorpus
+    from radpref.generation.training.recipes import Recipe
+    from radpref.generation.training.unet_training import TrainSettings
+    from radpref.generation.training.vae_training import VaeSettings
+    from radpref.generation.training.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +64,9 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
             the loss became no number.
         RadprefError: the device's memory did not suffice.
     """
-    from generation.stack.places import model_path
-    from generation.training.compute import make_compute
-    from generation.training.recipes import add_lora, check_recipe, fit_structures, is_large, make_recipe
+    from radpref.generation.stack.places import model_path
+    from radpref.generation.training.compute import make_compute
+    from radpref.generation.training.recipes import add_lora, check_recipe, fit_structures, is_large, make_recipe
 
     check_training(study, device)
     compute = make_compute(device)
@@ -104,7 +104,7 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
 
 def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
     """What identifies a run: section [train] with its learning rate resolved, number of images, structures."""
-    from generation.training.recipes import learning_rates
+    from radpref.generation.training.recipes import learning_rates
 
     settings = study.config.train
     kept = {
@@ -117,8 +117,8 @@ def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
 
 
 def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
-    from generation.stack.adapters import load_generator
-    from generation.training.recipes import fresh_stack
+    from radpref.generation.stack.adapters import load_generator
+    from radpref.generation.training.recipes import fresh_stack
 
     settings = study.config.train
     if settings.start != FRESH:
@@ -144,7 +144,7 @@ def _shared_run(study: Study, config: dict[str, Any], inputs: dict[str, str], co
 
 def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
     """Write weights, LoRA and model card, and register the model."""
-    from generation.stack.adapters import (
+    from radpref.generation.stack.adapters import (
         ADAPTER,
         LORA_FOLDER,
         generator_identity,
@@ -152,10 +152,10 @@ def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
         merge_lora,
         register_model,
     )
-    from generation.stack.models import save_stack
-    from generation.stack.parts import quiet_libraries
-    from generation.stack.places import TRAINED
-    from generation.training.train_card import train_card
+    from radpref.generation.stack.models import save_stack
+    from radpref.generation.stack.parts import quiet_libraries
+    from radpref.generation.stack.places import TRAINED
+    from radpref.generation.training.train_card import train_card
 
     if study.config.train.start != FRESH:
         run.result["start_sha256"] = generator_identity(study, study.config.train.start)
@@ -176,12 +176,12 @@ def _train_stages(
     study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path, recipe: Recipe, compute: Compute
 ) -> dict[str, Any]:
     """Autoencoder, text, masks with text, decoder; each resumes from its own checkpoint in ``folder``."""
-    from generation.training.latents import encode_corpus
-    from generation.training.loop import Budget
-    from generation.training.recipes import grow_controlnet, stack_is_large
-    from generation.training.train_card import stage_figures
-    from generation.training.unet_training import train
-    from generation.training.vae_training import reconstruction_report
+    from radpref.generation.training.latents import encode_corpus
+    from radpref.generation.training.loop import Budget
+    from radpref.generation.training.recipes import grow_controlnet, stack_is_large
+    from radpref.generation.training.train_card import stage_figures
+    from radpref.generation.training.unet_training import train
+    from radpref.generation.training.vae_training import reconstruction_report
 
     settings, large = study.config.train, stack_is_large(stack)
     result = _autoencoder(study, stack, corpus, folder, compute)
@@ -222,9 +222,9 @@ def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Pa
     """Train the autoencoder (in the main process) and report on validation images."""
     from safetensors.torch import load_file, save_file
 
-    from generation.training.loop import Budget
-    from generation.training.recipes import stack_is_large
-    from generation.training.vae_training import reconstruction_report, train_vae
+    from radpref.generation.training.loop import Budget
+    from radpref.generation.training.recipes import stack_is_large
+    from radpref.generation.training.vae_training import reconstruction_report, train_vae
 
     settings = study.config.train
     result: dict[str, Any] = {}
@@ -262,7 +262,7 @@ def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Pa
 
 def _vae_settings(settings: TrainConfig, rate: float) -> VaeSettings:
     """Of autoencoder and decoder; a whole image costs as much as four crops."""
-    from generation.training.vae_training import VaeSettings
+    from radpref.generation.training.vae_training import VaeSettings
 
     shape = VaeSettings(bf16=settings.precision != "f32", batch_size=settings.vae_batch_size)
     whole = max(1, round(settings.vae_batch_size * 3 / 8))
@@ -277,8 +277,8 @@ def _vae_validation(study: Study, large: bool) -> np.ndarray:
 
 def _refine(stack: GeneratorStack, corpus: Corpus, latents: np.ndarray, folder: Path, settings: TrainConfig) -> None:
     """The decoder against a patch discriminator, on the images as they are (the first ``len(corpus)`` latents)."""
-    from generation.training.decoder_training import refine_decoder
-    from generation.training.loop import Budget
+    from radpref.generation.training.decoder_training import refine_decoder
+    from radpref.generation.training.loop import Budget
 
     shape = _vae_settings(settings, DECODER_RATE)
     shape = replace(shape, loop=replace(shape.loop, warmup_steps=20))
@@ -293,9 +293,9 @@ def _validation(
     study: Study, stack: GeneratorStack, folder: Path, name: str, own: TrainSettings, compute: Compute
 ) -> Validation | None:
     """What the main process looks at during a stage; None where there is no validation split, or elsewhere."""
-    from generation.training.compute import Compute
-    from generation.training.unet_training import NoiseObjective
-    from generation.training.validation import Validation, choose_conditions
+    from radpref.generation.training.compute import Compute
+    from radpref.generation.training.unet_training import NoiseObjective
+    from radpref.generation.training.validation import Validation, choose_conditions
 
     if not compute.is_main:
         return None
@@ -322,7 +322,7 @@ def _validation_records(study: Study) -> list[dict[str, Any]]:
 def _validation_latents(
     study: Study, stack: GeneratorStack, records: list[dict[str, Any]], folder: Path, alone: Compute
 ) -> LatentCorpus:
-    from generation.training.latents import encode_corpus
+    from radpref.generation.training.latents import encode_corpus
 
     chosen = spread(records, VALIDATION_IMAGES)
     corpus = records_corpus(study, chosen, stack.structures, folder / "validation" / "corpus")

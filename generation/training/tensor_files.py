@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.files import storage_errors
+from radpref.data.core.files import storage_errors
 
 
 def stored(value: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from generation.training.averages import best_observation
-from generation.training.loop import METRICS
+from radpref.generation.training.averages import best_observation
+from radpref.generation.training.loop import METRICS
 
 STAGES: tuple[tuple[str, str], ...] = (
     ("vae", "autoencoder"),

@@ -5,7 +5,7 @@
 Input: a stack and a `LatentCorpus`. Output: the stack with averaged weights. Text to image first (UNet or its LoRA, and
 text encoder), then with masks (ControlNet, with or without the others); any images with captions or masks go through
 the same functions. Models of velocity are trained on velocity. All random numbers of a step are drawn for the whole
-batch, in every process alike (`generation.training.compute`).
+batch, in every process alike (`radpref.generation.training.compute`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.errors import InvalidInput
-from generation.stack.adapters import lora_parameters
-from generation.stack.conditions import ConditionBatch, make_batch, predict_noise
-from generation.stack.models import GeneratorStack, choose_attention
-from generation.training.compute import Compute, Precision, prepare_module
-from generation.training.latents import LatentCorpus, cache_text_states
-from generation.training.loop import Budget, LoopSettings, TrainingLoop
+from radpref.data.core.errors import InvalidInput
+from radpref.generation.stack.adapters import lora_parameters
+from radpref.generation.stack.conditions import ConditionBatch, make_batch, predict_noise
+from radpref.generation.stack.models import GeneratorStack, choose_attention
+from radpref.generation.training.compute import Compute, Precision, prepare_module
+from radpref.generation.training.latents import LatentCorpus, cache_text_states
+from radpref.generation.training.loop import Budget, LoopSettings, TrainingLoop
 
 log = logging.getLogger(__name__)
 

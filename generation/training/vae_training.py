@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, restore_signal, to_signal
-from generation.training.compute import Compute, Precision, prepare_module
-from generation.training.corpus import Corpus
-from generation.training.loop import Budget, LoopSettings, TrainingLoop
+from radpref.generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, restore_signal, to_signal
+from radpref.generation.training.compute import Compute, Precision, prepare_module
+from radpref.generation.training.corpus import Corpus
+from radpref.generation.training.loop import Budget, LoopSettings, TrainingLoop
 
 log = logging.getLogger(__name__)
 

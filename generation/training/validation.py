@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data.files import write_atomic
-from generation.sampling.sampler import sample
-from generation.stack.conditions import Condition
-from generation.stack.models import GeneratorStack
-from generation.training.latents import LatentCorpus
-from generation.training.unet_training import MODES, Draw, NoiseObjective, TrainSettings
+from radpref.data.core.files import write_atomic
+from radpref.generation.sampling.sampler import sample
+from radpref.generation.stack.conditions import Condition
+from radpref.generation.stack.models import GeneratorStack
+from radpref.generation.training.latents import LatentCorpus
+from radpref.generation.training.unet_training import MODES, Draw, NoiseObjective, TrainSettings
 
 FIRST_SEED = 100
 """Image number k of a sheet starts from noise of seed FIRST_SEED + k."""

@@ -1,0 +1,226 @@
+"""Held-out evaluation: baseline and arms on fresh conditions with equal seeds, measured by the judge.
+
+Input: a study with arms. Output: a run of kind ``evaluate`` with result.json, samples and ``sheets/*.png``. The judge
+has seen no training of any arm; the gap between the raters' networks' gain and the judge's is the reward-hacking
+figure. Gain, diversity and drift are reported together, because a win rate alone flatters.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from radpref.alignment.evaluation.fresh_conditions import fresh_conditions
+from radpref.alignment.evaluation.judging import (
+    MEASURES,
+    TIE,
+    FloatArray,
+    Images,
+    arm_figures,
+    comparison,
+    judge_condition,
+)
+from radpref.alignment.evaluation.simulated_raters import fit_mask, load_raters
+from radpref.alignment.requests import check_evaluation, trained_arms
+from radpref.alignment.training.watch import drift_and_diversity, feature_function
+from radpref.data.core.errors import NotFound
+from radpref.data.core.files import write_atomic
+from radpref.data.core.progress import bar
+from radpref.data.imaging.sheets import SheetRow, save_sheet
+from radpref.data.study.conditions import StoredCondition, mask_stack
+from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.generation.measuring.measure import MeasureNet
+from radpref.generation.measuring.roles import load_network
+from radpref.generation.sampling.sets import image_seed, sample_stored
+from radpref.generation.stack.adapters import arm_identity, load_arm
+from radpref.generation.stack.device import pick_device
+from radpref.generation.stack.places import BASELINE
+
+if TYPE_CHECKING:
+    from radpref.data.study.study import Study
+
+log = logging.getLogger(__name__)
+
+N_SHEETS = 12
+MaskStack = npt.NDArray[np.bool_]
+
+
+def run_evaluate(
+    study: Study,
+    *,
+    arms: Sequence[str] | None = None,
+    n_conditions: int | None = None,
+    n_images: int | None = None,
+    seed: int | None = None,
+    judge: str = "judge",
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Sample `n_images` of each of `n_conditions` fresh conditions from every arm, and measure them.
+
+    Both numbers default to ``align.evaluation_images`` and ``align.evaluation_conditions``.
+
+    Resumes; the same call again returns the finished evaluation as long as the arms are the same.
+
+    Raises:
+        NotFound: no trained arm, or no judge.
+        InvalidInput: bad numbers, or too few unused validation records.
+    """
+    settings = study.config.align
+    n_conditions = settings.evaluation_conditions if n_conditions is None else n_conditions
+    n_images = settings.evaluation_images if n_images is None else n_images
+    check_evaluation(study, arms, n_conditions, n_images, judge, device)
+    device = pick_device(device)
+    names = [BASELINE, *(arm for arm in (arms or trained_arms(study)) if arm != BASELINE)]
+    net = load_network(study, judge, "judge")
+    seed = settings.seed if seed is None else seed
+    config = {
+        "arms": {arm: arm_identity(study, arm) for arm in names},
+        "n_conditions": n_conditions,
+        "n_images": n_images,
+        "seed": seed,
+        "judge": net.sha256,
+        "mix": list(study.config.sets.mix),
+        "generator": study.config.generator.model_dump(mode="json"),
+    }
+    if done := finished_run(study, "evaluate", config):
+        return {**done.result, "already_done": True}
+    conditions = fresh_conditions(study, net, n_conditions, seed)
+    inputs = {"judge": net.sha256}
+    with start_run(study, "evaluate", config, inputs, unless=lambda: finished_run(study, "evaluate", config)) as run:
+        samples = {arm: _sample_arm(study, run, arm, conditions, n_images, seed, device) for arm in names}
+        run.result = _measure(study, run, net, conditions, samples, seed)
+        write_atomic(run.folder / "result.json", json.dumps(run.result, indent=2) + "\n")
+    return run.result
+
+
+def _sample_arm(
+    study: Study, run: Run, arm: str, conditions: Sequence[StoredCondition], n_images: int, seed: int, device: str
+) -> Images:
+    """(n, k, H, W) uint8, chunk by chunk; finished chunks are read back. Seeds are equal in all arms."""
+    folder = run.folder / "samples" / arm
+    per_chunk = max(1, study.config.generator.batch_size // n_images)
+    stack, parts = None, []
+    with bar(f"sampling {arm}", len(conditions)) as advance:
+        for start in range(0, len(conditions), per_chunk):
+            chunk = conditions[start : start + per_chunk]
+            path = folder / f"{start:05d}.npy"
+            if not path.exists():
+                stack = stack or load_arm(study, arm, device)
+                repeated = [condition for condition in chunk for _ in range(n_images)]
+                seeds = [image_seed("evaluate", seed, start + i, k) for i in range(len(chunk)) for k in range(n_images)]
+                images = sample_stored(study, stack, repeated, seeds)
+                _write_array(path, images.reshape(len(chunk), n_images, *images.shape[1:]))
+            parts.append(np.load(path, allow_pickle=False))
+            advance(len(chunk))
+    return np.concatenate(parts)
+
+
+def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def judge_arm(
+    study: Study, net: MeasureNet, conditions: Sequence[StoredCondition], images: Images
+) -> dict[str, FloatArray]:
+    """Every measure (n, k) of one arm's images (n, k, H, W)."""
+    names = study.config.data.structures
+    rows = []
+    for condition, group in zip(conditions, images, strict=True):
+        masks = mask_stack(study, condition.masks)
+        rows.append(judge_condition(net, group, condition, None if masks is None else fit_mask(masks, group), names))
+    return {name: np.stack([row[name] for row in rows]) for name in MEASURES}
+
+
+def _rater_scores(
+    study: Study, conditions: Sequence[StoredCondition], samples: dict[str, Images]
+) -> dict[str, FloatArray] | None:
+    """Mean score (n, k) by the raters' networks, for each arm; None where no simulated rater scored."""
+    if not study.db.value("SELECT count(*) FROM raters WHERE kind = 'simulated'"):
+        return None
+    try:
+        nets = [net for _, net in load_raters(study)]
+    except NotFound as error:
+        log.warning("%s; no reward-hacking figure", error)
+        return None
+    found = {}
+    for arm, images in samples.items():
+        stacked = np.stack([judge_arm(study, net, conditions, images)["score"] for net in nets])
+        known = ~np.isnan(stacked)
+        total = np.where(known, stacked, 0).sum(0)
+        found[arm] = np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
+    return found
+
+
+def _measure(
+    study: Study,
+    run: Run,
+    net: MeasureNet,
+    conditions: Sequence[StoredCondition],
+    samples: dict[str, Images],
+    seed: int,
+) -> dict[str, Any]:
+    modes = [condition.mode for condition in conditions]
+    judged = {arm: judge_arm(study, net, conditions, images) for arm, images in samples.items()}
+    by_raters = _rater_scores(study, conditions, samples)
+    features, features_name = feature_function(study)
+    embedded = {
+        arm: features(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], -1)
+        for arm, images in samples.items()
+    }
+    arms: dict[str, Any] = {}
+    compared: dict[str, Any] = {}
+    for arm in samples:
+        arms[arm] = arm_figures(judged[arm], modes, seed) | drift_and_diversity(embedded[arm], embedded[BASELINE])
+        if arm != BASELINE:
+            pair = None if by_raters is None else (by_raters[arm], by_raters[BASELINE])
+            compared[arm] = comparison(judged[arm], judged[BASELINE], pair, seed)
+    return {
+        "run_id": run.run_id,
+        "n_conditions": len(conditions),
+        "n_images": int(next(iter(samples.values())).shape[1]),
+        "n_sources": len({condition.text_record or condition.mask_record for condition in conditions}),
+        "modes": {mode: modes.count(mode) for mode in dict.fromkeys(modes)},
+        "judge": {"name": net.name, "sha256": net.sha256},
+        "features": features_name,
+        "tie": TIE,
+        "arms": arms,
+        "comparisons": compared,
+        "sheets": _sheets(study, run, conditions, samples),
+    }
+
+
+def mask_picture(mask: MaskStack, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Asked structures (S, h, w) as grey levels in one picture (1, H, W)."""
+    fitted = fit_mask(mask, np.zeros((1, height, width), np.uint8))
+    picture = np.zeros((height, width), np.uint8)
+    for plane, level in zip(fitted, np.linspace(90, 230, len(fitted)), strict=True):
+        picture[plane] = int(level)
+    return picture[None]
+
+
+def _sheets(study: Study, run: Run, conditions: Sequence[StoredCondition], samples: dict[str, Images]) -> list[str]:
+    """One sheet a condition, an arm a row with equal seeds; spread over the conditions. Paths inside the run folder."""
+    paths = []
+    chosen = np.unique(np.linspace(0, len(conditions) - 1, min(N_SHEETS, len(conditions))).round().astype(int))
+    for index in chosen:
+        condition = conditions[index]
+        masks = mask_stack(study, condition.masks)
+        rows = []
+        for arm, images in samples.items():
+            group = images[index]
+            picture = () if masks is None else (mask_picture(masks, *group.shape[1:]),)
+            rows.append(SheetRow(arm, (*picture, group)))
+        title = f"{condition.mode}  {condition.text or 'mask: ' + ', '.join(sorted(condition.masks))}"
+        path = f"sheets/{index:03d}-{condition.mode.lower()}.png"
+        save_sheet(run.folder / path, rows, (title,))
+        paths.append(path)
+    return paths

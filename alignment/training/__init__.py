@@ -1,0 +1,1 @@
+"""Preferences become an arm: losses, the policy, Diffusion-DPO, fine-tuning, the watch, and the arm's files."""

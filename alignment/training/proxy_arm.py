@@ -1,0 +1,157 @@
+"""Feedback without people: pools filtered by the proxy, and the generator fine-tuned on what the proxy kept.
+
+Input: a study. Output: pools of arm "proxy-filtered", a run of kind ``proxy`` with the model of arm "proxy-finetuned"
+and its pools (paper, "Proxy model": 90th percentile, 9,000 steps). Same LoRA, images per step, sampler and
+pools as the preference arms; no score of a person or simulated rater is read. The same call again resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from radpref.alignment.preferences.preference_sets import encode_stored
+from radpref.alignment.requests import PROXY_ARMS, check_proxy
+from radpref.alignment.training.finetune import FinetuneStep, TrainingImages
+from radpref.alignment.training.policy import make_policy
+from radpref.alignment.training.train_arm import train_arm
+from radpref.data.study.conditions import StoredCondition, load_condition, mask_stack
+from radpref.data.study.pools import PROXY_FILTERED, PROXY_FINETUNED, pool_run
+from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.generation.pools.pool import run_pool
+from radpref.generation.stack.adapters import arm_identity, load_arm
+from radpref.generation.stack.conditions import Condition, encode_conditions
+from radpref.generation.stack.device import pick_device
+from radpref.generation.stack.places import BASELINE
+
+if TYPE_CHECKING:
+    from radpref.data.config.alignment import AlignConfig
+    from radpref.data.study.study import Study
+    from radpref.generation.stack.models import GeneratorStack
+
+
+def run_proxy(
+    study: Study, *, arms: Sequence[str] | None = None, n_steps: int | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """Filter the pools of all tasks; fine-tune on them; sample the fine-tuned generator's pools.
+
+    Args:
+        arms: "proxy-filtered" alone stops after the filter; default both.
+        n_steps: instead of proxy.finetune_steps.
+        device: of the training; "auto" takes a CUDA device where there is one.
+
+    Raises:
+        InvalidInput: another arm, a bad number of steps, or a class that comes out short.
+        NotFound, Conflict: the proxy cannot be loaded, or has another role in this study.
+    """
+    wanted = list(dict.fromkeys(arms or PROXY_ARMS))
+    check_proxy(study, wanted, n_steps, device)
+    device = pick_device(device)
+    settings = study.config.align.model_copy(
+        update={
+            "n_steps": study.config.proxy.finetune_steps if n_steps is None else n_steps,
+            "learning_rate": study.config.proxy.learning_rate,
+        }
+    )
+    result: dict[str, Any] = {PROXY_FILTERED: run_pool(study, arms=[PROXY_FILTERED])["pools"]}
+    if PROXY_FINETUNED in wanted:
+        result["training"] = _finetune(study, settings, device)
+        result[PROXY_FINETUNED] = run_pool(study, arms=[PROXY_FINETUNED])["pools"]
+    return result
+
+
+def _finetune(study: Study, settings: AlignConfig, device: str) -> dict[str, Any]:
+    base = arm_identity(study, BASELINE)
+    pools = [pool_run(study, task.name, PROXY_FILTERED) for task in study.config.downstream.tasks]
+    config = {
+        "arm": PROXY_FINETUNED,
+        "pools": pools,
+        "proxy": study.config.proxy.model_dump(mode="json"),
+        "align": settings.model_dump(mode="json"),
+        "generator": study.config.generator.model_dump(mode="json"),
+        "base": base,
+    }
+    if done := finished_run(study, "proxy", config):
+        return {**done.result, "already_done": True}
+    inputs = {"generator": base}
+    with start_run(study, "proxy", config, inputs, unless=lambda: finished_run(study, "proxy", config)) as run:
+        run.result = _train(study, run, pools, settings, device)
+    return run.result
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Filtered images: hash and condition of each."""
+
+    shas: list[str]
+    condition_ids: list[str]
+
+
+def _kept(study: Study, pools: Sequence[str], at_most: int) -> _Kept:
+    """At most so many images, evenly from the pools and spread over each."""
+    shas, ids = [], []
+    for number, run_id in enumerate(pools):
+        rows = study.db.rows(
+            "SELECT image_sha, condition_id FROM pool_images WHERE run_id = ? ORDER BY ordinal", [run_id]
+        )
+        share = at_most // len(pools) + (number < at_most % len(pools))
+        for i in np.unique(np.linspace(0, len(rows) - 1, min(share, len(rows))).round().astype(int)):
+            shas.append(str(rows[i]["image_sha"]))
+            ids.append(str(rows[i]["condition_id"]))
+    return _Kept(shas, ids)
+
+
+def training_images(study: Study, stack: GeneratorStack, kept: _Kept) -> tuple[TrainingImages, list[StoredCondition]]:
+    """Latents of the images, their distinct conditions encoded once, and those conditions."""
+    distinct = list(dict.fromkeys(kept.condition_ids))
+    stored = [load_condition(study, name) for name in distinct]
+    asked = [Condition(one.text, mask_stack(study, one.masks, stack.structures)) for one in stored]
+    place = {name: i for i, name in enumerate(distinct)}
+    rows = torch.tensor([place[name] for name in kept.condition_ids], device=stack.device)
+    latents = encode_stored(study, stack, kept.shas, "encoding what the proxy kept")
+    return TrainingImages(latents, encode_conditions(stack, asked), rows), stored
+
+
+def _train(study: Study, run: Run, pools: Sequence[str], settings: AlignConfig, device: str) -> dict[str, Any]:
+    stack = load_arm(study, BASELINE, device)
+    images, stored = training_images(study, stack, _kept(study, pools, study.config.proxy.finetune_images))
+    policy = make_policy(
+        stack,
+        rank=settings.lora_rank,
+        seed=settings.seed,
+        train_controlnet=any(one.masks for one in stored),
+        bf16=study.config.generator.precision == "bf16",
+    )
+    return train_arm(
+        study,
+        run,
+        policy,
+        FinetuneStep(policy, images, settings),
+        settings,
+        arm=PROXY_FINETUNED,
+        prompts=sorted(stored, key=lambda one: ("T2I", "TM2I", "M2I").index(one.mode)),
+        held_out=None,
+        facts={"n_images": len(images)},
+        card=lambda result: _card(study, result, settings),
+    )
+
+
+def _card(study: Study, result: dict[str, Any], settings: AlignConfig) -> str:
+    proxy = study.config.proxy
+    return f"""# Arm "{PROXY_FINETUNED}" (run {result["run_id"]})
+
+Research use, not for diagnosis. Synthetic images only.
+
+- Method: denoising loss on {result["n_images"]} of the baseline's own images at or above percentile \
+{proxy.percentile:g} of the proxy `{proxy.model}`, class by class; {settings.n_steps} steps of \
+{settings.sets_per_step * 4} images, learning rate {settings.learning_rate:g} (LoRA, rank {settings.lora_rank})
+- No person and no simulated rater scored anything of it
+- Seed {settings.seed}; {result["n_parameters"]:,} trained parameters; {result["train_s"]:.0f} s of training
+
+Known faults: what the proxy cannot see is not corrected, and what it likes for the wrong reason is learned. Never judge
+this arm by the proxy.
+"""

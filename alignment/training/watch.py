@@ -1,0 +1,117 @@
+"""Drift and diversity watch: the same prompts and seeds sampled again and again while the policy is trained.
+
+Over-optimisation shows here and in the sheet, not in implicit accuracy: bright false opacities everywhere had the
+best accuracy of a trial. Features come from the frozen `fidelity` network, which is neither rater nor judge.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from radpref.data.core.errors import NotFound
+from radpref.data.imaging.sheets import SheetRow, save_sheet
+from radpref.data.study.conditions import StoredCondition
+from radpref.generation.measuring.roles import load_network
+from radpref.generation.sampling.sets import image_seed, sample_stored
+from radpref.generation.stack.models import GeneratorStack
+
+if TYPE_CHECKING:
+    from radpref.data.study.study import Study
+
+log = logging.getLogger(__name__)
+
+Images = npt.NDArray[np.uint8]
+Features = npt.NDArray[np.float64]
+FeatureFunction = Callable[[Images], Features]
+IMAGES_PER_PROMPT = 4
+PIXEL_GRID = 16
+
+
+def pixel_features(images: Images) -> Features:
+    """Block means on a 16 x 16 grid, (N, H, W) -> (N, 256): the stand-in where there is no fidelity network."""
+    n, height, width = images.shape
+    rows, columns = (np.linspace(0, side, PIXEL_GRID + 1).astype(int)[:-1] for side in (height, width))
+    sums = np.add.reduceat(np.add.reduceat(images.astype(np.float64), rows, axis=1), columns, axis=2)
+    area = np.diff([*rows, height])[:, None] * np.diff([*columns, width])[None]
+    return np.asarray((sums / area).reshape(n, -1) / 255)
+
+
+def feature_function(study: Study) -> tuple[FeatureFunction, str]:
+    """Features of the study's `fidelity` network and its name; pixel features where there is none."""
+    try:
+        net = load_network(study, "fidelity", "fidelity")
+    except NotFound as error:
+        log.warning("%s; the watch uses pixel features", error)
+        return pixel_features, "pixels"
+    return lambda images: net.features(images).astype(np.float64), f"{net.name} {net.sha256[:12]}"
+
+
+def within_distance(features: Features) -> float:
+    """Mean pairwise distance within prompts: features (prompts, k, D), k >= 2."""
+    k = features.shape[1]
+    first, second = np.triu_indices(k, 1)
+    return float(np.linalg.norm(features[:, first] - features[:, second], axis=-1).mean())
+
+
+def drift_and_diversity(features: Features, baseline: Features) -> dict[str, float]:
+    """Compare features (prompts, k, D) of policy and baseline, equal prompts and seeds.
+
+    Returns:
+        drift: distance of the mean features, in units of the baseline's mean distance within a prompt (0 at first).
+        paired_shift: mean distance of images of equal seed, in the same unit.
+        diversity: mean pairwise distance within prompts, relative to the baseline's (1 at first).
+    """
+    unit = max(within_distance(baseline), 1e-12)
+    drift = np.linalg.norm(features.mean((0, 1)) - baseline.mean((0, 1)))
+    shift = np.linalg.norm(features - baseline, axis=-1).mean()
+    return {
+        "drift": float(drift / unit),
+        "paired_shift": float(shift / unit),
+        "diversity": within_distance(features) / unit,
+    }
+
+
+@dataclass
+class Watch:
+    """Fixed prompts and seeds with what the baseline makes of them."""
+
+    study: Study
+    conditions: Sequence[StoredCondition]
+    features: FeatureFunction
+    folder: Path
+    seed: int
+    _baseline: Images | None = field(default=None, repr=False)
+
+    def sample(self, stack: GeneratorStack) -> Images:
+        """(prompts, k, H, W) uint8 with the study's own sampler settings."""
+        repeated = [condition for condition in self.conditions for _ in range(IMAGES_PER_PROMPT)]
+        seeds = [image_seed("watch", self.seed, index) for index in range(len(repeated))]
+        images = sample_stored(self.study, stack, repeated, seeds)
+        return np.asarray(images).reshape(len(self.conditions), IMAGES_PER_PROMPT, *images.shape[1:])
+
+    def set_baseline(self, stack: GeneratorStack) -> None:
+        """Sample what everything is compared with; call it before training, with the policy equal to the baseline."""
+        self._baseline = self.sample(stack)
+
+    def observe(self, stack: GeneratorStack, step: int) -> dict[str, Any]:
+        """Sample, compare, and leave a sheet ``watch/step-000100.png``; the figures of `drift_and_diversity`."""
+        if self._baseline is None:
+            raise NotFound("the watch has no baseline samples: call set_baseline before training")
+        images = self.sample(stack)
+        rows = [
+            SheetRow(condition.text or f"mask: {', '.join(sorted(condition.masks))}", (before, now))
+            for condition, before, now in zip(self.conditions, self._baseline, images, strict=True)
+        ]
+        save_sheet(self.folder / f"step-{step:06d}.png", rows, ("baseline", f"step {step}"))
+        return drift_and_diversity(self._features(images), self._features(self._baseline))
+
+    def _features(self, images: Images) -> Features:
+        flat = images.reshape(-1, *images.shape[2:])
+        return self.features(flat).reshape(*images.shape[:2], -1)

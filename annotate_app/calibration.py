@@ -1,0 +1,96 @@
+"""Training sets: what the rater is told afterwards, the share of good answers, and the calibration gate.
+
+Input: training presentations with their score events, and ``set_expectations``. Output: feedback, shares, rows of
+``admissions``. An answer is good if the score stands in the expected range; a skipped set has no good answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from radpref.annotate_app.blinding import LETTERS, letter_of
+from radpref.data.study.audit import audit
+from radpref.data.study.runs import now
+
+if TYPE_CHECKING:
+    from radpref.annotate_app.places import Place
+    from radpref.data.study.db import StudyDatabase
+    from radpref.data.study.study import Study
+
+_ANSWERS = """
+SELECT p.slots, x.slot, x.criterion, x.low, x.high, x.reason, v.value, p.state
+FROM presentation_states p JOIN set_expectations x USING (set_id)
+LEFT JOIN current_scores v ON v.presentation_id = p.presentation_id AND v.slot = x.slot AND v.criterion = x.criterion
+WHERE p.presentation_id = ? ORDER BY x.slot, x.criterion
+"""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The calibration gate after an attempt at the training."""
+
+    share: float
+    required: float
+    attempt: int
+    attempts: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether enough answers were good."""
+        return self.share >= self.required
+
+    @property
+    def blocked(self) -> bool:
+        """Whether this was the last attempt: the study office decides."""
+        return not self.is_open and self.attempt >= self.attempts
+
+
+def _answers(study: Study, presentation_id: int) -> list[dict[str, Any]]:
+    found = []
+    for row in study.db.rows(_ANSWERS, (presentation_id,)):
+        given = row["value"] if row["state"] == "submitted" else None
+        found.append({**row, "ok": given is not None and row["low"] <= given <= row["high"]})
+    return found
+
+
+def feedback(study: Study, presentation_id: int) -> dict[str, dict[str, dict[str, Any]]] | None:
+    """Per letter and criterion the expected range, whether the answer is in it, and why; None before the submit."""
+    answers = _answers(study, presentation_id)
+    if not answers or answers[0]["state"] != "submitted":
+        return None
+    found: dict[str, dict[str, dict[str, Any]]] = {letter: {} for letter in LETTERS}
+    for row in answers:
+        shown = {"low": row["low"], "high": row["high"], "ok": row["ok"], "why": row["reason"]}
+        found[letter_of(row["slots"], row["slot"])][row["criterion"]] = shown
+    return found
+
+
+def share(study: Study, attempt: Sequence[Place]) -> float:
+    """Share of good answers in the sets of an attempt that are done; 0 before the first."""
+    answers = [row for place in attempt if place.done for row in _answers(study, place.presentation_id)]
+    return sum(row["ok"] for row in answers) / len(answers) if answers else 0.0
+
+
+def is_admitted(db: StudyDatabase, rater_id: int) -> bool:
+    """Whether the rater passed the gate, or the study office let them in."""
+    return db.value("SELECT 1 FROM admissions WHERE rater_id = ?", (rater_id,)) is not None
+
+
+def gate_of(study: Study, attempt: Sequence[Place], number: int) -> Gate:
+    """The gate in front of a rater whose ``number``-th attempt is done."""
+    settings = study.config.annotate
+    return Gate(share(study, attempt), settings.gate, number, settings.gate_attempts)
+
+
+def admit(db: StudyDatabase, rater_id: int, gate: Gate) -> None:
+    """Write down, once, that the gate let a rater through; from then on a change of study.toml changes nothing."""
+    with db.write() as connection:
+        added = connection.execute(
+            "INSERT INTO admissions(rater_id, at, actor, share) VALUES (?, ?, 'gate', ?) ON CONFLICT DO NOTHING",
+            (rater_id, now(), gate.share),
+        )
+        if added.rowcount:
+            detail = {"rater_id": rater_id, "share": round(gate.share, 4), "attempt": gate.attempt}
+            audit(connection, "gate", "rater admitted", detail)

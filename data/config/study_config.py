@@ -1,0 +1,97 @@
+"""study.toml: the only human input of a study, read into frozen models that refuse unknown keys.
+
+Input: a TOML file. Output: :class:`StudyConfig`. Unknown keys are refused with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from radpref.data.config.alignment import AlignConfig, ProxyConfig
+from radpref.data.config.data import CaptionsConfig, DataConfig
+from radpref.data.config.downstream import DownstreamConfig
+from radpref.data.config.generation import GeneratorConfig, PoolConfig, SetsConfig, TrainConfig
+from radpref.data.config.reader_study import AnnotateConfig, SimulateConfig
+from radpref.data.config.section import Section
+from radpref.data.core.errors import InvalidInput, NotFound
+
+
+class StudyConfig(Section):
+    """A whole study.toml."""
+
+    name: str = Field(default="pilot", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")
+    title: str = "Synthetic chest X-ray preference study"
+    data: DataConfig = DataConfig()
+    captions: CaptionsConfig = CaptionsConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    train: TrainConfig = TrainConfig()
+    sets: SetsConfig = SetsConfig()
+    annotate: AnnotateConfig = AnnotateConfig()
+    simulate: SimulateConfig = SimulateConfig()
+    align: AlignConfig = AlignConfig()
+    proxy: ProxyConfig = ProxyConfig()
+    pool: PoolConfig = PoolConfig()
+    downstream: DownstreamConfig = DownstreamConfig()
+
+
+def parse_config(content: dict[str, Any], origin: str = "study.toml") -> StudyConfig:
+    """Validate a parsed TOML document.
+
+    Raises:
+        InvalidInput: an unknown key (the nearest valid name is given) or a bad value, named with its path.
+    """
+    try:
+        return StudyConfig.model_validate(content)
+    except ValidationError as error:
+        raise InvalidInput(f"{origin}: {_first_problem(error)}") from error
+
+
+def load_config(path: Path) -> StudyConfig:
+    """Read study.toml at ``path``.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: the file is not TOML, or holds an unknown key or a bad value.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        message = f"no study at {path.parent}: {path.name} is missing; make one with `radpref study new`"
+        raise NotFound(message) from error
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}; mend its permissions") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not valid TOML: it is no UTF-8 ({error.reason}); save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{path} is not valid TOML: {' '.join(str(error).split())}; mend that line") from error
+    return parse_config(content, str(path))
+
+
+def _first_problem(error: ValidationError) -> str:
+    # A misspelt key explains a missing one, so it comes first.
+    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        valid = _keys_at(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(sorted(valid))}"
+        return f"unknown key '{path}'; {hint}"
+    if path == "captions.key_env":  # what stands there may be the key itself: it is not repeated
+        return f"{path} is no name of an environment variable; write the variable's name there, never the key"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path or 'study'} = {problem['input']!r}: {message}" if path else message
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section at ``location`` (list positions are passed over)."""
+    section: type[BaseModel] = StudyConfig
+    for name in (part for part in location if isinstance(part, str)):
+        annotation = section.model_fields[name].annotation
+        candidates = (annotation, *get_args(annotation))
+        section = next(one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel))
+    return list(section.model_fields)

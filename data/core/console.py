@@ -1,0 +1,42 @@
+"""What every command asks for and prints: ``--study``, ``--json``; a result as words, or as one JSON object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
+
+
+def emit(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print a result: one JSON object, or one indented line per value."""
+    if as_json:
+        typer.echo(json.dumps(dict(result), default=str))
+    else:
+        typer.echo("\n".join(_lines(result, 0)))
+
+
+def _lines(value: Any, depth: int) -> list[str]:
+    pad = "  " * depth
+    if isinstance(value, Mapping):
+        found: list[str] = []
+        for key, inner in value.items():
+            if isinstance(inner, Mapping | list | tuple) and inner:
+                found += [f"{pad}{key}:", *_lines(inner, depth + 1)]
+            else:
+                found.append(f"{pad}{key}: {_word(inner)}")
+        return found
+    if isinstance(value, list | tuple):
+        return [line for inner in value for line in _lines(inner, depth)]
+    return [f"{pad}{_word(value)}"]
+
+
+def _word(value: Any) -> str:
+    if value is None or value in ({}, [], ()):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

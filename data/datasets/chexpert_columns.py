@@ -1,0 +1,122 @@
+"""Findings of CheXpert-style tables: 14 columns of 1, 0, -1 (uncertain) or blank, as compact codes and as labels.
+
+Input: a table's columns and the policies of study.toml. Output: codes (N, L) int8, labels of a record, a caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from radpref.data.config.data import DataConfig
+from radpref.data.core.errors import InvalidInput
+from radpref.data.datasets.labels import uncertain_value
+from radpref.data.datasets.registry import Found
+from radpref.data.text.caption_rules import NORMAL
+from radpref.data.text.rule_captions import caption_of_labels
+
+FINDINGS: dict[str, str] = {
+    "No Finding": "normal",
+    "Enlarged Cardiomediastinum": "enlarged_cardiomediastinum",
+    "Cardiomegaly": "cardiomegaly",
+    "Lung Opacity": "lung_opacity",
+    "Lung Lesion": "lung_lesion",
+    "Edema": "edema",
+    "Consolidation": "consolidation",
+    "Pneumonia": "pneumonia",
+    "Atelectasis": "atelectasis",
+    "Pneumothorax": "pneumothorax",
+    "Pleural Effusion": "pleural_effusion",
+    "Pleural Other": "pleural_other",
+    "Fracture": "fracture",
+    "Support Devices": "support_devices",
+}
+"""Column -> label. "No Finding" is ``normal``, the label that prompts and tasks ask for."""
+
+BLANK, BAD = -2, -3
+Codes = npt.NDArray[np.int8]
+
+
+def kept_labels(config: DataConfig, names: Iterable[str]) -> list[str]:
+    """The labels of a set that ``data.labels`` keeps, in the set's order.
+
+    Raises:
+        InvalidInput: study.toml names a label the set has not.
+    """
+    offered = list(names)
+    unknown = sorted(set(config.labels) - set(offered))
+    if unknown:
+        raise InvalidInput(f"data.labels has {unknown[0]!r}; this set has {', '.join(offered)}")
+    return [name for name in offered if not config.labels or name in config.labels]
+
+
+def finding_columns(config: DataConfig) -> dict[str, str]:
+    """Column -> label of the findings that are kept."""
+    kept = kept_labels(config, FINDINGS.values())
+    return {column: label for column, label in FINDINGS.items() if label in kept}
+
+
+def finding_codes(table: pd.DataFrame, columns: Sequence[str]) -> Codes:
+    """Codes (N, L): 1, 0, -1, `BLANK`, or `BAD` where the cell holds anything else."""
+    codes = np.full((len(table), len(columns)), BLANK, np.int8)
+    for k, column in enumerate(columns):
+        cells = table[column].astype("category").cat
+        codes[:, k] = np.array([_code(str(name)) for name in cells.categories], np.int8)[cells.codes]
+    return codes
+
+
+def _code(cell: str) -> int:
+    if not cell:
+        return BLANK
+    try:
+        return {1.0: 1, 0.0: 0, -1.0: -1}.get(float(cell), BAD)
+    except ValueError:
+        return BAD
+
+
+def bad_cells(table: pd.DataFrame, codes: Codes, columns: Sequence[str]) -> dict[int, str]:
+    """Row -> what is wrong in it, for every row with a `BAD` code."""
+    return {
+        int(i): f"label column '{columns[k]}' holds {str(table[columns[k]].iat[int(i)])!r}; "
+        "use 1, 0, -1 (uncertain) or blank"
+        for i, k in zip(*np.nonzero(codes == BAD), strict=True)
+    }
+
+
+def finding_labels(codes: Sequence[int], names: Sequence[str], config: DataConfig) -> dict[str, float | None]:
+    """Labels of one record: 1.0, 0.0 or None, under ``data.uncertain`` and ``data.blank``."""
+    blank = None if config.blank == "unknown" else float(config.blank)
+    labels: dict[str, float | None] = {}
+    for name, code in zip(names, codes, strict=True):
+        if code == -1:
+            labels[name] = uncertain_value(config.uncertain, name)
+        else:
+            labels[name] = blank if code == BLANK else float(code)
+    return labels
+
+
+def findings_found(codes: Codes, names: Sequence[str], config: DataConfig) -> list[Found]:
+    """Per label how many records are positive, how many uncertain or blank, and what study.toml makes of those."""
+    found = []
+    for k, name in enumerate(names):
+        value = uncertain_value(config.uncertain, name)
+        became = "unknown" if value is None else f"{value:.0f}"
+        uncertain, blank = (int((codes[:, k] == code).sum()) for code in (-1, BLANK))
+        note = f"{uncertain} uncertain -> {became}, {blank} blank -> {config.blank}"
+        found.append(Found(f"positive: {name}", int((codes[:, k] == 1).sum()), None, note))
+    return found
+
+
+def finding_caption(labels: Mapping[str, float | None]) -> str | None:
+    """A caption for labels without a report: the main positive finding ("Pneumonia", "Pleural effusion") or "Normal".
+
+    Devices alone do not contradict "Normal", as in CheXpert's "No Finding". None where no label is positive: where one
+    disease is absent, others may be there.
+    """
+    positive = {name for name, value in labels.items() if value == 1}
+    if "normal" in positive and positive <= {"normal", "support_devices"}:
+        return NORMAL
+    return caption_of_labels(labels) if positive - {"normal"} else None

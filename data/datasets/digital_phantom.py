@@ -1,0 +1,90 @@
+"""The ``phantom`` reader: digital patients rendered here. Input: sizes and seed of [data]. Output: a plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from radpref.data.config.data import DataConfig, PhantomConfig
+from radpref.data.core.errors import InvalidInput
+from radpref.data.datasets.labels import phantom_labels
+from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.study.splits import SPLITS
+
+if TYPE_CHECKING:
+    from radpref.data.phantom.spec import PhantomSpec
+
+STUDY_PATIENTS = 2**32
+"""First patient seed of studies: phantoms that trained the shipped networks lie below it, or from 2**33 upwards."""
+PATIENTS_PER_SPLIT = 1_000_000
+
+
+def read_phantom(config: DataConfig, path: Path | None = None) -> ImportPlan:
+    """``n_train``, ``n_val`` and ``n_test`` phantom patients, one view each; every split has its own patient seeds."""
+    if path is not None:
+        raise InvalidInput(f"the phantom reader reads no file, got {path}; leave PATH away or choose reader 'table'")
+    from radpref.data.phantom.spec import STRUCTURES
+
+    unknown = sorted(set(config.structures) - set(STRUCTURES))
+    if unknown:
+        raise InvalidInput(f"data.structures has {unknown[0]!r}; the phantom draws {', '.join(STRUCTURES)}")
+    _check_drawn(config.phantom)
+    sizes = (config.n_train, config.n_val, config.n_test)
+    for split, n in zip(SPLITS, sizes, strict=True):
+        if n > PATIENTS_PER_SPLIT:
+            raise InvalidInput(f"data.n_{split} = {n}: give at most {PATIENTS_PER_SPLIT} patients")
+    found = tuple(Found(f"phantom patients ({split})", n) for split, n in zip(SPLITS, sizes, strict=True))
+    return ImportPlan(Planned(sum(sizes), partial(_plan, config, tuple(accumulate(sizes)))), found)
+
+
+def _plan(config: DataConfig, ends: tuple[int, ...], number: int) -> PlannedRecord:
+    split_index = next(k for k, end in enumerate(ends) if number < end)
+    i = number - (ends[split_index - 1] if split_index else 0)
+    record_id = f"phantom-{config.seed}-{SPLITS[split_index]}-{i:06d}"
+    return PlannedRecord(record_id, partial(_load, config, split_index, i, record_id))
+
+
+def _load(config: DataConfig, split_index: int, i: int, record_id: str) -> Record:
+    from radpref.data.phantom.render import render
+    from radpref.data.phantom.spec import FINDINGS, draw_spec
+
+    first = STUDY_PATIENTS + (config.seed % 1000 * len(SPLITS) + split_index) * PATIENTS_PER_SPLIT
+    drawn = config.phantom
+    rng = np.random.default_rng([config.seed, split_index, i])
+    spec = draw_spec(rng, normal_fraction=drawn.normal_fraction, findings=drawn.findings or FINDINGS)
+    spec = replace(spec, patient_seed=first + i)
+    shown = render(spec, config.image_size)
+    return Record(
+        record_id=record_id,
+        dataset="phantom",
+        patient_id=f"phantom-{spec.patient_seed}",
+        split=SPLITS[split_index],
+        image=shown.image,
+        masks={name: shown.masks[name] for name in config.structures if shown.masks[name].any()},
+        labels=phantom_labels(shown.labels, spec),
+        caption=_caption(drawn.caption, spec) if drawn.caption else shown.caption,
+        report=shown.report,
+    )
+
+
+def _check_drawn(phantom: PhantomConfig) -> None:
+    """Raise `InvalidInput` on a finding that the phantom cannot show, or a caption without ``{finding}``."""
+    from radpref.data.phantom.spec import FINDINGS
+
+    unknown = sorted(set(phantom.findings) - set(FINDINGS))
+    if unknown:
+        raise InvalidInput(f"data.phantom.findings has {unknown[0]!r}; the phantom shows {', '.join(FINDINGS)}")
+    if phantom.caption and "{finding}" not in phantom.caption:
+        raise InvalidInput(f"data.phantom.caption = {phantom.caption!r} names no finding; write {{finding}} in it")
+
+
+def _caption(template: str, spec: PhantomSpec) -> str:
+    """The template with the main finding's name in it, or "normal"."""
+    from radpref.data.phantom.text import NOUN
+
+    return template.replace("{finding}", NOUN[spec.findings[0].name] if spec.findings else "normal")

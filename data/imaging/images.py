@@ -1,0 +1,154 @@
+"""Content-addressed images and masks: grayscale PNG files named by their SHA-256, never changed.
+
+Input: arrays (H, W) uint8/uint16 (images) or bool (masks). Output: the hash, a file and a database row.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, PngImagePlugin
+
+from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.core.files import sha256_bytes, write_atomic
+from radpref.data.core.sqlite import sqlite3
+
+Origin = Literal["real", "synthetic"]
+GrayImage = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Mask = npt.NDArray[np.bool_]
+SYNTHETIC_MARK = "radpref synthetic image; research use, not for diagnosis"
+
+
+def encode_png(image: GrayImage, *, text: dict[str, str] | None = None) -> bytes:
+    """PNG bytes of a grayscale image (H, W) uint8 or uint16; no metadata unless ``text`` is given.
+
+    Raises:
+        InvalidInput: another shape or dtype.
+    """
+    if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+        raise InvalidInput(f"an image must be (H, W) uint8 or uint16, got {image.shape} {image.dtype}")
+    info = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def read_image(path: Path) -> GrayImage:
+    """Read any image file as grayscale (H, W), uint8 or uint16 (16-bit sources keep their depth).
+
+    Raises:
+        NotFound: no such file.
+        InvalidInput: the file is no image, or is truncated.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+                return np.asarray(picture, dtype=np.int64).clip(0, 65535).astype(np.uint16)
+            return np.asarray(picture.convert("L"), dtype=np.uint8)
+    except FileNotFoundError as error:
+        raise NotFound(f"no image at {path}; check the path in the table") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInput(f"{path} is not a readable image ({reason}); replace or remove it") from error
+
+
+class ImageStore:
+    """Files below one study folder, ``images/ab/<sha256>.png`` and ``masks/ab/<sha256>.png``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, sha256: str, kind: Literal["images", "masks"] = "images") -> Path:
+        """Where the file with this hash stands."""
+        return self.root / kind / sha256[:2] / f"{sha256}.png"
+
+    def _put(self, payload: bytes, kind: Literal["images", "masks"]) -> str:
+        sha256 = sha256_bytes(payload)
+        target = self.path(sha256, kind)
+        if not target.exists():
+            write_atomic(target, payload)
+        return sha256
+
+    def write_image(self, image: GrayImage, origin: Origin) -> str:
+        """Write the file of an image, without its database row (callable from any thread); returns its SHA-256."""
+        mark = {"Synthetic": SYNTHETIC_MARK} if origin == "synthetic" else None
+        return self._put(encode_png(image, text=mark), "images")
+
+    def write_mask(self, mask: Mask) -> str:
+        """Write the file of a mask (H, W) bool, without its database row; returns its SHA-256."""
+        if mask.ndim != 2 or mask.dtype != np.bool_:
+            raise InvalidInput(f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
+        return self._put(encode_png(mask.astype(np.uint8) * np.uint8(255)), "masks")
+
+    def put_image(self, connection: sqlite3.Connection, image: GrayImage, origin: Origin) -> str:
+        """Store an image (H, W) uint8/uint16 inside an open write transaction; returns its SHA-256.
+
+        Synthetic images carry a PNG text mark, so that a file that left the study cannot come back as real.
+
+        Raises:
+            StorageFull: the disk is full.
+            Conflict: the same pixels are already known with another origin.
+        """
+        sha256 = self.write_image(image, origin)
+        self.add_image(connection, sha256, image.shape, image.dtype.itemsize * 8, origin)
+        return sha256
+
+    def add_image(
+        self, connection: sqlite3.Connection, sha256: str, shape: tuple[int, ...], bit_depth: int, origin: Origin
+    ) -> None:
+        """The database row of an image (H, W) whose file is written, inside an open write transaction.
+
+        Raises:
+            Conflict: the same pixels are already known with another origin.
+        """
+        known = connection.execute("SELECT origin FROM images WHERE sha256 = ?", (sha256,)).fetchone()
+        if known is not None and known[0] != origin:
+            raise Conflict(f"image {sha256[:12]} is stored as {known[0]} and cannot also be {origin}; remove it there")
+        connection.execute(
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?) ON CONFLICT(sha256) DO NOTHING",
+            (sha256, origin, shape[1], shape[0], bit_depth),
+        )
+
+    def put_mask(self, connection: sqlite3.Connection, mask: Mask) -> str:
+        """Store a mask (H, W) bool inside an open write transaction; returns its SHA-256."""
+        sha256 = self.write_mask(mask)
+        self.add_mask(connection, sha256, mask.shape, int(mask.sum()))
+        return sha256
+
+    def add_mask(self, connection: sqlite3.Connection, sha256: str, shape: tuple[int, ...], n_pixels: int) -> None:
+        """The database row of a mask (H, W) whose file is written, inside an open write transaction."""
+        connection.execute(
+            "INSERT INTO masks VALUES (?, ?, ?, ?) ON CONFLICT(sha256) DO NOTHING",
+            (sha256, shape[1], shape[0], n_pixels),
+        )
+
+    def image(self, sha256: str) -> GrayImage:
+        """Read an image back, (H, W) uint8 or uint16."""
+        return read_image(self.path(sha256))
+
+    def mask(self, sha256: str) -> Mask:
+        """Read a mask back, (H, W) bool."""
+        return read_image(self.path(sha256, "masks")) > 127
+
+
+def is_marked_synthetic(path: Path) -> bool:
+    """True if the file carries the synthetic mark of this project."""
+    try:
+        with Image.open(path) as picture:
+            return "Synthetic" in getattr(picture, "text", {})
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def to_uint8(image: GrayImage) -> npt.NDArray[np.uint8]:
+    """Scale an image to uint8: 16-bit values are divided by 257 and rounded."""
+    if image.dtype == np.uint8:
+        return np.asarray(image, dtype=np.uint8)
+    return np.round(image.astype(np.float32) / 257.0).astype(np.uint8)

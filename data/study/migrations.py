@@ -1,0 +1,56 @@
+"""Brings study.db to the newest schema: the numbered steps of `data/schema/`, each applied once in its own transaction.
+
+Input: an open sqlite-utils Database. Output: the newest schema. See docs/schema.md for the drawing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlite_utils import Database
+
+from radpref.data.core.errors import Conflict
+from radpref.data.core.sqlite import sqlite3
+from radpref.data.study.schema import m001_initial, m002_reader_study, m003_large_imports, m004_captions
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    m001_initial.apply,
+    m002_reader_study.apply,
+    m003_large_imports.apply,
+    m004_captions.apply,
+)
+
+
+def migrate(database: Database) -> int:
+    """Bring ``database`` to the newest schema; returns its version.
+
+    Raises:
+        Conflict: the file was written by a newer radpref.
+    """
+    connection = database.conn
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > len(MIGRATIONS):
+        raise Conflict(f"study.db has schema {version}, this radpref knows {len(MIGRATIONS)}; update radpref")
+    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+        _apply(connection, number, step)
+    return len(MIGRATIONS)
+
+
+def _apply(connection: sqlite3.Connection, number: int, step: Callable[[sqlite3.Connection], None]) -> None:
+    """One migration, all or nothing. Foreign keys rest meanwhile (tables are rebuilt) and are checked at its end."""
+    connection.execute("PRAGMA foreign_keys = OFF")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if int(connection.execute("PRAGMA user_version").fetchone()[0]) < number:
+                step(connection)
+                broken = connection.execute("PRAGMA foreign_key_check").fetchone()
+                if broken is not None:
+                    raise Conflict(f"study.db: a row of '{broken[0]}' names something missing; restore a backup")
+                connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+    finally:
+        connection.execute("PRAGMA foreign_keys = ON")

@@ -1,0 +1,1 @@
+"""Proof and safety of a study: verify, backup and restore, the overview."""

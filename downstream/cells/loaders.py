@@ -1,0 +1,139 @@
+"""Images and masks at training size as uint8 memory maps, and the batches of one training.
+
+Input: content hashes. Output: ``cache/downstream/<hash>.npy`` (N, S, S) uint8, made once and read lazily.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from radpref.data.core.files import sha256_bytes, storage_errors
+from radpref.data.core.progress import track
+from radpref.data.imaging.images import to_uint8
+
+if TYPE_CHECKING:
+    from radpref.data.study.study import Study
+
+Bytes = npt.NDArray[np.uint8]
+MAX_SHIFT_FRACTION = 1 / 16
+"""Augmentation: shift along each axis, as a fraction of the side."""
+MAX_GAIN, MAX_OFFSET = 0.1, 0.1
+"""Augmentation: contrast 0.9 to 1.1, brightness -0.1 to 0.1 of full scale."""
+PROGRESS_FROM = 500
+
+
+def image_array(study: Study, shas: Sequence[str], size: int) -> Bytes:
+    """The stored images as (N, size, size) uint8, averaged down (box filter), from the cache where it is there."""
+
+    def load(sha: str) -> Bytes:
+        picture = Image.fromarray(to_uint8(study.store.image(sha)))
+        return np.asarray(picture.resize((size, size), Image.Resampling.BOX), dtype=np.uint8)
+
+    return _cached(study, "images", shas, size, load)
+
+
+def mask_array(study: Study, shas: Sequence[str | None], size: int) -> Bytes:
+    """Masks as (N, size, size) uint8 of 0 or 1; None is an empty mask. A pixel is set where half of it is covered.
+
+    A mask too thin for that keeps every pixel it touches, so that making it smaller never empties it.
+    """
+
+    def load(sha: str) -> Bytes:
+        if not sha:
+            return np.zeros((size, size), np.uint8)
+        full = study.store.mask(sha)
+        area = np.asarray(Image.fromarray(full.astype(np.float32)).resize((size, size), Image.Resampling.BOX))
+        small = area >= 0.5 if (area >= 0.5).any() else area > 0
+        return small.astype(np.uint8)
+
+    return _cached(study, "masks", [sha or "" for sha in shas], size, load)
+
+
+def _cached(study: Study, kind: str, shas: Sequence[str], size: int, load: Callable[[str], Bytes]) -> Bytes:
+    key = sha256_bytes(json.dumps([kind, size, list(shas)]).encode())[:24]
+    path = study.root / "cache" / "downstream" / f"{kind}-{size}-{key}.npy"
+    if not path.exists():
+        array = np.zeros((len(shas), size, size), np.uint8)
+        items = enumerate(shas)
+        for i, sha in track(items, f"reading {kind}", len(shas)) if len(shas) >= PROGRESS_FROM else items:
+            array[i] = load(sha)
+        _save(path, array)
+    if not len(shas):
+        return np.zeros((0, size, size), np.uint8)
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _save(path: Path, array: Bytes) -> None:
+    """Write an .npy beside its place and rename it."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def batch_indices(
+    n_items: int,
+    batch_size: int,
+    n_steps: int,
+    rng: np.random.Generator,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield ``n_steps`` batches of indices below ``n_items``: shuffled epochs end to end, or weighted draws.
+
+    Real and synthetic images of one cell are shuffled together, so a batch mixes them at their natural proportion.
+    """
+    if weights is not None:
+        for _ in range(n_steps):
+            yield rng.choice(n_items, size=batch_size, p=weights / weights.sum()).astype(np.int64)
+        return
+    queue = np.empty(0, np.int64)
+    for _ in range(n_steps):
+        while len(queue) < batch_size:
+            queue = np.concatenate([queue, rng.permutation(n_items)])
+        batch, queue = queue[:batch_size], queue[batch_size:]
+        yield batch
+
+
+def augment(
+    images: Bytes, masks: Bytes | None, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """Light augmentation, equal in all arms: small shifts, contrast and brightness. No flips: sides have meaning.
+
+    images: (B, S, S) uint8 -> float32 in about [-2, 2]; masks: (B, S, S) of 0 or 1, shifted alike.
+    """
+    batch, side = images.shape[:2]
+    pad = max(1, round(MAX_SHIFT_FRACTION * side))
+    offsets = rng.integers(0, 2 * pad + 1, size=(batch, 2))
+    gain = rng.uniform(1 - MAX_GAIN, 1 + MAX_GAIN, size=(batch, 1, 1)).astype(np.float32)
+    offset = rng.uniform(-MAX_OFFSET, MAX_OFFSET, size=(batch, 1, 1)).astype(np.float32)
+    shifted = _shift(np.pad(images, ((0, 0), (pad, pad), (pad, pad)), mode="edge"), offsets, side)
+    moved = None
+    if masks is not None:
+        moved = _shift(np.pad(masks, ((0, 0), (pad, pad), (pad, pad))), offsets, side).astype(np.float32)
+    values = ((shifted.astype(np.float32) / 255 - 0.5) * gain + offset) * np.float32(4)
+    return values.astype(np.float32, copy=False), moved
+
+
+def _shift(padded: Bytes, offsets: npt.NDArray[np.int64], side: int) -> Bytes:
+    return np.stack([image[y : y + side, x : x + side] for image, (y, x) in zip(padded, offsets, strict=True)])
+
+
+def normalise(images: Bytes) -> npt.NDArray[np.float32]:
+    """(N, S, S) uint8 -> float32 in [-2, 2], as `augment` without its changes."""
+    values = (images.astype(np.float32) / 255 - 0.5) * np.float32(4)
+    return values.astype(np.float32, copy=False)

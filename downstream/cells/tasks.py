@@ -1,0 +1,233 @@
+"""Tasks as arrays: real records by split, nested real fractions by patient, and synthetic pools with their labels.
+
+Input: the study's records and pools. Output: :class:`TaskData` at the grid's image size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.study.empty_splits import require_split
+from radpref.data.study.pools import pool_run
+from radpref.data.study.splits import real_fraction
+from radpref.downstream.cells.loaders import Bytes, image_array, mask_array
+
+if TYPE_CHECKING:
+    from radpref.data.config.downstream import TaskConfig
+    from radpref.data.study.study import Study
+
+LOG = logging.getLogger(__name__)
+Indices = npt.NDArray[np.int64]
+SHORTFALL_ALLOWED = 0.1
+"""A pool may be this much smaller than a cell asks for (rounding by patient); the count is then cut in all arms."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """N images with the labels of one task."""
+
+    images: Bytes  # (N, S, S) uint8
+    labels: npt.NDArray[np.float64]  # (N, L): 1, 0 or NaN (unknown); segmentation: (N, 1), structure present
+    masks: Bytes | None  # (N, S, S) of 0 or 1, segmentation only
+    patients: tuple[str, ...]  # (N,); synthetic images: one name each
+    shas: tuple[str, ...]  # (N,) content hashes of image (and mask), for the cell's identity
+
+    def __len__(self) -> int:
+        return len(self.shas)
+
+    def take(self, index: Indices) -> TaskData:
+        """The rows of ``index``, in that order."""
+        masks = None if self.masks is None else self.masks[index]
+        names = tuple(self.patients[i] for i in index)
+        return TaskData(self.images[index], self.labels[index], masks, names, tuple(self.shas[i] for i in index))
+
+    def identity(self, index: Indices | None = None) -> str:
+        """Hash of which images (the rows of ``index``, or all), with which labels, in which order."""
+        rows = np.arange(len(self)) if index is None else index
+        labels = np.nan_to_num(self.labels[rows], nan=-1.0).astype(np.int8).tobytes()
+        return hashlib.sha256(json.dumps([self.shas[i] for i in rows]).encode() + labels).hexdigest()[:24]
+
+
+def concatenate(parts: Sequence[TaskData]) -> TaskData:
+    """The parts one after the other."""
+    masks = [part.masks for part in parts if part.masks is not None]
+    return TaskData(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate(masks) if masks else None,
+        tuple(name for part in parts for name in part.patients),
+        tuple(sha for part in parts for sha in part.shas),
+    )
+
+
+def task_labels(task: TaskConfig) -> tuple[str, ...]:
+    """Names of the outputs: the labels, or the structure of a segmentation task.
+
+    Raises:
+        InvalidInput: the task names no label, more than one for a binary task, or no structure.
+    """
+    if task.kind == "segmentation":
+        if not task.structure:
+            raise InvalidInput(f"task '{task.name}' is a segmentation but names no structure; add structure = \"...\"")
+        return (task.structure,)
+    if not task.labels or (task.kind == "binary" and len(task.labels) != 1):
+        raise InvalidInput(
+            f"task '{task.name}' is {task.kind} and has labels {list(task.labels)}; name one (binary) or more"
+        )
+    return task.labels
+
+
+def load_split(study: Study, task: TaskConfig, split: str, size: int) -> TaskData:
+    """The real records of ``split`` that the task can use, sorted by record id.
+
+    Classification keeps records with at least one known label of the task. Segmentation keeps records whose mask is
+    known: a mask that is there, or an absent one where the label of that name is 0 or other masks were drawn.
+
+    Raises:
+        NotFound: the split is empty, or no record of it can be used.
+    """
+    names = task_labels(task)
+    require_split(study, split)
+    labels = _labels(study, split)
+    masks = _masks(study, split)
+    kept: list[tuple[str, str, str | None, list[float]]] = []
+    for row in study.db.rows("SELECT * FROM records WHERE split = ? ORDER BY record_id", [split]):
+        extra = json.loads(row["extra"])
+        if any(str(extra.get(column)) != value for column, value in task.where.items()):
+            continue
+        own_labels, own_masks = labels.get(row["record_id"], {}), masks.get(row["record_id"], {})
+        patient = f"{row['dataset']}/{row['patient_id']}"
+        if task.kind == "segmentation":
+            known, mask_sha = _mask_of(own_masks, own_labels, names[0])
+            if known:
+                kept.append((row["image_sha"], patient, mask_sha, [float(mask_sha is not None)]))
+        else:
+            values = [_number(own_labels.get(name)) for name in names]
+            if not all(math.isnan(value) for value in values):
+                kept.append((row["image_sha"], patient, None, values))
+    if not kept:
+        raise NotFound(
+            f"task '{task.name}': no usable {split} record of {', '.join(names)}; import data or change the task"
+        )
+    return _assemble(study, task, size, kept)
+
+
+def _labels(study: Study, split: str) -> dict[str, dict[str, float | None]]:
+    sql = "SELECT record_id, label, value FROM labels JOIN records USING (record_id) WHERE split = ?"
+    found: dict[str, dict[str, float | None]] = {}
+    for row in study.db.rows(sql, [split]):
+        found.setdefault(row["record_id"], {})[row["label"]] = row["value"]
+    return found
+
+
+def _masks(study: Study, split: str) -> dict[str, dict[str, tuple[str, int]]]:
+    sql = (
+        "SELECT record_id, structure, mask_sha, n_pixels FROM record_masks JOIN records USING (record_id) "
+        "JOIN masks ON masks.sha256 = mask_sha WHERE split = ?"
+    )
+    found: dict[str, dict[str, tuple[str, int]]] = {}
+    for row in study.db.rows(sql, [split]):
+        found.setdefault(row["record_id"], {})[row["structure"]] = (row["mask_sha"], row["n_pixels"])
+    return found
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _mask_of(
+    masks: dict[str, tuple[str, int]], labels: dict[str, float | None], structure: str
+) -> tuple[bool, str | None]:
+    """(is the mask known, its hash or None for a known empty mask)."""
+    if structure in masks:
+        sha, n_pixels = masks[structure]
+        return True, sha if n_pixels else None
+    if structure in labels:
+        return labels[structure] == 0, None
+    return bool(masks), None
+
+
+def _assemble(
+    study: Study, task: TaskConfig, size: int, rows: Sequence[tuple[str, str, str | None, list[float]]]
+) -> TaskData:
+    images = image_array(study, [row[0] for row in rows], size)
+    masks = mask_array(study, [row[2] for row in rows], size) if task.kind == "segmentation" else None
+    labels = np.array([row[3] for row in rows], np.float64).reshape(len(rows), len(task_labels(task)))
+    shas = tuple(f"{row[0]}:{row[2] or ''}" for row in rows)
+    return TaskData(images, labels, masks, tuple(row[1] for row in rows), shas)
+
+
+def real_subset(data: TaskData, fraction: float, rng: np.random.Generator) -> Indices:
+    """Rows of the real subset, by `radpref.data.study.splits.real_fraction`: whole patients, 1 % inside 10 % inside
+    100 %."""
+    return real_fraction(data.patients, data.labels, fraction, rng)
+
+
+def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:
+    """The newest finished synthetic pool of one task and arm, in the order of its ordinals.
+
+    The label of a segmentation image is the mask it was sampled from; an image without a mask of the structure is
+    left out (an empty mask means "no condition", never "no disease"). A label the pool does not name is unknown.
+
+    Raises:
+        NotFound: there is no such pool.
+        Conflict: a condition of the pool comes from a record outside the training split.
+    """
+    names, run_id = task_labels(task), pool_run(study, task.name, arm)
+    structure = names[0] if task.kind == "segmentation" else ""
+    found = study.db.rows(
+        "SELECT p.*, m.mask_sha, k.n_pixels FROM pool_images p "
+        "LEFT JOIN condition_masks m ON m.condition_id = p.condition_id AND m.structure = ? "
+        "LEFT JOIN masks k ON k.sha256 = m.mask_sha WHERE p.run_id = ? AND p.task = ? AND p.arm = ? ORDER BY p.ordinal",
+        [structure, run_id, task.name, arm],
+    )
+    if not found:
+        raise NotFound(f"the pool of task '{task.name}', arm '{arm}' is empty; run `radpref generate pool` again")
+    _refuse_leak(study, run_id, task.name, arm)
+    rows: list[tuple[str, str, str | None, list[float]]] = []
+    for row in found:
+        name = f"synthetic/{arm}/{row['ordinal']}"
+        if task.kind == "segmentation":
+            if row["mask_sha"] is None or not row["n_pixels"]:
+                LOG.warning("left out %s of task %s: its condition has no mask of %s", name, task.name, structure)
+                continue
+            rows.append((row["image_sha"], name, row["mask_sha"], [1.0]))
+        else:
+            labels: dict[str, Any] = json.loads(row["labels"])
+            rows.append((row["image_sha"], name, None, [_number(labels.get(label)) for label in names]))
+    return _assemble(study, task, size, rows)
+
+
+def _refuse_leak(study: Study, run_id: str, task: str, arm: str) -> None:
+    leaked = study.db.value(
+        "SELECT r.record_id FROM pool_images p JOIN conditions c USING (condition_id) "
+        "JOIN records r ON r.record_id IN (c.text_record, c.mask_record) "
+        "WHERE p.run_id = ? AND p.task = ? AND p.arm = ? AND r.split <> 'train' LIMIT 1",
+        [run_id, task, arm],
+    )
+    if leaked is not None:
+        where = f"pool of task '{task}', arm '{arm}'"
+        raise Conflict(f"{where} uses record {leaked} from outside the training split; sample it again")
+
+
+def synthetic_subset(pool_sizes: dict[str, int], n_wanted: int, task: str, rng: np.random.Generator) -> Indices:
+    """Rows of the pools to use, the same in every arm: a seeded draw, nested over multiples (a prefix of one order).
+
+    Raises:
+        InvalidInput: a pool is more than 10 % too small.
+    """
+    arm, n_common = min(pool_sizes.items(), key=lambda item: item[1])
+    if n_common < math.floor(n_wanted * (1 - SHORTFALL_ALLOWED)):
+        where = f"pool of task '{task}', arm '{arm}'"
+        raise InvalidInput(f"{where} has {n_common} images, {n_wanted} are needed; run `radpref generate pool`")
+    return rng.permutation(n_common)[:n_wanted].astype(np.int64)

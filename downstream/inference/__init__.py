@@ -1,0 +1,1 @@
+"""From cells to a verdict: paired differences, tests, intervals, power, the reader comparison."""

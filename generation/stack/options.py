@@ -1,0 +1,49 @@
+"""What study.toml says of a brought model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from radpref.data.config.data import DataConfig
+from radpref.data.config.generation import GeneratorConfig
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What study.toml says about a brought model; paths are resolved. Fields as in ``[generator]``."""
+
+    structures: tuple[str, ...] = DataConfig().structures
+    controlnet: Path | None = None
+    lora: tuple[Path, ...] = ()
+    unconditional: Literal["auto", "zero", "empty_prompt"] = "auto"
+    hint: Literal["auto", "channels", "rgb"] = "auto"
+    palette: dict[str, str] = field(default_factory=dict)
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    image_size: int | None = None
+    variant: str | None = None
+    config: Path | None = None
+    with_controlnet: bool = True
+    """False: a ControlNet is left out, also the model's own, as one is going to be grown from the UNet."""
+
+
+def options_of(settings: GeneratorConfig, structures: tuple[str, ...], root: Path) -> ModelOptions:
+    """The options of a study whose folder is ``root``: paths are relative to it."""
+
+    def resolved(name: str) -> Path:
+        path = Path(name).expanduser()
+        return path if path.is_absolute() else root / path
+
+    return ModelOptions(
+        structures=structures,
+        controlnet=resolved(settings.controlnet) if settings.controlnet else None,
+        lora=tuple(resolved(name) for name in settings.lora),
+        unconditional=settings.unconditional,
+        hint=settings.hint,
+        palette=dict(settings.palette),
+        prediction_type=settings.prediction_type,
+        image_size=settings.image_size,
+        variant=settings.variant,
+        config=resolved(settings.config) if settings.config else None,
+    )

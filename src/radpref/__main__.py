@@ -1,0 +1,5 @@
+"""``python -m radpref``: the command line."""
+
+from radpref.cli import main
+
+main()

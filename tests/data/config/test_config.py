@@ -1,0 +1,121 @@
+import pytest
+
+from radpref.data.config.study_config import StudyConfig, load_config, parse_config
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.study.templates import named_template, read_template, template_names
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_defaults_are_the_study_design():
+    config = parse_config({})
+    assert config.sets.mix == (75, 15, 10)
+    assert config.downstream.fractions == (0.01, 0.1, 1.0)
+    assert config.data.columns.labels == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"dataa": {}}, ("unknown key 'dataa'", "did you mean 'data'")),
+        ({"data": {"imagesize": 64}}, ("data.imagesize", "did you mean 'image_size'")),
+        ({"data": {"columns": {"imag": "x"}}}, ("data.columns.imag", "did you mean 'image'")),
+        ({"align": {"betta": 1}}, ("align.betta", "did you mean 'beta'")),
+        (
+            {"downstream": {"tasks": [{"nam": "x", "kind": "binary"}]}},
+            ("downstream.tasks.0.nam", "did you mean 'name'"),
+        ),
+        ({"simulate": {"raters": [{"name": "a", "network": "b", "noize": 1}]}}, ("noize", "did you mean 'noise'")),
+        ({"data": {"zzzzz": 1}}, ("data.zzzzz", "valid here:", "n_train")),
+    ],
+)
+def test_unknown_key_names_the_nearest(content, names):
+    with pytest.raises(InvalidInput) as error:
+        parse_config(content)
+    assert all(name in one_line(error) for name in names)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": {"image_size": 8}},
+        {"data": {"image_size": "big"}},
+        {"sets": {"mix": [50, 25, 10]}},
+        {"sets": {"mix": [-5, 100, 5]}},
+        {"align": {"beta": 0}},
+        {"name": "../x"},
+        {"data": {"columns": {"uncertain": "2"}}},
+        {"data": 3},
+    ],
+)
+def test_bad_value_is_one_line(content):
+    with pytest.raises(InvalidInput) as error:
+        parse_config(content)
+    assert one_line(error).startswith("study.toml: ")
+
+
+def test_a_key_that_stands_where_its_name_should_is_not_repeated():
+    with pytest.raises(InvalidInput) as error:
+        parse_config({"captions": {"key_env": "sk-123-secret"}})
+    assert "captions.key_env is no name of an environment variable" in one_line(error)
+    assert "secret" not in one_line(error)
+
+
+def test_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        parse_config({}).data.image_size = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("content", ["name = ", "[data\n", "name = 'a'\nname = 'b'\n"])
+def test_broken_toml_is_one_line(tmp_path, content):
+    (tmp_path / "study.toml").write_text(content)
+    with pytest.raises(InvalidInput, match="not valid TOML") as error:
+        load_config(tmp_path / "study.toml")
+    one_line(error)
+
+
+def test_binary_toml_and_folder_and_missing(tmp_path):
+    (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidInput, match="not valid TOML"):
+        load_config(tmp_path / "a.toml")
+    (tmp_path / "b.toml").mkdir()
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load_config(tmp_path / "b.toml")
+    with pytest.raises(NotFound, match="radpref study new"):
+        load_config(tmp_path / "study.toml")
+
+
+def test_default_template_states_the_defaults(tmp_path):
+    (tmp_path / "study.toml").write_text(read_template("default"))
+    assert load_config(tmp_path / "study.toml") == StudyConfig()
+
+
+def test_templates_parse_and_take_a_name(tmp_path):
+    assert template_names() == ["default", "demo", "demo-cxr128", "table"]
+    for name in template_names():
+        (tmp_path / "study.toml").write_text(named_template(name, "Größe 7/x"))
+        assert load_config(tmp_path / "study.toml").name == "Gr-e 7-x"
+    with pytest.raises(InvalidInput, match="default, demo, demo-cxr128, table"):
+        read_template("nope")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("uncertain", "mgcq", "data.uncertain = 'mgcq': choose one of blank, zeros, ones, mgca"),
+        ("uncertain", {"edema": 2}, "'edema' is '2'; choose one of blank, 0, 1"),
+        ("blank", "1", "data.blank = '1'"),
+        ("rle", "row-major", "data.rle = 'row-major': choose one of relative, absolute"),
+        ("rle", {"chest_tubes": "both"}, "'chest_tubes' is 'both'"),
+        ("split_fractions", [0.7, 0.1, 0.1], "give three shares that sum to 1"),
+        ("reader", "chexpret", "data.reader = 'chexpret'"),
+    ],
+)
+def test_policies_of_data_sets_are_checked_in_one_line(key, value, told):
+    with pytest.raises(InvalidInput) as caught:
+        parse_config({"data": {key: value}})
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)

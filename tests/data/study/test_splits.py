@@ -1,0 +1,134 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radpref.data.core.errors import Conflict, InvalidInput
+from radpref.data.study.splits import (
+    SPLITS,
+    assign_splits,
+    canonical_split,
+    hashed_split,
+    real_fraction,
+    real_order,
+    split_manifest,
+)
+
+names = st.lists(st.text("abcdef0123", min_size=1, max_size=4), min_size=1, max_size=60)
+
+
+@given(names, st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_every_patient_has_one_split_whatever_the_order(patients, seed):
+    found = assign_splits(patients, seed)
+    assert set(found) == set(patients)
+    assert found == assign_splits(reversed(patients), seed)
+    assert set(found.values()) <= {"train", "val", "test"}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from([0.0, 1.0, np.nan])), min_size=1, max_size=40),
+    st.lists(st.floats(0.001, 1.0), min_size=2, max_size=5),
+    st.integers(0, 99),
+)
+@settings(max_examples=200, deadline=None)
+def test_real_fractions_are_nested_whole_patients(records, fractions, seed):
+    patients = [patient for patient, _ in records]
+    labels = np.array([[value] for _, value in records])
+    fractions = sorted({*fractions, 1.0})
+    parts = [set(real_fraction(patients, labels, share, np.random.default_rng(seed))) for share in fractions]
+    assert all(small <= large for small, large in itertools.pairwise(parts))
+    assert parts[-1] == set(range(len(records)))
+    for rows in parts:
+        chosen = {patients[i] for i in rows}
+        assert rows == {i for i, patient in enumerate(patients) if patient in chosen}
+        assert len(chosen) >= min(2, len(set(patients)))
+        for value in (0.0, 1.0):  # both classes wherever the set has them
+            assert (labels[sorted(rows)] == value).any() == (labels == value).any()
+
+
+def test_every_small_set_of_patients_is_nested_in_every_fraction():
+    """Exhaustive: up to 4 patients with 1 to 3 records each, all twentieths."""
+    for n in (1, 2, 3, 4):
+        for sizes in itertools.product((1, 2, 3), repeat=n):
+            patients = [f"p{k}" for k, size in enumerate(sizes) for _ in range(size)]
+            labels = np.array([[float(i % 2)] for i in range(len(patients))])
+            before: set[int] = set()
+            for share in np.arange(1, 21) / 20:
+                rows = set(real_fraction(patients, labels, float(share), np.random.default_rng(n)))
+                assert before <= rows
+                before = rows
+            assert before == set(range(len(patients)))
+
+
+@given(names, st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_a_hashed_split_needs_no_other_patient_and_names_only_shares_that_are_there(patients, seed):
+    for shares in ((0.7, 0.1, 0.2), (0.0, 0.5, 0.5), (1.0, 0.0, 0.0), (0.9, 0.1, 0.0)):
+        for patient in patients:
+            found = hashed_split("set", patient, seed, shares)
+            assert found == hashed_split("set", patient, seed, shares)
+            assert shares[SPLITS.index(found)] > 0
+
+
+def test_hashed_splits_meet_their_shares_and_differ_by_seed_and_set():
+    patients = [f"p{i}" for i in range(5000)]
+    found = [hashed_split("set", patient, 1) for patient in patients]
+    for name, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True):
+        assert abs(found.count(name) / 5000 - share) < 0.02
+    assert found != [hashed_split("set", patient, 2) for patient in patients]
+    assert found != [hashed_split("other", patient, 1) for patient in patients]
+
+
+def test_sizes_and_seeds():
+    patients = [f"p{i}" for i in range(1000)]
+    found = list(assign_splits(patients, 1).values())
+    assert [found.count(name) for name in ("train", "val", "test")] == [700, 100, 200]
+    assert assign_splits(patients, 1) != assign_splits(patients, 2)
+    labels = np.zeros((1000, 1))
+    one, again, other = (set(real_fraction(patients, labels, 0.01, np.random.default_rng(s))) for s in (0, 0, 1))
+    assert len(one) == 10
+    assert one == again
+    assert one != other
+    assert real_order(patients, labels, np.random.default_rng(0))[1] == 1
+
+
+def test_bad_values():
+    for fraction in (0, -0.1, 1.1, float("nan")):
+        with pytest.raises(InvalidInput, match="fraction of the real training set"):
+            real_fraction(["a"], np.zeros((1, 1)), fraction, np.random.default_rng(0))
+    with pytest.raises(InvalidInput, match="import records"):
+        real_fraction([], np.zeros((0, 1)), 0.5, np.random.default_rng(0))
+    for shares in ((0.5, 0.1, 0.1), (1.2, -0.1, -0.1)):
+        with pytest.raises(InvalidInput, match="sum to 1"):
+            assign_splits(["a"], 0, shares)
+        with pytest.raises(InvalidInput, match="sum to 1"):
+            hashed_split("set", "a", 0, shares)
+    assert canonical_split(" Valid ") == "val"
+    with pytest.raises(InvalidInput, match="train, val or test"):
+        canonical_split("")
+
+
+def test_manifest_changes_with_its_content(tiny_study):
+    before = split_manifest(tiny_study.db)
+    assert before == split_manifest(tiny_study.db)
+    assert before["train"]["n_patients"] == 24
+    with tiny_study.db.write() as connection:
+        connection.execute(
+            "UPDATE records SET patient_id = 'other' WHERE record_id = (SELECT min(record_id) FROM records)"
+        )
+    after = split_manifest(tiny_study.db)
+    assert after["sha256"] != before["sha256"]
+    assert after["train"] == before["train"]
+    assert after["test"]["sha256"] != before["test"]["sha256"]
+
+
+def test_database_refuses_a_patient_in_two_splits(tiny_study):
+    with pytest.raises(Conflict, match="patient is already in another split"), tiny_study.db.write() as connection:
+        connection.execute(
+            "INSERT INTO records SELECT 'x', dataset, patient_id, 'test', image_sha, caption, report, extra"
+            " FROM records"
+            " WHERE split = 'train' LIMIT 1"
+        )

@@ -1,0 +1,196 @@
+"""The grid: networks, pairing, resuming, equal counts, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.study.runs import latest_run
+from radpref.data.study.splits import split_manifest
+from radpref.data.study.study import Study
+from radpref.downstream import grid
+from radpref.downstream.cells.cells import find_cell, load_predictions, predictions_path
+from radpref.downstream.cells.networks import build_network
+from radpref.downstream.cells.training import balance_weights, best_dice_threshold
+from radpref.downstream.cli import app
+from radpref.downstream.inference.comparisons import parse_comparison, patient_score, patient_sums, planned_family
+from tests.support.downstream import DOWNSTREAM_TOML, study_with_pools, with_downstream
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("multilabel", (2, 5)), ("binary", (2, 1)), ("segmentation", (2, 1, 32, 32))]
+)
+@pytest.mark.parametrize("name", ["small", "resnet18"])
+def test_networks_have_the_right_outputs_and_equal_seeds_give_equal_weights(name, kind, shape):
+    state = torch.random.get_rng_state()
+    one, two, other = (build_network(name, kind, shape[1], seed).eval() for seed in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    images = torch.zeros(2, 1, 32, 32)
+    with torch.no_grad():
+        assert tuple(one(images).shape) == shape
+    weights = [next(p for p in network.parameters() if p.ndim == 4) for network in (one, two, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_an_unknown_network_lists_the_choices():
+    with pytest.raises(InvalidInput, match="small"):
+        build_network("vit", "binary", 1, 0)
+
+
+def test_balanced_weights_give_each_class_an_equal_share():
+    labels = np.zeros((100, 2))
+    labels[:10, 0] = 1
+    labels[10:15, 1] = 1
+    weights = balance_weights(labels)
+    assert [weights[:10].sum(), weights[10:15].sum(), weights[15:].sum()] == pytest.approx([1 / 3] * 3)
+
+
+def test_pixel_threshold_comes_from_images_with_the_structure():
+    masks = np.zeros((2, 4, 4), bool)
+    masks[0, :2] = True
+    probabilities = np.where(masks, 0.35, 0.12).astype(np.float32)
+    assert 0.12 < best_dice_threshold(masks, probabilities) <= 0.35
+    assert best_dice_threshold(masks[1:], probabilities[1:]) == 0.5
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, _tiny_template):
+    """A study whose grid is finished, and the grid's result."""
+    root = tmp_path_factory.mktemp("grid") / "study"
+    shutil.copytree(_tiny_template, root)
+    study = study_with_pools(Study(root))
+    yield study, grid.run_grid(study)
+    study.db.close()
+
+
+def test_grid_trains_compares_and_resumes(finished, monkeypatch):
+    study, result = finished
+    trained = []
+    original = grid.Job.run
+    monkeypatch.setattr(grid.Job, "run", lambda job: (trained.append(job.spec), original(job))[1])
+    assert len(result["cells"]) == 3 * 3 * 3  # tasks x (real, baseline, aligned) x seeds
+    assert len(result["comparisons"]) == result["rules"]["family_size"] == 9
+    for row in result["comparisons"]:
+        assert row["verdict"] == "too small to conclude"  # 3 seeds
+        assert row["n"] == 3
+        assert 0 <= row["p"] <= row["p_holm"] <= row["p_bonferroni"] <= 1
+        assert row["ci"][0] <= row["difference"] <= row["ci"][1]
+    counts = {(c["task"], c["seed"]): set() for c in result["cells"]}
+    for cell in result["cells"]:
+        if cell["arm"] != "real":
+            counts[cell["task"], cell["seed"]].add(cell["n_synthetic"])
+            assert cell["n_synthetic"] == cell["n_real"]
+    assert all(len(found) == 1 for found in counts.values())
+    json.dumps(result, allow_nan=False)
+    assert latest_run(study, "grid").result["cells"] == result["cells"]
+    manifest = split_manifest(study.db)
+    assert result["splits"] == manifest
+    stored = json.loads((study.root / "runs" / result["run_id"] / "config.json").read_text())
+    assert stored["provenance"]["inputs"]["splits"] == manifest["sha256"]
+
+    again = grid.run_grid(study)
+    assert not trained
+    assert again["cells"] == result["cells"]
+
+    lost = result["cells"][4]
+    predictions_path(study, lost["run_id"], lost["cell_id"]).unlink()
+    third = grid.run_grid(study, tasks=[lost["task"]])
+    assert len(trained) == 1
+    assert find_cell(study, lost["cell_id"]).metrics.keys()
+    same = next(cell for cell in third["cells"] if cell["cell_id"] == lost["cell_id"])
+    assert {k: v for k, v in same.items() if k != "run_id"} == {k: v for k, v in lost.items() if k != "run_id"}
+
+
+def test_an_interrupted_grid_keeps_its_cells_and_its_run(tiny_study, monkeypatch):
+    study = study_with_pools(tiny_study)
+    original, count = grid.Job.run, []
+
+    def interrupted(job):
+        count.append(job)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        return original(job)
+
+    monkeypatch.setattr(grid.Job, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        grid.run_grid(study, tasks=["two"])
+    run_id = study.db.value("SELECT run_id FROM runs WHERE kind = 'grid'")
+    assert study.db.value("SELECT count(*) FROM cells") == 3
+    result = grid.run_grid(study, tasks=["two"])
+    assert result["run_id"] == run_id
+    assert len(count) == 4 + 6
+    assert len((study.root / "runs" / run_id / "metrics.jsonl").read_text().splitlines()) == 9
+
+
+def test_bootstrap_sums_give_the_reported_metric(finished):
+    study, result = finished
+    for summary, metric in ((result["cells"][0], "f1"), (result["cells"][-1], "dice_positives")):
+        cell = find_cell(study, summary["cell_id"])
+        sums = patient_sums(load_predictions(study, cell), cell.spec.kind)
+        value = float(patient_score(cell.spec.kind)(sums.sum(axis=0)[None])[0])
+        expected = summary[metric]
+        assert (np.isnan(value) and expected is None) or value == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_same_cells(tiny_study):
+    study = study_with_pools(tiny_study)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = grid.run_grid(study, tasks=["effusion"])
+        with study.db.write() as connection:
+            connection.execute("DELETE FROM cells")
+        two = grid.run_grid(study, tasks=["effusion"], n_workers=2)
+    finally:
+        torch.set_num_threads(threads)
+    keys = ("f1", "auroc")
+    assert [c["cell_id"] for c in one["cells"]] == [c["cell_id"] for c in two["cells"]]
+    for left, right in zip(one["cells"], two["cells"], strict=True):
+        assert [left[key] for key in keys] == pytest.approx([right[key] for key in keys])
+
+
+def test_the_balanced_control_needs_no_pool(tiny_study):
+    toml = DOWNSTREAM_TOML.replace('["baseline", "aligned"]', '["real_balanced"]').replace(
+        "[[downstream", 'primary = ["real_balanced>real"]\n[[downstream', 1
+    )
+    study = with_downstream(tiny_study, toml)
+    result = grid.run_grid(study, tasks=["two"])
+    assert {cell["arm"] for cell in result["cells"]} == {"real", "real_balanced"}
+    assert [row["multiple"] for row in result["comparisons"]] == [0]
+
+
+@pytest.mark.parametrize("text", ["aligned", "a>b>c", "a>a", ">b"])
+def test_a_bad_comparison_is_refused(text):
+    with pytest.raises(InvalidInput, match="primary"):
+        parse_comparison(text)
+
+
+def test_a_comparison_with_an_unknown_arm_lists_the_arms():
+    with pytest.raises(InvalidInput, match="baseline, real"):
+        planned_family(["alligned>real"], ["baseline"], ["t"], [1.0], [2])
+
+
+def test_missing_pool_unknown_task_and_one_seed_are_one_line(tiny_study):
+    study = with_downstream(tiny_study)
+    with pytest.raises(NotFound, match="generate pool"):
+        grid.run_grid(study)
+    with pytest.raises(InvalidInput, match="two, effusion, heart"):
+        grid.run_grid(study, tasks=["three"])
+    study = with_downstream(study, DOWNSTREAM_TOML.replace("[0, 1, 2]", "[0]"))
+    with pytest.raises(InvalidInput, match="at least 2"):
+        grid.run_grid(study)
+
+
+def test_command_prints_json(tiny_study):
+    study = study_with_pools(tiny_study)
+    answer = CliRunner().invoke(app, ["run", "--study", str(study.root), "--task", "effusion", "--json"])
+    assert answer.exit_code == 0, answer.output
+    assert len(json.loads(answer.stdout)["comparisons"]) == 3

@@ -1,0 +1,115 @@
+"""The held-out condition report: drawing of conditions, answers by hand, the whole report on tiny networks."""
+
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from radpref.data.core.errors import InvalidInput
+from radpref.data.phantom.render import FINDINGS, HELD_OUT, canonical_caption, combinations, paraphrases
+from radpref.generation.fidelity import adherence
+from radpref.generation.fidelity.adherence import condition_report, judge_answers, text_figures, wilson
+from radpref.generation.fidelity.adherence_sheet import contact_sheet
+from radpref.generation.fidelity.held_out import Answers, held_out_conditions
+from radpref.generation.measuring.measure import tiny_measure
+from radpref.generation.stack.models import tiny_stack
+
+NAMES = ("effusion", "effusion/left", "effusion/right", "normal")
+
+
+def test_wilson_interval_of_a_textbook_case() -> None:
+    found = wilson(15, 20)
+    assert (found["low"], found["high"]) == (pytest.approx(0.5313, abs=1e-3), pytest.approx(0.8881, abs=1e-3))
+    assert wilson(0, 0)["rate"] is None
+    assert wilson(0, 10)["low"] == 0
+    assert wilson(10, 10)["high"] == 1
+
+
+def test_conditions_have_their_modes_groups_and_are_reproducible() -> None:
+    conditions = held_out_conditions(30, 0, ("lungs", "heart", "lesion"), 32)
+    assert [c.mode for c in conditions].count("M2I") == 6
+    for c in conditions:
+        assert (c.text is None) == (c.mode == "M2I") == (c.asked == {})
+        assert (c.mask is None) == (c.mode == "T2I")
+        assert c.mask is None or (c.mask.shape == (3, 32, 32) and c.mask[:2].any((1, 2)).all())
+    groups = [c.group for c in conditions if c.text]
+    assert {groups.count(g) for g in adherence.TEXT_GROUPS} == {8}
+    again = held_out_conditions(30, 0, ("lungs", "heart", "lesion"), 32)
+    assert [c.text for c in again] == [c.text for c in conditions]
+    other = held_out_conditions(30, 1, ("lungs", "heart", "lesion"), 32)
+    assert not any(np.array_equal(a.render, b.render) for a, b in zip(conditions, other, strict=True))
+
+
+def test_groups_keep_their_promise() -> None:
+    kept_back = {canonical_caption([f]) for f in HELD_OUT}
+    unseen = {text for f in combinations(FINDINGS) for text in paraphrases([f], unseen=True)}
+    unseen |= set(paraphrases([], unseen=True))
+    for c in held_out_conditions(60, 5, ("lungs",), 16):
+        if c.text:
+            assert (c.group == "held-out combination") == (c.text in kept_back)
+            assert (c.group == "unseen caption") == (c.text in unseen)
+
+
+def answers() -> Answers:
+    p = np.array([[0.9, 0.8, 0.1, 0.0], [0.9, 0.2, 0.7, 0.0], [0.1, 0.0, 0.0, 0.9]], np.float32)
+    return Answers(p, p >= 0.5, NAMES)
+
+
+def test_text_figures_by_hand() -> None:
+    left = {"effusion": 1, "effusion/left": 1}
+    figures = text_figures(answers(), [left, left, {"normal": 1}], [0, 1, 2])
+    assert (figures["finding"]["k"], figures["finding"]["n"]) == (3, 3)
+    assert (figures["side"]["k"], figures["side"]["n"]) == (1, 2)
+    assert (figures["finding_and_side"]["k"], figures["finding_and_side"]["n"]) == (2, 3)
+    assert text_figures(answers(), [left, {}, {}], [1, 2])["finding"]["n"] == 0
+
+
+def test_chance_is_below_a_perfect_generator() -> None:
+    asked = [{"effusion": 1, "effusion/left": 1}, {"effusion": 1, "effusion/right": 1}, {"normal": 1}]
+    chance = adherence.chance_figures(answers(), asked, [0, 1, 2], np.random.default_rng(0))
+    assert text_figures(answers(), asked, [0, 1, 2])["finding_and_side"]["rate"] == 1
+    assert chance["finding_and_side"] == pytest.approx(1 / 3, abs=0.12)
+    assert adherence.chance_figures(answers(), [{}] * 3, [0], np.random.default_rng(0))["finding"] is None
+
+
+def phantom_judge() -> Any:
+    names = (*FINDINGS, "normal", "pneumonia/left", "pneumonia/right")
+    return tiny_measure("judge", "judge", attributes=names, structures=("lungs", "heart", "lesion"))
+
+
+def test_report_from_stack_to_sheet() -> None:
+    stack = tiny_stack()
+    report, conditions, images = condition_report(stack, phantom_judge(), 10, 3, n_steps=2, batch_size=4)
+    assert images.shape == (10, stack.image_size, stack.image_size)
+    assert images.dtype == np.uint8
+    assert report["text"]["all"]["generated"]["finding"]["n"] == 8
+    assert report["mask"]["TM2I"]["generated"]["lungs"]["n"] == 4
+    assert json.loads(json.dumps(report, allow_nan=False))["judge"]["name"] == "judge"
+    picture = Image.open(io.BytesIO(contact_sheet(conditions, images, judge_answers(phantom_judge(), images), 4)))
+    assert picture.size == (4 * (2 * stack.image_size + 8), 3 * (stack.image_size + 30) + 18)
+
+
+def test_perfect_sampler_reaches_the_ceiling() -> None:
+    stack = tiny_stack()
+    renders = np.stack([c.render for c in held_out_conditions(10, 3, stack.structures, stack.image_size)])
+    report, *_ = condition_report(stack, phantom_judge(), 10, 3, sampler=lambda *a, **k: renders)
+    for part in (report["text"]["all"], report["mask"]["M2I"], *report["text"]["by_group"].values()):
+        assert part["generated"] == part["render"]
+
+
+def test_stack_without_controlnet_is_asked_for_texts_only() -> None:
+    stack = replace(tiny_stack(), controlnet=None)
+    report, conditions, _ = condition_report(stack, phantom_judge(), 4, 0, n_steps=1)
+    assert {c.mode for c in conditions} == {"T2I"}
+    assert report["mask"] == {"M2I": {}, "TM2I": {}}
+
+
+def test_only_a_judge_may_judge() -> None:
+    with pytest.raises(InvalidInput, match="judge"):
+        condition_report(tiny_stack(), tiny_measure(), 2)
+    with pytest.raises(InvalidInput, match="held-out"):
+        held_out_conditions(0, 0, (), 32)

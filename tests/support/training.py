@@ -1,0 +1,35 @@
+"""A small random corpus and settings for the tests of generator training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from radpref.generation.stack.models import GeneratorStack
+from radpref.generation.training.corpus import Corpus, corpus_from_arrays
+from radpref.generation.training.loop import LoopSettings
+from radpref.generation.training.unet_training import TrainSettings
+
+FAST = LoopSettings(learning_rate=1e-3, warmup_steps=2, log_every=2, checkpoint_s=1e9)
+MIXED = TrainSettings(
+    batch_size=4, mode_mix=(0.3, 0.3, 0.4), text_rate=0.5, control_rate=1.0, precision="f32", loop=FAST
+)
+
+
+def training_corpus(n: int = 12, size: int = 32, structures: tuple[str, ...] = ("lungs", "heart")) -> Corpus:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n, size, size), dtype=np.uint8)
+    lungs = np.zeros((n, size, size), dtype=bool)
+    lungs[:, 8:24, 4:12] = True
+    captions = [["Normal", "clear lungs"] if i % 2 else ["severe effusion"] for i in range(n)]
+    return corpus_from_arrays(images, captions, [f"p{i // 2}" for i in range(n)], {"lungs": lungs}, structures)
+
+
+def moved_networks(before: GeneratorStack, after: GeneratorStack) -> set[str]:
+    return {
+        name
+        for name, module in before.modules().items()
+        if any(
+            not torch.equal(a, b) for a, b in zip(module.parameters(), after.modules()[name].parameters(), strict=True)
+        )
+    }
