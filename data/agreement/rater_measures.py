@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from radpref.data.agreement.reliability import CONFIDENCE, MIN_SETS
+from radpref.data.core.statistics import wilson
 from radpref.data.reader_study.scores import N_SLOTS
 
 Float = npt.NDArray[np.float64]
@@ -30,14 +31,6 @@ WINDOW, MAX_POINTS = 15, 60
 def too_small(n: int, needed: int, what: str) -> str:
     """The words for a figure that is not given."""
     return f"n too small: {n} {what}, needs {needed}"
-
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """Wilson score interval (95 %) of a share k / n; n > 0."""
-    z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
-    middle = (k + z**2 / 2) / (n + z**2)
-    half = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def share(k: int, n: int) -> dict[str, Any]:

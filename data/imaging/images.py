@@ -148,7 +148,15 @@ def is_marked_synthetic(path: Path) -> bool:
 
 
 def to_uint8(image: GrayImage) -> npt.NDArray[np.uint8]:
-    """Scale an image to uint8: 16-bit values are divided by 257 and rounded."""
+    """An image at 8 bits: 16-bit values are divided by 257 and rounded (65535 becomes 255)."""
     if image.dtype == np.uint8:
         return np.asarray(image, dtype=np.uint8)
     return np.round(image.astype(np.float32) / 257.0).astype(np.uint8)
+
+
+def high_byte(image: GrayImage) -> npt.NDArray[np.uint8]:
+    """A phantom's render at 8 bits: the high byte of 16-bit values.
+
+    Half a grey level darker than `to_uint8`; the shipped networks record hashes of data that was made so.
+    """
+    return np.asarray(image if image.dtype == np.uint8 else image >> 8, np.uint8)

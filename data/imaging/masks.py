@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from radpref.data.core.errors import InvalidInput
@@ -137,3 +138,10 @@ def _transformed(stack: Mask, kind: str, rng: np.random.Generator) -> tuple[Mask
         if np.array_equal(moved.any(axis=(1, 2)), present):
             return moved, parameters
     raise InvalidInput(f"'{kind}' emptied a structure in {MAX_DRAWS} draws; use a larger mask or another transform")
+
+
+def dice(a: Mask, b: Mask) -> npt.NDArray[np.float64]:
+    """Dice overlap of two mask stacks (..., H, W) bool -> (...,) in [0, 1]; 1 where both are empty (Dice 1945)."""
+    total = a.sum((-2, -1), dtype=np.int64) + b.sum((-2, -1), dtype=np.int64)
+    shared = np.logical_and(a, b).sum((-2, -1), dtype=np.int64)
+    return np.where(total == 0, 1.0, 2 * shared / np.maximum(total, 1))

@@ -49,7 +49,7 @@ from radpref.data.phantom.tubes import airways, bones, vessel_tree, vessels
 
 __all__ = [
     "CHEXPERT_LABELS", "FINDINGS", "HELD_OUT", "SEVERITIES", "STRUCTURES", "Finding", "PhantomImage", "PhantomSpec",
-    "canonical_caption", "combinations", "draw_spec", "paraphrases", "render", "report", "sheet",
+    "canonical_caption", "combinations", "draw_spec", "paraphrases", "render", "report",
 ]  # fmt: skip
 
 MIN_SIZE, MAX_SIZE = 16, 4096
@@ -194,15 +194,3 @@ def labels_of(findings: Sequence[Finding]) -> dict[str, int]:
     """0 or 1 for each of `FINDINGS`, and "normal" for none."""
     names = {finding.name for finding in findings}
     return {**{name: int(name in names) for name in FINDINGS}, "normal": int(not names)}
-
-
-def sheet(specs: Sequence[PhantomSpec], size: int, columns: int) -> NDArray[np.uint8]:
-    """Contact sheet of the specs, row by row, without text: (rows * size, columns * size) uint8."""
-    if not specs or columns < 1:
-        raise InvalidInput(f"sheet of {len(specs)} specs in {columns} columns: give at least one of each")
-    rows = -(-len(specs) // columns)
-    page = np.zeros((rows * size, columns * size), np.uint8)
-    for k, spec in enumerate(specs):
-        row, col = divmod(k, columns)
-        page[row * size : (row + 1) * size, col * size : (col + 1) * size] = render(spec, size).image >> 8
-    return page

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from radpref.data.imaging.images import Mask
+from radpref.data.imaging.masks import dice
 from radpref.data.study.conditions import asked_attributes
 
 Record = Mapping[str, Any]
@@ -104,12 +105,6 @@ def _other_side(
     )
 
 
-def dice(a: Mask, b: Mask) -> float:
-    """Overlap of two masks: 0 apart, 1 the same."""
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
-
-
 def expect_mask(source: Record, shown: Record, load: Callable[[str], Mask]) -> tuple[Expectation, float] | None:
     """Expected mask score of ``shown`` under the masks of ``source``, and the Dice it follows from.
 
@@ -125,7 +120,7 @@ def expect_mask(source: Record, shown: Record, load: Callable[[str], Mask]) -> t
         own = load(shown["masks"][structure]) if structure in shown["masks"] else np.zeros_like(wanted)
         if own.shape != wanted.shape:
             return None
-        overlaps.append(dice(wanted, own))
+        overlaps.append(float(dice(wanted, own)))
     mean = float(np.mean(overlaps))
     found = range_of_dice(mean)
     if found is None:

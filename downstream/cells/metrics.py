@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
+
+from radpref.data.core.statistics import auroc
 
 Float = npt.NDArray[np.float64]
 
@@ -72,17 +73,6 @@ def best_f1_threshold(labels: Float, probabilities: Float) -> float:
     f1 = 2 * cumulative[n_predicted] / (n_predicted + truth.sum())
     tied = np.flatnonzero(f1 >= f1.max() - 1e-12)
     return float(candidates[tied[np.argmin(np.abs(candidates[tied] - 0.5))]])
-
-
-def auroc(labels: Float, probabilities: Float) -> float:
-    """Area under the ROC curve by ranks (ties count 1/2), NaN labels left out; NaN without both classes."""
-    known = ~np.isnan(labels)
-    truth, scores = labels[known] == 1, probabilities[known]
-    n_positive, n_negative = int(truth.sum()), int((~truth).sum())
-    if n_positive == 0 or n_negative == 0:
-        return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[truth].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
 def dice_sums(areas: Float) -> dict[str, Float]:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
+from radpref.data.core.statistics import wilson
 from radpref.generation.fidelity.held_out import IMAGES, TEXT_GROUPS, Answers, HeldOutCondition, held_out_conditions
 from radpref.generation.measuring.measure import MeasureNet, load_measure, structure_dice
 
@@ -33,21 +34,12 @@ log = logging.getLogger(__name__)
 N_SHUFFLES = 50
 
 
-def wilson(k: int, n: int, z: float = 1.96) -> dict[str, float | int | None]:
-    """A proportion with its Wilson score interval (95 % for z = 1.96): {k, n, rate, low, high}; None where n is 0."""
+def proportion(k: int, n: int) -> dict[str, float | int | None]:
+    """k of n with its Wilson interval (95 %): {k, n, rate, low, high}; the last three are None where n is 0."""
     if n == 0:
         return {"k": 0, "n": 0, "rate": None, "low": None, "high": None}
-    p, scale = k / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / scale
-    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
-    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
-    return {"k": k, "n": n, "rate": round(p, 4), "low": round(low, 4), "high": round(high, 4)}
-
-
-# --- conditions ------------------------------------------------------------------------------------------------
-
-
-# --- answers ---------------------------------------------------------------------------------------------------
+    low, high = wilson(k, n)
+    return {"k": k, "n": n, "rate": round(k / n, 4), "low": round(low, 4), "high": round(high, 4)}
 
 
 def judge_answers(judge: MeasureNet, images: IMAGES) -> Answers:
@@ -59,7 +51,7 @@ def text_figures(answers: Answers, asked: Sequence[dict[str, int]], rows: Sequen
     """Hits over the images `rows`, each against its own `asked`: finding, side (of sided ones), and both together.
 
     Returns:
-        {"finding": wilson, "side": wilson, "finding_and_side": wilson}; the last counts unsided texts by the finding.
+        {"finding", "side", "finding_and_side"}, each a `proportion`; the last counts unsided texts by the finding.
     """
     texts = [i for i in rows if asked[i]]
     found = [answers.found(i, asked[i]) for i in texts]
@@ -67,9 +59,9 @@ def text_figures(answers: Answers, asked: Sequence[dict[str, int]], rows: Sequen
     sided = [value for value in side if value is not None]
     both = [hit and value is not False for hit, value in zip(found, side, strict=True)]
     return {
-        "finding": wilson(sum(found), len(found)),
-        "side": wilson(sum(sided), len(sided)),
-        "finding_and_side": wilson(sum(both), len(both)),
+        "finding": proportion(sum(found), len(found)),
+        "side": proportion(sum(sided), len(sided)),
+        "finding_and_side": proportion(sum(both), len(both)),
     }
 
 

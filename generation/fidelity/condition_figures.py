@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from radpref.data.core.progress import bar
 from radpref.data.imaging.framing import fit_mask
+from radpref.data.imaging.masks import dice
 from radpref.data.study.conditions import StoredCondition, asked_attributes, mask_stack
 from radpref.generation.fidelity.image_source import BATCH, ImageSource
 from radpref.generation.fidelity.likeness import mean_interval
-from radpref.generation.measuring.measure import MeasureNet, dice
+from radpref.generation.measuring.measure import MeasureNet
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study

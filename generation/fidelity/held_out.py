@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from radpref.data.core.errors import InvalidInput
+from radpref.data.imaging.images import high_byte
 from radpref.generation.measuring.measure_data import (
     CONDITIONS_DRAW,
     FIRST_PATIENT,
     PATIENTS_PER_DRAW,
     phantom_asked,
-    to_uint8,
 )
 
 IMAGES = npt.NDArray[np.uint8]
@@ -91,7 +91,7 @@ def _condition(
         text=None if mode == "M2I" else text,
         asked={} if mode == "M2I" else phantom_asked(spec.findings),
         mask=None if mode == "T2I" else mask,
-        render=to_uint8(phantom.image),
+        render=high_byte(phantom.image),
     )
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.files import sha256_bytes, write_atomic
+from radpref.data.imaging.masks import dice
 from radpref.generation.measuring.measure_networks import MeasureModule, NetworkShape, build_network
 from radpref.generation.measuring.places import card_path
 
@@ -250,13 +251,6 @@ def score_text(net: MeasureNet, images: npt.NDArray[Any], asked: Mapping[str, in
     return text_fidelity(net.predict(images), net.attributes, asked)
 
 
-def dice(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> FLOAT:
-    """Dice of two boolean stacks (..., H, W) -> (...,); 1 where both are empty."""
-    total = a.sum((-2, -1), dtype=np.int64) + b.sum((-2, -1), dtype=np.int64)
-    shared = np.logical_and(a, b).sum((-2, -1), dtype=np.int64)
-    return np.where(total == 0, 1.0, 2 * shared / np.maximum(total, 1)).astype(np.float32)
-
-
 def structure_dice(
     net: MeasureNet, images: npt.NDArray[Any], mask: npt.NDArray[Any], structures: Sequence[str]
 ) -> dict[str, FLOAT]:
@@ -281,7 +275,7 @@ def structure_dice(
     result: dict[str, FLOAT] = {}
     for channel, name in enumerate(structures):
         if name in net.structures:
-            values = dice(seen[:, net.structures.index(name)], asked[:, channel])
+            values = dice(seen[:, net.structures.index(name)], asked[:, channel]).astype(np.float32)
             values[~asked[:, channel].any((-2, -1))] = np.nan
             result[name] = values
     return result

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.progress import track
+from radpref.data.imaging.images import high_byte
 
 FLOAT = npt.NDArray[np.float32]
 FIRST_PATIENT = 2**33
@@ -128,11 +128,6 @@ def phantom_asked(findings: Sequence[Any]) -> dict[str, int]:
     return {name: 1 for name, value in phantom_labels(findings).items() if value}
 
 
-def to_uint8(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """uint16 radiograph -> uint8, its high byte, as everywhere in the project; uint8 is returned as it is."""
-    return np.asarray(image if image.dtype == np.uint8 else image >> 8, np.uint8)
-
-
 def phantom_data(n: int, draw: int, seed: int, size: int, cache: Path | None = None) -> MeasureData:
     """Render `n` phantoms of `size` pixels; kept in `cache` (npz), so that an interrupted training goes on."""
     from radpref.data.phantom.render import STRUCTURES, render
@@ -151,7 +146,7 @@ def phantom_data(n: int, draw: int, seed: int, size: int, cache: Path | None = N
         masks = np.zeros((n, len(STRUCTURES), size, size), bool)
         for i, spec in enumerate(track(specs, f"phantoms, draw {draw}", n)):
             phantom = render(spec, size)
-            images[i] = to_uint8(phantom.image)
+            images[i] = high_byte(phantom.image)
             masks[i] = [phantom.masks[name] for name in STRUCTURES]
         labels = label_rows([phantom_labels(spec.findings) for spec in specs], attributes)
         if path is not None:
@@ -168,16 +163,6 @@ def _keep(path: Path, **arrays: npt.NDArray[Any]) -> None:
 
 
 # --- figures ---------------------------------------------------------------------------------------------------
-
-
-def auroc(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> float:
-    """Area under the ROC curve by mid-ranks (Mann-Whitney); NaN where one class is missing."""
-    positive = np.asarray(labels).astype(bool)
-    n_pos, n_neg = int(positive.sum()), int((~positive).sum())
-    if not n_pos or not n_neg:
-        return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
 
 
 def f1(labels: npt.NDArray[Any], called: npt.NDArray[Any]) -> float:

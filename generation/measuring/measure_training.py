@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radpref.data.core.errors import InvalidInput
-from radpref.generation.measuring.measure import ROLES, MeasureNet, Role, dice, resize_square, standardise
-from radpref.generation.measuring.measure_data import MeasureData, auroc, best_threshold, f1
+from radpref.data.core.statistics import auroc
+from radpref.data.imaging.masks import dice
+from radpref.generation.measuring.measure import ROLES, MeasureNet, Role, resize_square, standardise
+from radpref.generation.measuring.measure_data import MeasureData, best_threshold, f1
 from radpref.generation.measuring.measure_networks import NetworkShape, build_network
 
 log = logging.getLogger(__name__)

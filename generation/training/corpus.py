@@ -20,6 +20,7 @@ import numpy as np
 
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.progress import track
+from radpref.data.imaging.images import high_byte
 
 log = logging.getLogger(__name__)
 
@@ -166,11 +167,6 @@ def corpus_from_arrays(
     )
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """16-bit radiograph -> 8 bits by the high byte; 8-bit images pass."""
-    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
-
-
 def _render_shard(job: tuple[str, int, int, int, int]) -> str:
     """Worker: render one shard of phantoms into `<folder>/shards/<index>.npz` and `.json`."""
     from radpref.data.phantom import render as phantom
@@ -186,7 +182,7 @@ def _render_shard(job: tuple[str, int, int, int, int]) -> str:
     for k in range(count):
         spec = phantom.draw_spec(rng, exclude=phantom.HELD_OUT)
         rendered = phantom.render(spec, size)
-        images[k] = to_uint8(rendered.image)
+        images[k] = high_byte(rendered.image)
         for channel, name in enumerate(EMBEDDED_STRUCTURES):
             masks[k, channel] = rendered.masks[name]
         entries.append(

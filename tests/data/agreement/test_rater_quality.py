@@ -17,7 +17,6 @@ from radpref.data.agreement.rater_measures import (
     position_effect,
     residuals,
     straight_lining,
-    wilson,
     with_others,
 )
 from radpref.data.agreement.rater_quality import THRESHOLDS, quality_report, study_agreement, study_quality
@@ -43,12 +42,6 @@ def rows(values, rater_id=0, criterion="text"):
 
 
 # --- by hand -----------------------------------------------------------------------------------------------------
-
-
-def test_wilson_against_scipy():
-    for k, n in ((0, 8), (3, 8), (8, 8), (57, 80)):
-        exact = stats.binomtest(k, n).proportion_ci(method="wilson")
-        assert wilson(k, n) == pytest.approx((exact.low, exact.high), abs=1e-12)
 
 
 def test_the_others_of_a_rater_by_hand():

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound, StorageFull
-from radpref.data.imaging.images import encode_png, is_marked_synthetic, read_image, to_uint8
+from radpref.data.imaging.images import encode_png, high_byte, is_marked_synthetic, read_image, to_uint8
 from tests.support.data import full_disk_after, gray
 
 
@@ -68,6 +68,12 @@ def test_colour_is_read_as_gray(tmp_path):
 def test_to_uint8_is_the_full_scale():
     assert to_uint8(np.array([[0, 257, 65535]], np.uint16)).tolist() == [[0, 1, 255]]
     assert to_uint8(np.array([[7]], np.uint8)).tolist() == [[7]]
+
+
+def test_high_byte_never_rounds_up():
+    deep = np.array([[0, 255, 256, 511, 512, 65535]], np.uint16)
+    assert high_byte(deep).tolist() == [[0, 0, 1, 1, 2, 255]]
+    assert high_byte(np.array([[7]], np.uint8)).tolist() == [[7]]
 
 
 def test_full_disk_stores_neither_row_nor_file(study, monkeypatch):

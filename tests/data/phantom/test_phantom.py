@@ -20,7 +20,6 @@ from radpref.data.phantom.render import (  # fmt: skip
     paraphrases,
     render,
     report,
-    sheet,
 )
 
 SIDED = tuple(name for name in FINDINGS if name not in ("edema", "cardiomegaly"))
@@ -173,8 +172,6 @@ def test_bad_numbers_are_refused() -> None:
         render(PhantomSpec(0), 4)
     with pytest.raises(InvalidInput):
         draw_spec(np.random.default_rng(0), normal_fraction=1.5)
-    with pytest.raises(InvalidInput):
-        sheet([], 64, 2)
 
 
 def test_drawn_specs_keep_to_the_rules() -> None:
@@ -241,11 +238,3 @@ def test_report_names_side_and_impression() -> None:
     assert "IMPRESSION: Moderate right pleural effusion." in text
     assert "right costophrenic angle" in text
     assert "No pleural effusion" not in text
-
-
-def test_sheet_is_a_grid() -> None:
-    page = sheet([PhantomSpec(i) for i in range(5)], 32, 3)
-    assert page.shape == (64, 96)
-    assert page.dtype == np.uint8
-    assert page[:32, :32].std() > 10
-    assert page[32:, 64:].max() == 0

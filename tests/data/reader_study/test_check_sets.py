@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import radpref.data.reader_study.check_sets as checks_module
 from radpref.data.datasets.importing import import_records
 from radpref.data.reader_study.check_sets import _fitted, ensure_checks
-from radpref.data.reader_study.expectations import Expectation, dice, expect_mask, expect_text, range_of_dice
+from radpref.data.reader_study.expectations import Expectation, expect_mask, expect_text, range_of_dice
 from radpref.data.study.runs import now
 from radpref.data.study.study import Study
 from radpref.data.upkeep.verify import verify
@@ -335,7 +335,6 @@ def test_what_a_mask_proves() -> None:
         assert (found[0].low, found[0].high) == (low, high)
     for other in (of("two"), of("two", lungs="a"), of("two", lungs="small")):
         assert expect_mask(source, other, files.__getitem__) is None
-    assert dice(box(0, 0), box(0, 0)) == 1.0
 
 
 @given(st.floats(0, 1), st.floats(0, 1))

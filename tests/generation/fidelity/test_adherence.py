@@ -12,7 +12,7 @@ from PIL import Image
 from radpref.data.core.errors import InvalidInput
 from radpref.data.phantom.render import FINDINGS, HELD_OUT, canonical_caption, combinations, paraphrases
 from radpref.generation.fidelity import adherence
-from radpref.generation.fidelity.adherence import condition_report, judge_answers, text_figures, wilson
+from radpref.generation.fidelity.adherence import condition_report, judge_answers, proportion, text_figures
 from radpref.generation.fidelity.adherence_sheet import contact_sheet
 from radpref.generation.fidelity.held_out import Answers, held_out_conditions
 from radpref.generation.measuring.measure import tiny_measure
@@ -21,12 +21,9 @@ from radpref.generation.stack.models import tiny_stack
 NAMES = ("effusion", "effusion/left", "effusion/right", "normal")
 
 
-def test_wilson_interval_of_a_textbook_case() -> None:
-    found = wilson(15, 20)
-    assert (found["low"], found["high"]) == (pytest.approx(0.5313, abs=1e-3), pytest.approx(0.8881, abs=1e-3))
-    assert wilson(0, 0)["rate"] is None
-    assert wilson(0, 10)["low"] == 0
-    assert wilson(10, 10)["high"] == 1
+def test_a_proportion_of_nothing_has_no_rate() -> None:
+    assert proportion(0, 0) == {"k": 0, "n": 0, "rate": None, "low": None, "high": None}
+    assert proportion(15, 20) == {"k": 15, "n": 20, "rate": 0.75, "low": 0.5313, "high": 0.8881}
 
 
 def test_conditions_have_their_modes_groups_and_are_reproducible() -> None:

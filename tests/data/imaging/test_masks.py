@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from radpref.data.core.errors import InvalidInput
-from radpref.data.imaging.masks import TRANSFORMS, transform_mask
+from radpref.data.imaging.masks import TRANSFORMS, dice, transform_mask
 
 
 def _stack(size=64):
@@ -58,3 +58,11 @@ def test_bad_input_is_one_line(stack, kind):
     with pytest.raises(InvalidInput) as caught:
         transform_mask(stack, kind, np.random.default_rng(0))
     assert "\n" not in str(caught.value)
+
+
+def test_dice_of_known_masks():
+    a, b = np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
+    a[0, :2], b[0, 1:3] = True, True
+    assert dice(a, b).tolist() == [0.5, 1.0]
+    assert dice(a[0], a[0]) == 1.0
+    assert dice(a[0], ~a[0]) == 0.0
