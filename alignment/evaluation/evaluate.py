@@ -33,7 +33,7 @@ from radpref.alignment.training.watch import drift_and_diversity, feature_functi
 from radpref.data.core.errors import NotFound
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
-from radpref.data.imaging.sheets import SheetRow, save_sheet
+from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
 from radpref.data.study.conditions import StoredCondition, mask_stack
 from radpref.data.study.runs import Run, finished_run, start_run
 from radpref.generation.measuring.measure import MeasureNet
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 N_SHEETS = 12
-MaskStack = npt.NDArray[np.bool_]
 
 
 def run_evaluate(
@@ -198,15 +197,6 @@ def _measure(
     }
 
 
-def mask_picture(mask: MaskStack, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Asked structures (S, h, w) as grey levels in one picture (1, H, W)."""
-    fitted = fit_mask(mask, np.zeros((1, height, width), np.uint8))
-    picture = np.zeros((height, width), np.uint8)
-    for plane, level in zip(fitted, np.linspace(90, 230, len(fitted)), strict=True):
-        picture[plane] = int(level)
-    return picture[None]
-
-
 def _sheets(study: Study, run: Run, conditions: Sequence[StoredCondition], samples: dict[str, Images]) -> list[str]:
     """One sheet a condition, an arm a row with equal seeds; spread over the conditions. Paths inside the run folder."""
     paths = []
@@ -217,7 +207,7 @@ def _sheets(study: Study, run: Run, conditions: Sequence[StoredCondition], sampl
         rows = []
         for arm, images in samples.items():
             group = images[index]
-            picture = () if masks is None else (mask_picture(masks, *group.shape[1:]),)
+            picture = () if masks is None else (mask_picture(masks, *group.shape[1:])[None],)
             rows.append(SheetRow(arm, (*picture, group)))
         title = f"{condition.mode}  {condition.text or 'mask: ' + ', '.join(sorted(condition.masks))}"
         path = f"sheets/{index:03d}-{condition.mode.lower()}.png"

@@ -24,6 +24,7 @@ from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
 from radpref.data.core.statistics import wilson
+from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
 from radpref.generation.fidelity.held_out import IMAGES, TEXT_GROUPS, Answers, HeldOutCondition, held_out_conditions
 from radpref.generation.measuring.measure import MeasureNet, load_measure, structure_dice
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 N_SHUFFLES = 50
+N_SHOWN = 40
+"""Conditions on the contact sheet."""
 
 
 def proportion(k: int, n: int) -> dict[str, float | int | None]:
@@ -223,6 +226,23 @@ def _mask_part(
     }
 
 
+def sheet_rows(conditions: Sequence[HeldOutCondition], images: IMAGES, answers: Answers) -> list[SheetRow]:
+    """Per condition the asked mask, the phantom's render and the generated image; `answers` are of the generated ones.
+
+    The caption ends with the judge's verdict: + hit, - miss.
+    """
+    rows = []
+    for i, (condition, image) in enumerate(zip(conditions, images, strict=True)):
+        mask = np.zeros_like(image) if condition.mask is None else mask_picture(condition.mask, *image.shape)
+        caption = f"{condition.mode} {condition.text or '(mask only)'} ({condition.group})"
+        if condition.asked:
+            side = answers.side_right(i, condition.asked)
+            caption += f": {'+' if answers.found(i, condition.asked) else '-'} finding"
+            caption += "" if side is None else f", {'+' if side else '-'} side"
+        rows.append(SheetRow(caption, (mask[None], condition.render[None], image[None])))
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of `python -m radpref.generation.fidelity.adherence`."""
     parser = argparse.ArgumentParser(
@@ -236,11 +256,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--threads", type=int, help="CPU threads; all by default")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--sheet", type=Path, help="contact sheet (PNG) of the first 40 conditions")
+    parser.add_argument("--sheet", type=Path, help=f"contact sheet (PNG) of the first {N_SHOWN} conditions")
     options = parser.parse_args(arguments)
     import torch
 
-    from radpref.generation.fidelity.adherence_sheet import contact_sheet
     from radpref.generation.stack.loading import load_stack
 
     if options.threads:
@@ -256,8 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     write_atomic(options.json, json.dumps(report, indent=1) + "\n")
     if options.sheet:
-        answers = judge_answers(judge, images[:40])
-        write_atomic(options.sheet, contact_sheet(conditions[:40], images[:40], answers))
+        rows = sheet_rows(conditions[:N_SHOWN], images[:N_SHOWN], judge_answers(judge, images[:N_SHOWN]))
+        save_sheet(options.sheet, rows, ("asked mask", "render", "generated"), columns=4)
 
 
 if __name__ == "__main__":

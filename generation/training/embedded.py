@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
 
 from radpref.data.core.files import write_atomic
+from radpref.data.imaging.sheets import SheetRow, save_sheet
 from radpref.generation.sampling.sampler import sample
 from radpref.generation.stack.architecture import (
     UnetSettings,
@@ -147,19 +147,8 @@ def text_image_sheet(stack: GeneratorStack, path: Path, n_each: int = 4) -> None
     """Sample the watched texts with fixed seeds: one text a row."""
     conditions = [Condition(text) for text in WATCHED_TEXTS for _ in range(n_each)]
     seeds = [100 + k % n_each for k in range(len(conditions))]
-    save_sheet(sample(stack, conditions, seeds, n_steps=15), path, 2 * n_each)
-
-
-def save_sheet(images: np.ndarray, path: Path, columns: int) -> None:
-    """Write uint8 (N, H, W) as a contact sheet, row by row."""
-    rows = -(-len(images) // columns)
-    size = images.shape[1]
-    page = np.zeros((rows * size, columns * size), dtype=np.uint8)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        page[row * size : (row + 1) * size, column * size : (column + 1) * size] = image
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(page).save(path)
+    images = sample(stack, conditions, seeds, n_steps=15).reshape(-1, n_each, stack.image_size, stack.image_size)
+    save_sheet(path, [SheetRow(text, (own,)) for text, own in zip(WATCHED_TEXTS, images, strict=True)], columns=2)
 
 
 def _watch(stack: GeneratorStack, folder: Path, every: int = 3) -> Callable[[int], None]:

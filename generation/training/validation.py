@@ -6,8 +6,6 @@ Conditions, seeds, times and noise are the same every time, so that sheets and l
 
 from __future__ import annotations
 
-import io
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
-from radpref.data.core.files import write_atomic
+from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
 from radpref.generation.sampling.sampler import sample
 from radpref.generation.stack.conditions import Condition
 from radpref.generation.stack.models import GeneratorStack
@@ -28,7 +25,8 @@ from radpref.generation.training.unet_training import MODES, Draw, NoiseObjectiv
 FIRST_SEED = 100
 """Image number k of a sheet starts from noise of seed FIRST_SEED + k."""
 NOISE_SEED = 707
-MIN_TILE, FONT_SIZE, N_COLUMNS = 128, 11, 4
+MIN_TILE, N_COLUMNS = 128, 4
+"""Samples are shown at this many pixels at least, so many beside each other."""
 
 
 def choose_conditions(candidates: Sequence[Condition], mode_mix: Sequence[float], n: int) -> list[Condition]:
@@ -93,7 +91,12 @@ class Validation:
                     guidance_scale=self.guidance_scale,
                     batch_size=len(self.conditions),
                 )
-                write_atomic(path, draw_sheet(images, self.conditions))
+                with_mask = any(condition.mask is not None for condition in self.conditions)
+                rows = [
+                    sheet_row(image, condition, with_mask=with_mask)
+                    for image, condition in zip(images, self.conditions, strict=True)
+                ]
+                save_sheet(path, rows, columns=N_COLUMNS, scale=-(-MIN_TILE // images.shape[1]))
                 figures["sheet"] = path.name
         return figures
 
@@ -147,44 +150,10 @@ def validation_loss(objective: NoiseObjective, batch_size: int = 16) -> float:
     return float(total) / len(corpus)
 
 
-def draw_sheet(images: np.ndarray, conditions: Sequence[Condition]) -> bytes:
-    """Samples uint8 (N, H, W) as a PNG, each with its caption below and its mask, if any has one, to the left."""
-    scale = -(-MIN_TILE // images.shape[1])
-    tile = images.shape[1] * scale
-    with_masks = any(condition.mask is not None for condition in conditions)
-    width = tile * (2 if with_masks else 1)
-    font = ImageFont.load_default(FONT_SIZE)
-    captions = [_caption(condition, width) for condition in conditions]
-    line = FONT_SIZE + 3
-    height = tile + line * max(len(lines) for lines in captions) + 6
-    columns = min(N_COLUMNS, len(images))
-    page = Image.new("L", (columns * width, -(-len(images) // columns) * height), 0)
-    pen = ImageDraw.Draw(page)
-    for index, (image, condition) in enumerate(zip(images, conditions, strict=True)):
-        row, column = divmod(index, columns)
-        x, y = column * width, row * height
-        if condition.mask is not None:
-            page.paste(_tile(_flatten(condition.mask), tile), (x, y))
-        page.paste(_tile(image, tile), (x + width - tile, y))
-        for number, text in enumerate(captions[index]):
-            pen.text((x + 2, y + tile + 2 + number * line), text, fill=255, font=font)
-    buffer = io.BytesIO()
-    page.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _tile(image: np.ndarray, side: int) -> Image.Image:
-    return Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
-
-
-def _flatten(mask: np.ndarray) -> np.ndarray:
-    """(S, H, W) bool -> grey levels (H, W), one per structure, later ones on top."""
-    grey = np.zeros(mask.shape[1:], dtype=np.uint8)
-    for channel, plane in enumerate(mask):
-        grey[plane] = 255 * (channel + 1) // len(mask)
-    return grey
-
-
-def _caption(condition: Condition, width: int) -> list[str]:
-    text = condition.text or "(no text)"
-    return textwrap.wrap(f"{condition.mode}: {text}", max(width // 6, 12))[:4]
+def sheet_row(image: np.ndarray, condition: Condition, *, with_mask: bool) -> SheetRow:
+    """A sample (H, W) uint8 under its caption; with_mask: to the left of it its mask, black where it has none."""
+    caption = f"{condition.mode}: {condition.text or '(no text)'}"
+    if not with_mask:
+        return SheetRow(caption, (image[None],))
+    mask = np.zeros_like(image) if condition.mask is None else mask_picture(condition.mask, *image.shape)
+    return SheetRow(caption, (mask[None], image[None]))

@@ -14,8 +14,7 @@ from radpref.alignment.preferences.pairs import run_pairs
 from radpref.alignment.training import preference_arms as arms
 from radpref.alignment.training import watch
 from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.data.imaging import sheets
-from radpref.data.imaging.images import is_marked_synthetic, read_image
+from radpref.data.imaging.images import read_image
 from radpref.data.study.conditions import StoredCondition
 from radpref.data.study.runs import latest_run
 from radpref.data.study.study import Study
@@ -135,16 +134,6 @@ def test_pixel_features_are_block_means():
     found = watch.pixel_features(image).reshape(16, 16)
     assert found[0, 0] == 0
     assert found[15, 15] == pytest.approx(63 / 255)
-
-
-def test_sheet_has_its_places_and_its_mark(tmp_path):
-    group = np.full((2, 16, 16), 200, np.uint8)
-    rows = [sheets.SheetRow("one", (group, group[:1])), sheets.SheetRow("two", (group, group[:1]))]
-    page = sheets.contact_sheet(rows, ("left", "right"))
-    assert page.shape == (18 + 2 * (18 + 16), 2 * 16 + 6 + 16)
-    assert (page[36:52, :32] == 200).all()
-    sheets.save_sheet(tmp_path / "s.png", rows)
-    assert is_marked_synthetic(tmp_path / "s.png")
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,16 @@
 """The held-out condition report: drawing of conditions, answers by hand, the whole report on tiny networks."""
 
-import io
 import json
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.phantom.render import FINDINGS, HELD_OUT, canonical_caption, combinations, paraphrases
 from radpref.generation.fidelity import adherence
-from radpref.generation.fidelity.adherence import condition_report, judge_answers, proportion, text_figures
-from radpref.generation.fidelity.adherence_sheet import contact_sheet
+from radpref.generation.fidelity.adherence import condition_report, judge_answers, proportion, sheet_rows, text_figures
 from radpref.generation.fidelity.held_out import Answers, held_out_conditions
 from radpref.generation.measuring.measure import tiny_measure
 from radpref.generation.stack.models import tiny_stack
@@ -86,8 +83,13 @@ def test_report_from_stack_to_sheet() -> None:
     assert report["text"]["all"]["generated"]["finding"]["n"] == 8
     assert report["mask"]["TM2I"]["generated"]["lungs"]["n"] == 4
     assert json.loads(json.dumps(report, allow_nan=False))["judge"]["name"] == "judge"
-    picture = Image.open(io.BytesIO(contact_sheet(conditions, images, judge_answers(phantom_judge(), images), 4)))
-    assert picture.size == (4 * (2 * stack.image_size + 8), 3 * (stack.image_size + 30) + 18)
+    rows = sheet_rows(conditions, images, judge_answers(phantom_judge(), images))
+    for row, condition, image in zip(rows, conditions, images, strict=True):
+        asked, render, generated = row.groups
+        assert asked.any() == (condition.mask is not None)
+        assert (render[0] == condition.render).all()
+        assert (generated[0] == image).all()
+        assert ("finding" in row.caption) == bool(condition.text)
 
 
 def test_perfect_sampler_reaches_the_ceiling() -> None:
