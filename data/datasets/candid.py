@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from radpref.data.config.data import DataConfig
-from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.chexpert_columns import finding_caption, kept_labels
 from radpref.data.datasets.layout import (
+    ListedImages,
     folders_of,
-    image_index,
     need_file,
     read_columns,
     set_folder,
@@ -28,7 +27,7 @@ from radpref.data.datasets.layout import (
     with_gzip,
 )
 from radpref.data.datasets.outlines import check_convention, convention_of, decode_masks, is_empty
-from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.imaging.framing import frame, read_radiograph
 from radpref.data.imaging.rle import Convention
 from radpref.data.study.splits import hashed_split
@@ -44,26 +43,63 @@ N_SAMPLED = 50
 
 
 @dataclass(frozen=True)
-class _Source:
-    config: DataConfig
-    root: Path
-    files: dict[str, str]
-    rows: list[tuple[str, str, str]]  # EncodedPixels, filename, Report, sorted by image
-    ids: tuple[str, ...]
-    starts: tuple[int, ...]  # rows of image i: starts[i] up to starts[i + 1]
-    others: Mapping[
-        str, Mapping[str, tuple[str, ...]]
-    ]  # structure -> image -> texts; a structure without file is absent
-    conventions: Mapping[str, Convention]
-
-
-@dataclass(frozen=True)
 class _Image:
     image: str
-    place: Path
+    path: Path
     filenames: tuple[str, ...]
     report: str | None
     texts: Mapping[str, tuple[str, ...]]  # structure -> texts, () where the image is not listed; absent: no file
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Records of the set.
+
+    Rows are EncodedPixels, filename, Report; others: structure that has a file -> image -> texts.
+    """
+
+    config: DataConfig
+    listed: ListedImages
+    others: Mapping[str, Mapping[str, tuple[str, ...]]]
+    conventions: Mapping[str, Convention]
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def record_id(self, i: int) -> str:
+        return f"{DATASET}/{self.listed.ids[i]}"
+
+    def image(self, i: int) -> _Image:
+        image, rows = self.listed.ids[i], self.listed.rows_of(i)
+        names = tuple(dict.fromkeys(name for _, name, _ in rows))
+        path = self.listed.path(i, *(stem for name in names if (stem := stem_of(name))))
+        report = next((text for _, _, text in rows if text), None)
+        texts = {"pneumothorax": tuple(text for text, _, _ in rows)}
+        texts |= {structure: listed.get(image, ()) for structure, listed in self.others.items()}
+        return _Image(image, path, names, report, texts)
+
+    def load(self, i: int) -> LoadedRecord:
+        config, row = self.config, self.image(i)
+        patients = sorted({_patient(name) for name in row.filenames})
+        if len(patients) > 1:
+            raise InvalidInput(f"image {row.image} belongs to patients {' and '.join(patients)}; keep the rows of one")
+        if not patients[0]:
+            raise InvalidInput(f"image {row.image} has no filename, so no patient; fill it in")
+        labels = {name: _label(row, name) for name in kept_labels(config, STRUCTURES)}
+        texts = {name: row.texts.get(name, ()) for name in self.conventions}
+        masks = decode_masks(texts, self.conventions, config.rle_first)
+        image, framed = frame(read_radiograph(row.path), masks, config.image_size, scaled=masks)
+        return Record(
+            record_id=self.record_id(i),
+            dataset=DATASET,
+            patient_id=patients[0],
+            split=hashed_split(DATASET, patients[0], config.seed, config.split_fractions),
+            image=image,
+            masks=framed,
+            labels=labels,
+            caption=None if row.report else finding_caption(labels),
+            report=row.report,
+        )
 
 
 def read_candid(config: DataConfig, path: Path | None) -> ImportPlan:
@@ -79,22 +115,16 @@ def read_candid(config: DataConfig, path: Path | None) -> ImportPlan:
         root, with_gzip("Pneumothorax_reports.csv"), "it comes with the images, under the data use agreement"
     )
     table = read_columns(file, ["SOPInstanceUID", "EncodedPixels", "filename"], ["Report"])
-    table = table.sort_values("SOPInstanceUID", kind="stable", ignore_index=True)
     tables = {structure: _table_of(root, word) for structure, word in TABLE_WORDS.items()}
     others = {structure: _texts_of(place) for structure, place in tables.items() if place is not None}
     conventions = _conventions(config, table, others)
-    ids, starts = np.unique(table["SOPInstanceUID"].to_numpy(str), return_index=True)
-    bounds = (*map(int, starts), len(table))
-    files = image_index(root, len(ids))
-    rows = list(zip(*(map(str, table[name]) for name in ("EncodedPixels", "filename", "Report")), strict=True))
-    source = _Source(config, root, files, rows, tuple(map(str, ids)), bounds, others, conventions)
-    images = [_image(source, i) for i in range(len(ids))]
-    n_files = sum(image.place.is_file() for image in images)
-    if not n_files:
-        raise NotFound(f"none of the {len(ids)} images of {file.name} is below {root}; unpack the image folder there")
-    found = _counts(source, images, n_files, tables)
+    listed = ListedImages.of(root, table, "SOPInstanceUID", ["EncodedPixels", "filename", "Report"])
+    records = _Images(config, listed, others, conventions)
+    images = [records.image(i) for i in range(len(records))]
+    n_files = listed.need_files((image.path for image in images), "the image folder")
+    found = _counts(records, images, n_files, tables)
     inputs = (file, *(place for place in tables.values() if place is not None))
-    return ImportPlan(Planned(len(ids), partial(_planned, source)), found, inputs)
+    return ImportPlan(records, found, inputs)
 
 
 def _table_of(root: Path, word: str) -> Path | None:
@@ -135,25 +165,18 @@ def _conventions(
     return found
 
 
-def _image(source: _Source, i: int) -> _Image:
-    image = source.ids[i]
-    rows = source.rows[source.starts[i] : source.starts[i + 1]]
-    names = tuple(dict.fromkeys(name for _, name, _ in rows))
-    stems = [image, *(stem for name in names if (stem := stem_of(name)))]
-    place = next((source.files[stem] for stem in stems if stem in source.files), image)
-    report = next((text for _, _, text in rows if text), None)
-    texts = {"pneumothorax": tuple(text for text, _, _ in rows)}
-    texts |= {structure: listed.get(image, ()) for structure, listed in source.others.items()}
-    return _Image(image, source.root / place, names, report, texts)
-
-
 def _counts(
-    source: _Source, images: list[_Image], n_files: int, tables: Mapping[str, Path | None]
+    records: _Images, images: list[_Image], n_files: int, tables: Mapping[str, Path | None]
 ) -> tuple[Found, ...]:
     patients = [{_patient(name) for name in image.filenames} for image in images]
     shared = sum(len(names) > 1 for names in patients)
     lines = [
-        Found("images", len(images), PUBLISHED_IMAGES, f"{len(source.rows)} rows; several rows of an image are united"),
+        Found(
+            "images",
+            len(images),
+            PUBLISHED_IMAGES,
+            f"{len(records.listed.rows)} rows; several rows of an image are united",
+        ),
         Found(
             "patients", len(set[str]().union(*patients) - {""}), None, f"{shared} images name two and are quarantined"
         ),
@@ -165,7 +188,7 @@ def _counts(
         notes = []
         if structure in tables and tables[structure] is None:
             notes.append(f"no CSV with '{TABLE_WORDS[structure]}' in its name: the label is unknown")
-        if structure not in source.config.structures:
+        if structure not in records.config.structures:
             notes.append("masks are left out: name it in data.structures")
         lines.append(Found(f"images with {structure}", positive, None, "; ".join(notes)))
     return tuple(lines)
@@ -183,31 +206,3 @@ def _label(image: _Image, structure: str) -> float | None:
     if any(text and not is_empty(text) for text in texts):
         return 1.0
     return 0.0 if not texts or any(map(is_empty, texts)) else None
-
-
-def _planned(source: _Source, i: int) -> PlannedRecord:
-    image = _image(source, i)
-    return PlannedRecord(f"{DATASET}/{image.image}", partial(_load, source.config, dict(source.conventions), image))
-
-
-def _load(config: DataConfig, conventions: dict[str, Convention], row: _Image) -> Record:
-    patients = sorted({_patient(name) for name in row.filenames})
-    if len(patients) > 1:
-        raise InvalidInput(f"image {row.image} belongs to patients {' and '.join(patients)}; keep the rows of one")
-    if not patients[0]:
-        raise InvalidInput(f"image {row.image} has no filename, so no patient; fill it in")
-    labels = {name: _label(row, name) for name in kept_labels(config, STRUCTURES)}
-    texts = {name: row.texts.get(name, ()) for name in conventions}
-    masks = decode_masks(texts, conventions, config.rle_first)
-    image, framed = frame(read_radiograph(row.place), masks, config.image_size, scaled=True)
-    return Record(
-        record_id=f"{DATASET}/{row.image}",
-        dataset=DATASET,
-        patient_id=patients[0],
-        split=hashed_split(DATASET, patients[0], config.seed, config.split_fractions),
-        image=image,
-        masks=framed,
-        labels=labels,
-        caption=None if row.report else finding_caption(labels),
-        report=row.report,
-    )

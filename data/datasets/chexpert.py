@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,7 @@ from radpref.data.datasets.layout import (
     spread,
     with_gzip,
 )
-from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.imaging.framing import frame, read_radiograph
 from radpref.data.study.splits import hashed_split
 
@@ -50,7 +49,7 @@ _PLACE = r"(?P<place>(?P<part>train|valid)/(?P<patient>patient\d+)/study\d+/[^/]
 
 @dataclass(frozen=True)
 class _Row:
-    """What one record is made of, small enough to be sent to a worker."""
+    """What one record is made of."""
 
     record_id: str
     place: str
@@ -68,9 +67,7 @@ class _Source:
     config: DataConfig
     folders: tuple[Path, ...]
     columns: dict[str, str]
-    places: list[
-        str
-    ]  # train/patient00001/study1/view1_frontal.jpg, or the Path as it stands where it is not understood
+    places: list[str]  # train/patient00001/study1/view1_frontal.jpg, or the Path where it is not understood
     parts: Compact
     patients: Compact
     extra: dict[str, Compact]
@@ -78,6 +75,30 @@ class _Source:
     bad: dict[int, str]  # row -> what is wrong in it
     repeated: dict[int, int]
     test_patients: frozenset[str]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def record_id(self, i: int) -> str:
+        return _row(self, i).record_id
+
+    def load(self, i: int) -> LoadedRecord:
+        row = _row(self, i)
+        if row.problem is not None:
+            raise InvalidInput(row.problem)
+        labels = finding_labels(row.codes, tuple(self.columns.values()), self.config)
+        image, _ = frame(read_radiograph(first_file(_places(self.folders, row.place))), {}, self.config.image_size)
+        return Record(
+            record_id=row.record_id,
+            dataset=DATASET,
+            patient_id=row.patient,
+            split=row.split,
+            image=image,
+            masks={},
+            labels=labels,
+            caption=finding_caption(labels),
+            extra=dict(row.extra),
+        )
 
 
 def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
@@ -100,10 +121,10 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
     beside = files["train"].parent  # first: there a missing image is missed
     folders = (beside, *folders_of(root), *folders_of(beside))
     source = _source(config, tuple(dict.fromkeys(folders)), columns, table, test_patients)
-    rows = [_row(source, i) for i in spread(len(source.places))]
+    rows = [_row(source, i) for i in spread(len(source))]
     probe([first_file(_places(source.folders, row.place)) for row in rows if not row.problem], root)
     found += findings_found(source.codes, list(columns.values()), config)
-    return ImportPlan(Planned(len(source.places), partial(_planned, source)), tuple(found), tuple(files.values()))
+    return ImportPlan(source, tuple(found), tuple(files.values()))
 
 
 def _read_part(file: Path, part: str, columns: dict[str, str]) -> pd.DataFrame:
@@ -182,27 +203,3 @@ def _split(config: DataConfig, patient: str, part: str) -> str:
 
 def _places(folders: Sequence[Path], place: str) -> list[Path]:
     return [folder / place for folder in folders]
-
-
-def _planned(source: _Source, i: int) -> PlannedRecord:
-    row = _row(source, i)
-    load = partial(_load, source.config, source.folders, tuple(source.columns.values()), row)
-    return PlannedRecord(row.record_id, load)
-
-
-def _load(config: DataConfig, folders: tuple[Path, ...], names: tuple[str, ...], row: _Row) -> Record:
-    if row.problem is not None:
-        raise InvalidInput(row.problem)
-    labels = finding_labels(row.codes, names, config)
-    image, masks = frame(read_radiograph(first_file(_places(folders, row.place))), {}, config.image_size)
-    return Record(
-        record_id=row.record_id,
-        dataset=DATASET,
-        patient_id=row.patient,
-        split=row.split,
-        image=image,
-        masks=masks,
-        labels=labels,
-        caption=finding_caption(labels),
-        extra=dict(row.extra),
-    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ import numpy as np
 from radpref.data.config.data import DataConfig, PhantomConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.labels import phantom_labels
-from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.study.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -39,37 +39,53 @@ def read_phantom(config: DataConfig, path: Path | None = None) -> ImportPlan:
         if n > PATIENTS_PER_SPLIT:
             raise InvalidInput(f"data.n_{split} = {n}: give at most {PATIENTS_PER_SPLIT} patients")
     found = tuple(Found(f"phantom patients ({split})", n) for split, n in zip(SPLITS, sizes, strict=True))
-    return ImportPlan(Planned(sum(sizes), partial(_plan, config, tuple(accumulate(sizes)))), found)
+    return ImportPlan(_Patients(config), found)
 
 
-def _plan(config: DataConfig, ends: tuple[int, ...], number: int) -> PlannedRecord:
-    split_index = next(k for k, end in enumerate(ends) if number < end)
-    i = number - (ends[split_index - 1] if split_index else 0)
-    record_id = f"phantom-{config.seed}-{SPLITS[split_index]}-{i:06d}"
-    return PlannedRecord(record_id, partial(_load, config, split_index, i, record_id))
+@dataclass(frozen=True)
+class _Patients:
+    """Records of the splits, one after the other."""
 
+    config: DataConfig
 
-def _load(config: DataConfig, split_index: int, i: int, record_id: str) -> Record:
-    from radpref.data.phantom.render import render
-    from radpref.data.phantom.spec import FINDINGS, draw_spec
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
+        return tuple(accumulate((self.config.n_train, self.config.n_val, self.config.n_test)))
 
-    first = STUDY_PATIENTS + (config.seed % 1000 * len(SPLITS) + split_index) * PATIENTS_PER_SPLIT
-    drawn = config.phantom
-    rng = np.random.default_rng([config.seed, split_index, i])
-    spec = draw_spec(rng, normal_fraction=drawn.normal_fraction, findings=drawn.findings or FINDINGS)
-    spec = replace(spec, patient_seed=first + i)
-    shown = render(spec, config.image_size)
-    return Record(
-        record_id=record_id,
-        dataset="phantom",
-        patient_id=f"phantom-{spec.patient_seed}",
-        split=SPLITS[split_index],
-        image=shown.image,
-        masks={name: shown.masks[name] for name in config.structures if shown.masks[name].any()},
-        labels=phantom_labels(shown.labels, spec),
-        caption=_caption(drawn.caption, spec) if drawn.caption else shown.caption,
-        report=shown.report,
-    )
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """(split, number of the patient in it), both from 0."""
+        split = next(k for k, end in enumerate(self._ends) if number < end)
+        return split, number - (self._ends[split - 1] if split else 0)
+
+    def record_id(self, number: int) -> str:
+        split, i = self._place(number)
+        return f"phantom-{self.config.seed}-{SPLITS[split]}-{i:06d}"
+
+    def load(self, number: int) -> LoadedRecord:
+        from radpref.data.phantom.render import render
+        from radpref.data.phantom.spec import FINDINGS, draw_spec
+
+        config, (split, i) = self.config, self._place(number)
+        first = STUDY_PATIENTS + (config.seed % 1000 * len(SPLITS) + split) * PATIENTS_PER_SPLIT
+        drawn = config.phantom
+        rng = np.random.default_rng([config.seed, split, i])
+        spec = draw_spec(rng, normal_fraction=drawn.normal_fraction, findings=drawn.findings or FINDINGS)
+        spec = replace(spec, patient_seed=first + i)
+        shown = render(spec, config.image_size)
+        return Record(
+            record_id=self.record_id(number),
+            dataset="phantom",
+            patient_id=f"phantom-{spec.patient_seed}",
+            split=SPLITS[split],
+            image=shown.image,
+            masks={name: shown.masks[name] for name in config.structures if shown.masks[name].any()},
+            labels=phantom_labels(shown.labels, spec),
+            caption=_caption(drawn.caption, spec) if drawn.caption else shown.caption,
+            report=shown.report,
+        )
 
 
 def _check_drawn(phantom: PhantomConfig) -> None:

@@ -18,8 +18,8 @@ from radpref.data.core.files import sha256_file
 from radpref.data.core.progress import bar
 from radpref.data.core.sqlite import sqlite3
 from radpref.data.datasets.quarantine import Quarantine
-from radpref.data.datasets.registry import Found, ImportPlan, find_reader
-from radpref.data.datasets.workers import Load, Outcome, Refused, Source, Stored, open_workers
+from radpref.data.datasets.registry import Found, ImportPlan, WrittenRecord, find_reader
+from radpref.data.datasets.workers import Load, Outcome, Refused, Source, open_workers
 from radpref.data.study.empty_splits import empty_splits
 from radpref.data.study.runs import latest_run, start_run
 from radpref.data.study.splits import split_manifest
@@ -102,7 +102,7 @@ def _import_one(
     if earlier is not None:
         _refuse_repeated(plan, earlier, where)
     pending = _pending(study, plan)
-    n_planned = len(plan.planned)
+    n_planned = len(plan.records)
     result: dict[str, Any] = {
         "reader": name,
         "found": [asdict(line) for line in plan.found],
@@ -131,7 +131,7 @@ def _import_one(
 
 def _refuse_repeated(plan: ImportPlan, earlier: set[str], where: Path | None) -> None:
     """Two tables that name their records alike would hide each other: the second would count as already there."""
-    own = {planned.record_id for planned in plan.planned}
+    own = set(map(plan.records.record_id, range(len(plan.records))))
     if both := sorted(own & earlier):
         raise InvalidInput(
             f"{where} and a data set before it both have a record {both[0]}; name a column of identifiers that differ"
@@ -141,9 +141,9 @@ def _refuse_repeated(plan: ImportPlan, earlier: set[str], where: Path | None) ->
 
 
 def _pending(study: Study, plan: ImportPlan) -> list[int]:
-    """Positions in the plan of what the study does not hold yet; planned records live for a moment only."""
+    """Positions in the plan of what the study does not hold yet."""
     existing = {str(row["record_id"]) for row in study.db.rows("SELECT record_id FROM records")}
-    return [i for i, planned in enumerate(plan.planned) if planned.record_id not in existing]
+    return [i for i in range(len(plan.records)) if plan.records.record_id(i) not in existing]
 
 
 def _hashes(plan: ImportPlan) -> dict[str, str]:
@@ -200,30 +200,29 @@ def _store_batch(study: Study, outcomes: Iterable[Outcome]) -> list[Refused]:
     return refused
 
 
-def _store_record(study: Study, connection: sqlite3.Connection, record: Stored) -> Refused | None:
+def _store_record(study: Study, connection: sqlite3.Connection, record: WrittenRecord) -> Refused | None:
     """Store one record inside an open transaction; returns a refusal instead where it must not be stored."""
     reason = _contradiction(connection, record)
     if reason is not None:
         return Refused(record.record_id, reason)
-    image = record.image
     try:
-        study.store.add_image(connection, image.sha256, image.shape, image.detail, "real")
+        study.store.add_image(connection, record.image, "real")
     except Conflict as error:
         return Refused(record.record_id, str(error))
     connection.execute(
         "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (record.record_id, record.dataset, record.patient_id, record.split, image.sha256, record.caption,
+        (record.record_id, record.dataset, record.patient_id, record.split, record.image.sha256, record.caption,
          record.report, json.dumps(record.extra, ensure_ascii=False)),
     )  # fmt: skip
     labels = [(record.record_id, name, value) for name, value in record.labels.items()]
     connection.executemany("INSERT INTO labels VALUES (?, ?, ?)", labels)
     for structure, mask in record.masks.items():
-        study.store.add_mask(connection, mask.sha256, mask.shape, mask.detail)
+        study.store.add_mask(connection, mask)
         connection.execute("INSERT INTO record_masks VALUES (?, ?, ?)", (record.record_id, structure, mask.sha256))
     return None
 
 
-def _contradiction(connection: sqlite3.Connection, record: Stored) -> str | None:
+def _contradiction(connection: sqlite3.Connection, record: WrittenRecord) -> str | None:
     """Why the record cannot stand beside those stored: its identifier, its patient's split, or its image's twin."""
     if connection.execute("SELECT 1 FROM records WHERE record_id = ?", (record.record_id,)).fetchone():
         return f"the source holds {record.record_id} twice; keep one of them"

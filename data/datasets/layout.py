@@ -117,6 +117,51 @@ def read_tables(files: Mapping[str, Path], read: Callable[[str, Path], pd.DataFr
     return {name: read(name, path) for name, path in track(files.items(), "read tables", len(files))}
 
 
+@dataclass(frozen=True)
+class ListedImages:
+    """The images of a table that may give one several rows, sorted by name, and their files below ``root``.
+
+    starts: rows of image i are ``rows[starts[i]:starts[i + 1]]``; files: image -> path relative to ``root``.
+    """
+
+    root: Path
+    ids: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    starts: tuple[int, ...]
+    files: dict[str, str]
+
+    @classmethod
+    def of(cls, root: Path, table: pd.DataFrame, image: str, columns: Sequence[str]) -> ListedImages:
+        """Group ``columns`` of the table by its column ``image``, and look for the files."""
+        table = table.sort_values(image, kind="stable", ignore_index=True)
+        ids, starts = np.unique(table[image].to_numpy(str), return_index=True)
+        rows = list(zip(*(map(str, table[name]) for name in columns), strict=True))
+        return cls(root, tuple(map(str, ids)), rows, (*map(int, starts), len(table)), image_index(root, len(ids)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows_of(self, i: int) -> list[tuple[str, ...]]:
+        """The rows of image ``i``, in the table's order."""
+        return self.rows[self.starts[i] : self.starts[i + 1]]
+
+    def path(self, i: int, *others: str) -> Path:
+        """The file of image ``i``, also looked for under ``others``; where there is none, the one to be missed."""
+        names = (self.ids[i], *others)
+        return self.root / next((self.files[name] for name in names if name in self.files), f"{self.ids[i]}.dcm")
+
+    def need_files(self, paths: Iterable[Path], what: str) -> int:
+        """How many of ``paths``, the images' files, are there.
+
+        Raises:
+            NotFound: none; ``what`` says what to unpack.
+        """
+        n_files = sum(path.is_file() for path in paths)
+        if not n_files:
+            raise NotFound(f"none of the table's {len(self)} images is below {self.root}; unpack {what} there")
+        return n_files
+
+
 def image_index(root: Path, n_expected: int) -> dict[str, str]:
     """Image name without suffix -> path relative to ``root``, for all images below it (files without suffix too).
 

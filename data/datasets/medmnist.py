@@ -7,7 +7,7 @@ Input: an .npz file such as chestmnist_224.npz, with ``{train,val,test}_images``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.chexpert_columns import finding_caption, kept_labels
 from radpref.data.datasets.npz import Npz, Rows
-from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.imaging.framing import check_content, fit_image
 from radpref.data.study.splits import SPLITS
 
@@ -54,11 +54,47 @@ class _Split:
 
 @dataclass(frozen=True)
 class _Set:
+    """Records of the splits, one after the other."""
+
     name: str
     config: DataConfig
     splits: tuple[_Split, ...]
     names: tuple[str, ...]
     kept: frozenset[str]
+
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
+        return tuple(accumulate(len(one.images) for one in self.splits))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _place(self, number: int) -> tuple[_Split, int]:
+        k = next(k for k, end in enumerate(self._ends) if number < end)
+        return self.splits[k], number - (self._ends[k - 1] if k else 0)
+
+    def record_id(self, number: int) -> str:
+        split, i = self._place(number)
+        return f"{self.name}-{split.name}-{i:06d}"
+
+    def load(self, number: int) -> LoadedRecord:
+        split, i = self._place(number)
+        record_id = self.record_id(number)
+        labels = _labels(self, split.labels[i])
+        image = split.images.row(i)
+        if image.dtype != np.uint8:
+            raise InvalidInput(f"{record_id} is {image.dtype}; 8-bit images are expected")
+        check_content(image, record_id)
+        return Record(
+            record_id=record_id,
+            dataset=self.name,
+            patient_id=record_id,
+            split=split.name,
+            image=fit_image(image, self.config.image_size),
+            masks={},
+            labels=labels,
+            caption=finding_caption(labels),
+        )
 
 
 def read_medmnist(config: DataConfig, path: Path | None = None) -> ImportPlan:
@@ -81,9 +117,7 @@ def read_medmnist(config: DataConfig, path: Path | None = None) -> ImportPlan:
     expected = published.sizes if published else (None,) * len(SPLITS)
     found = [Found(f"images ({one.name})", len(one.images), n) for one, n in zip(splits, expected, strict=True)]
     found += [Found("image side, pixels", splits[0].images.shape[1], None, side), Found("patients", 0, 0, NO_PATIENTS)]
-    ends = tuple(accumulate(len(one.images) for one in splits))
-    plan = partial(_planned, _Set(name, config, splits, names, kept), ends)
-    return ImportPlan(Planned(ends[-1], plan), tuple(found), (path,))
+    return ImportPlan(_Set(name, config, splits, names, kept), tuple(found), (path,))
 
 
 def _split(archive: Npz, name: str) -> _Split:
@@ -116,32 +150,6 @@ def _check_names(path: Path, splits: tuple[_Split, ...], names: tuple[str, ...])
         raise InvalidInput(
             f"{path} has {n_names} labels, data.columns.labels names {len(names)}; give one name for each"
         )
-
-
-def _planned(source: _Set, ends: tuple[int, ...], position: int) -> PlannedRecord:
-    k = next(k for k, end in enumerate(ends) if position < end)
-    i = position - (ends[k - 1] if k else 0)
-    record_id = f"{source.name}-{source.splits[k].name}-{i:06d}"
-    return PlannedRecord(record_id, partial(_load, source, k, i, record_id))
-
-
-def _load(source: _Set, k: int, i: int, record_id: str) -> Record:
-    split = source.splits[k]
-    labels = _labels(source, split.labels[i])
-    image = split.images.row(i)
-    if image.dtype != np.uint8:
-        raise InvalidInput(f"{record_id} is {image.dtype}; 8-bit images are expected")
-    check_content(image, record_id)
-    return Record(
-        record_id=record_id,
-        dataset=source.name,
-        patient_id=record_id,
-        split=split.name,
-        image=fit_image(image, source.config.image_size),
-        masks={},
-        labels=labels,
-        caption=finding_caption(labels),
-    )
 
 
 def _labels(source: _Set, values: npt.NDArray[np.int64]) -> dict[str, float | None]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ from radpref.data.datasets.layout import (
     set_folder,
     spread,
 )
-from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.imaging.framing import frame, read_radiograph
 
 DATASET = "mimic"
@@ -66,6 +65,35 @@ class _Source:
     bad: dict[int, str]  # row of codes -> what is wrong in it
     repeated: dict[int, int]
     two_patients: frozenset[str]
+
+    def __len__(self) -> int:
+        return len(self.dicoms)
+
+    def record_id(self, i: int) -> str:
+        return f"{DATASET}/{_row(self, i).record}"
+
+    def load(self, i: int) -> LoadedRecord:
+        row, config = _row(self, i), self.config
+        if row.problem is not None:
+            raise InvalidInput(row.problem)
+        # A study without labels says nothing about any of them, whatever data.blank makes of blank cells.
+        names = tuple(self.columns.values())
+        labels = finding_labels(row.codes, names, config) if row.codes else dict.fromkeys(names)
+        image, _ = frame(read_radiograph(first_file(_places(self.root, row))), {}, config.image_size)
+        file = _report_file(self.root, row)
+        report = None if file is None else file.read_text(encoding="utf-8", errors="replace").strip() or None
+        return Record(
+            record_id=f"{DATASET}/{row.dicom}",
+            dataset=DATASET,
+            patient_id=row.subject,
+            split=row.split,
+            image=image,
+            masks={},
+            labels=labels,
+            caption=None if report else finding_caption(labels),
+            report=report,
+            extra={"study": row.study, "view": row.view},
+        )
 
 
 @dataclass(frozen=True)
@@ -103,14 +131,14 @@ def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
     frontal = metadata[metadata["ViewPosition"].isin(FRONTAL)].reset_index(drop=True)
     found = _counts(metadata, frontal, findings)
     source = _source(config, root, columns, frontal, split, findings, two_patients)
-    rows = [_row(source, i) for i in spread(len(source.dicoms))]
+    rows = [_row(source, i) for i in spread(len(source))]
     probe([first_file(_places(root, row)) for row in rows], root)
     n_reports = sum(_report_file(root, row) is not None for row in rows)
     found += [
         Found("reports", n_reports, None, f"of {len(rows)} images tried: s<study>.txt beside the study's folder"),
         *findings_found(source.codes, list(columns.values()), config),
     ]
-    return ImportPlan(Planned(len(source.dicoms), partial(_planned, source)), tuple(found), tuple(files.values()))
+    return ImportPlan(source, tuple(found), tuple(files.values()))
 
 
 def _table(root: Path, name: str) -> Path:
@@ -178,12 +206,6 @@ def _row(source: _Source, i: int) -> _Image:
     return _Image(record, dicom, source.subjects[i], source.studies[i], source.views[i], split, codes, problem)
 
 
-def _planned(source: _Source, i: int) -> PlannedRecord:
-    row = _row(source, i)
-    load = partial(_load, source.config, source.root, tuple(source.columns.values()), row)
-    return PlannedRecord(f"{DATASET}/{row.record}", load)
-
-
 def _study_folders(root: Path, row: _Image) -> Iterator[Path]:
     """Folders of one study: below ``files/`` as PhysioNet lays them out, or directly below PATH."""
     patient = Path(f"p{row.subject[:2]}") / f"p{row.subject}" / f"s{row.study}"
@@ -204,25 +226,3 @@ def _report_file(root: Path, row: _Image) -> Path | None:
                 if place.is_file():
                     return place
     return None
-
-
-def _load(config: DataConfig, root: Path, names: tuple[str, ...], row: _Image) -> Record:
-    if row.problem is not None:
-        raise InvalidInput(row.problem)
-    # A study without labels says nothing about any of them, whatever data.blank makes of blank cells.
-    labels = finding_labels(row.codes, names, config) if row.codes else dict.fromkeys(names)
-    image, masks = frame(read_radiograph(first_file(_places(root, row))), {}, config.image_size)
-    file = _report_file(root, row)
-    report = None if file is None else file.read_text(encoding="utf-8", errors="replace").strip() or None
-    return Record(
-        record_id=f"{DATASET}/{row.dicom}",
-        dataset=DATASET,
-        patient_id=row.subject,
-        split=row.split,
-        image=image,
-        masks=masks,
-        labels=labels,
-        caption=None if report else finding_caption(labels),
-        report=report,
-        extra={"study": row.study, "view": row.view},
-    )

@@ -59,17 +59,25 @@ def check_convention(texts: Sequence[str], chosen: Convention | None, config: Da
 
 
 def decode_masks(
-    texts: Mapping[str, Sequence[str]], conventions: Mapping[str, Convention], first: int = 1
+    texts: Mapping[str, Sequence[str]],
+    conventions: Mapping[str, Convention],
+    first: int = 1,
+    shape: tuple[int, int] = (SIDE, SIDE),
 ) -> dict[str, Mask]:
-    """Structure -> the union (1024, 1024) of its texts; structures without a pixel are left out.
+    """Structure -> the union of its texts on the grid of ``shape`` (H, W); structures without a pixel are left out.
 
     Raises:
-        InvalidInput: a text is no mask of this size.
+        InvalidInput: a text is not a mask of this size.
     """
-    masks = {
-        name: union_rle(rows, SIDE, SIDE, conventions[name], first=first) for name, rows in texts.items() if len(rows)
-    }
-    return {name: mask for name, mask in masks.items() if mask.any()}
+    masks = {}
+    for name, rows in texts.items():
+        try:
+            mask = union_rle(rows, *shape, conventions[name], first=first)
+        except InvalidInput as error:
+            raise InvalidInput(f"run lengths of '{name}': {error}") from error
+        if mask.any():
+            masks[name] = mask
+    return masks
 
 
 def box_mask(boxes: Sequence[tuple[float, float, float, float]], shape: tuple[int, int]) -> Mask:

@@ -1,51 +1,48 @@
 """Data-set readers: where records come from. The registry is :data:`READERS`.
 
 Input: the study's data configuration and an optional path. Output: an :class:`ImportPlan`: what the reader found
-beside what the published set holds, and a :class:`PlannedRecord` per record, made on demand, whose ``load()`` reads or
-renders it; so an import can skip what it already has and hold a set of any size as rows of text only.
+beside what the published set holds, and the :class:`Records` themselves: each is named at once and read or rendered on
+demand, so an import can skip what it already has and hold a set of any size as rows of text only.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast, overload
+from typing import Generic, Protocol, TypeVar, cast
 
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import NotFound
-from radpref.data.imaging.images import GrayImage, Mask
+from radpref.data.imaging.images import GrayImage, ImageFile, Mask, MaskFile
+
+Image = TypeVar("Image")
+Outline = TypeVar("Outline")
 
 
 @dataclass(frozen=True)
-class Record:
-    """One radiograph as it enters the study record.
+class Record(Generic[Image, Outline]):
+    """One radiograph as it enters the study record: a :data:`LoadedRecord`, then a :data:`WrittenRecord`.
 
-    image: (S, S) uint8 or uint16; masks: structure -> (S, S) bool, none empty; labels: 1.0, 0.0 or None (unknown).
+    labels: 1.0, 0.0 or None (unknown); masks: structure -> mask, none empty.
     """
 
     record_id: str
     dataset: str
     patient_id: str
     split: str
-    image: GrayImage
-    masks: dict[str, Mask]
+    image: Image
+    masks: dict[str, Outline]
     labels: dict[str, float | None]
     caption: str | None = None
     report: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PlannedRecord:
-    """A record that can be loaded; ``load`` raises `RadprefError` for a record that must be quarantined.
-
-    ``load`` runs in another thread, or in another process that made the same plan.
-    """
-
-    record_id: str
-    load: Callable[[], Record]
+LoadedRecord = Record[GrayImage, Mask]
+"""With pixels: image (S, S) uint8 or uint16, masks (S, S) bool."""
+WrittenRecord = Record[ImageFile, MaskFile]
+"""Its files are in the study's folder; what goes into the database."""
 
 
 @dataclass(frozen=True)
@@ -58,43 +55,31 @@ class Found:
     note: str = ""
 
 
-class Planned(Sequence[PlannedRecord]):
-    """``n`` planned records that exist only while one is looked at: ``make(i)`` builds the i-th from its row."""
+class Records(Protocol):
+    """What a reader would import, numbered from 0; equal configuration and files give equal records in equal order.
 
-    def __init__(self, n: int, make: Callable[[int], PlannedRecord]) -> None:
-        self._n, self._make = n, make
+    Used from several threads; large imports make it again in every worker process.
+    """
 
-    def __len__(self) -> int:
-        return self._n
+    def __len__(self) -> int: ...
 
-    @overload
-    def __getitem__(self, index: int) -> PlannedRecord: ...
+    def record_id(self, i: int) -> str:
+        """The identifier of record ``i``, from the tables alone: no image is opened."""
+        ...
 
-    @overload
-    def __getitem__(self, index: slice) -> list[PlannedRecord]: ...
-
-    def __getitem__(self, index: int | slice) -> PlannedRecord | list[PlannedRecord]:
-        """The record at ``index``, or a list of those of a slice."""
-        if isinstance(index, slice):
-            return [self._make(i) for i in range(*index.indices(self._n))]
-        if not -self._n <= index < self._n:
-            raise IndexError(index)
-        return self._make(index % self._n)
-
-    def __iter__(self) -> Iterator[PlannedRecord]:
-        return map(self._make, range(self._n))
+    def load(self, i: int) -> LoadedRecord:
+        """Read or render record ``i``; raises `RadprefError` where it must be quarantined."""
+        ...
 
 
 @dataclass(frozen=True)
 class ImportPlan:
     """What a reader would import.
 
-    planned: sized and iterable again, best a :class:`Planned`; found: the layout check; inputs: the small files (CSV
-    tables and the like) whose hashes go into the run. The same configuration and files give the same plan in the same
-    order: large imports make it again in every worker process.
+    found: the layout check; inputs: the small files (CSV tables and the like) whose hashes go into the run.
     """
 
-    planned: Sequence[PlannedRecord]
+    records: Records
     found: tuple[Found, ...] = ()
     inputs: tuple[Path, ...] = ()
 

@@ -7,19 +7,16 @@ to PNG or JPEG). Output: one record per patient identifier, its boxes together.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from radpref.data.config.data import DataConfig
-from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.chexpert_columns import finding_caption, kept_labels
-from radpref.data.datasets.layout import find_file, image_index, need_file, read_columns, set_folder, with_gzip
+from radpref.data.datasets.layout import ListedImages, find_file, need_file, read_columns, set_folder, with_gzip
 from radpref.data.datasets.outlines import box_mask
-from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.imaging.framing import frame, read_radiograph
 from radpref.data.imaging.images import Mask
 from radpref.data.study.splits import hashed_split
@@ -34,14 +31,44 @@ PATIENTS = "a patient identifier is one image; the set does not say which of the
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Images:
+    """Records of the set. Rows are x, y, width, height, Target as they stand; classes: patient identifier -> class."""
+
     config: DataConfig
-    root: Path
-    files: dict[str, str]
-    rows: list[tuple[str, ...]]  # x, y, width, height, Target as they stand, sorted by image
+    listed: ListedImages
     classes: Mapping[str, str]
-    ids: tuple[str, ...]
-    starts: tuple[int, ...]  # rows of image i: starts[i] up to starts[i + 1]
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def record_id(self, i: int) -> str:
+        return f"{DATASET}/{self.listed.ids[i]}"
+
+    def load(self, i: int) -> LoadedRecord:
+        config, patient, rows = self.config, self.listed.ids[i], self.listed.rows_of(i)
+        kind, target, boxes = self.classes.get(patient, ""), _target(patient, rows), _boxes(patient, rows)
+        labels: dict[str, float | None] = {"pneumonia": target, "normal": None}
+        if kind:
+            labels["normal"] = float(kind == "Normal")
+        elif target == 1:
+            labels["normal"] = 0.0
+        image = read_radiograph(self.listed.path(i))
+        masks: dict[str, Mask] = {}
+        if STRUCTURE in config.structures and boxes:
+            masks[STRUCTURE] = box_mask(boxes, (image.shape[0], image.shape[1]))
+        square, framed = frame(image, masks, config.image_size)
+        extra = {"class": kind} if kind else {}
+        return Record(
+            record_id=self.record_id(i),
+            dataset=DATASET,
+            patient_id=patient,
+            split=hashed_split(DATASET, patient, config.seed, config.split_fractions),
+            image=square,
+            masks=framed,
+            labels={name: labels[name] for name in kept_labels(config, LABELS)},
+            caption=finding_caption(labels),
+            extra=extra | ({"boxes": json.dumps(boxes)} if boxes else {}),
+        )
 
 
 def read_rsna(config: DataConfig, path: Path | None) -> ImportPlan:
@@ -53,21 +80,13 @@ def read_rsna(config: DataConfig, path: Path | None) -> ImportPlan:
     root = set_folder(path, "rsna")
     kept_labels(config, LABELS)
     file = need_file(root, with_gzip("stage_2_train_labels.csv"), "it comes with the competition's data")
-    table = read_columns(file, ["patientId", *BOX, "Target"]).sort_values("patientId", kind="stable", ignore_index=True)
+    table = read_columns(file, ["patientId", *BOX, "Target"])
     detailed = find_file(root, with_gzip("stage_2_detailed_class_info.csv"))
-    classes = {} if detailed is None else _classes(detailed)
-    ids, starts = np.unique(table["patientId"].to_numpy(str), return_index=True)
-    files = image_index(root, len(ids))
-    rows = list(zip(*(map(str, table[name]) for name in (*BOX, "Target")), strict=True))
-    source = _Source(config, root, files, rows, classes, tuple(map(str, ids)), (*map(int, starts), len(table)))
-    n_files = sum(image in files for image in source.ids)
-    if not n_files:
-        raise NotFound(
-            f"none of the {len(ids)} images of {file.name} is below {root}; unpack stage_2_train_images there"
-        )
-    found = _counts(source, file, n_files)
+    listed = ListedImages.of(root, table, "patientId", [*BOX, "Target"])
+    images = _Images(config, listed, {} if detailed is None else _classes(detailed))
+    n_files = listed.need_files(map(listed.path, range(len(listed))), "stage_2_train_images")
     inputs = (file,) if detailed is None else (file, detailed)
-    return ImportPlan(Planned(len(ids), partial(_planned, source)), found, inputs)
+    return ImportPlan(images, _counts(images, file, n_files), inputs)
 
 
 def _classes(file: Path) -> dict[str, str]:
@@ -76,88 +95,43 @@ def _classes(file: Path) -> dict[str, str]:
     return dict(zip(table["patientId"].astype(str), table["class"].astype(str), strict=True))
 
 
-def _counts(source: _Source, file: Path, n_files: int) -> tuple[Found, ...]:
+def _counts(images: _Images, file: Path, n_files: int) -> tuple[Found, ...]:
     n_rows, n_images, n_positive = PUBLISHED
-    positive = sum(any(row[-1] == "1" for row in _rows(source, i)) for i in range(len(source.ids)))
-    normal = sum(name == "Normal" for name in source.classes.values())
-    lacks = "" if source.classes else "put stage_2_detailed_class_info.csv there: Target 0 alone is not normal"
+    positive = sum(any(row[-1] == "1" for row in images.listed.rows_of(i)) for i in range(len(images)))
+    normal = sum(name == "Normal" for name in images.classes.values())
+    lacks = "" if images.classes else "put stage_2_detailed_class_info.csv there: Target 0 alone is not normal"
     boxes = (
-        "" if STRUCTURE in source.config.structures else f"boxes become masks where '{STRUCTURE}' is in data.structures"
+        "" if STRUCTURE in images.config.structures else f"boxes become masks where '{STRUCTURE}' is in data.structures"
     )
     return (
-        Found(f"rows of {file.name}", len(source.rows), n_rows, boxes),
-        Found("patient identifiers", len(source.ids), n_images, PATIENTS),
+        Found(f"rows of {file.name}", len(images.listed.rows), n_rows, boxes),
+        Found("patient identifiers", len(images), n_images, PATIENTS),
         Found("with pneumonia", positive, n_positive),
         Found("normal", normal, None, lacks),
-        Found("image files", n_files, None, f"of {len(source.ids)}; a missing one is quarantined"),
+        Found("image files", n_files, None, f"of {len(images)}; a missing one is quarantined"),
     )
 
 
-@dataclass(frozen=True)
-class _Image:
-    patient: str
-    place: Path
-    rows: tuple[tuple[str, ...], ...]  # x, y, width, height, Target as they stand
-    kind: str
-
-
-def _rows(source: _Source, i: int) -> list[tuple[str, ...]]:
-    return source.rows[source.starts[i] : source.starts[i + 1]]
-
-
-def _planned(source: _Source, i: int) -> PlannedRecord:
-    patient = source.ids[i]
-    place = source.root / source.files.get(patient, f"{patient}.dcm")
-    image = _Image(patient, place, tuple(_rows(source, i)), source.classes.get(patient, ""))
-    return PlannedRecord(f"{DATASET}/{patient}", partial(_load, source.config, image))
-
-
-def _load(config: DataConfig, row: _Image) -> Record:
-    target, boxes = _target(row), _boxes(row)
-    labels: dict[str, float | None] = {"pneumonia": target, "normal": None}
-    if row.kind:
-        labels["normal"] = float(row.kind == "Normal")
-    elif target == 1:
-        labels["normal"] = 0.0
-    image = read_radiograph(row.place)
-    masks: dict[str, Mask] = {}
-    if STRUCTURE in config.structures and boxes:
-        masks[STRUCTURE] = box_mask(boxes, (image.shape[0], image.shape[1]))
-    square, framed = frame(image, masks, config.image_size)
-    extra = {"class": row.kind} if row.kind else {}
-    return Record(
-        record_id=f"{DATASET}/{row.patient}",
-        dataset=DATASET,
-        patient_id=row.patient,
-        split=hashed_split(DATASET, row.patient, config.seed, config.split_fractions),
-        image=square,
-        masks=framed,
-        labels={name: labels[name] for name in kept_labels(config, LABELS)},
-        caption=finding_caption(labels),
-        extra=extra | ({"boxes": json.dumps(boxes)} if boxes else {}),
-    )
-
-
-def _target(row: _Image) -> float:
-    targets = sorted({values[-1] for values in row.rows})
+def _target(patient: str, rows: Sequence[tuple[str, ...]]) -> float:
+    targets = sorted({values[-1] for values in rows})
     wrong = next((value for value in targets if value not in ("0", "1")), None)
     if wrong is not None:
-        raise InvalidInput(f"Target of {row.patient} is {wrong!r}; use 1 or 0")
+        raise InvalidInput(f"Target of {patient} is {wrong!r}; use 1 or 0")
     if len(targets) > 1:
-        raise InvalidInput(f"Target of {row.patient} is 0 in one row and 1 in another; keep one")
+        raise InvalidInput(f"Target of {patient} is 0 in one row and 1 in another; keep one")
     return float(targets[0])
 
 
-def _boxes(row: _Image) -> list[tuple[float, float, float, float]]:
+def _boxes(patient: str, rows: Sequence[tuple[str, ...]]) -> list[tuple[float, float, float, float]]:
     """Boxes (x, y, width, height), pixels of the file's own size; rows without a box are passed over."""
     boxes = []
-    for values in row.rows:
+    for values in rows:
         cells = values[:-1]
         if not any(cells):
             continue
         try:
             x, y, width, height = (float(cell) for cell in cells)
         except ValueError as error:
-            raise InvalidInput(f"box {','.join(cells)!r} of {row.patient} is not four numbers; mend the row") from error
+            raise InvalidInput(f"box {','.join(cells)!r} of {patient} is not four numbers; mend the row") from error
         boxes.append((x, y, width, height))
     return boxes

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from radpref.data.config.data import DataConfig
-from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.chexpert_columns import finding_caption, kept_labels
-from radpref.data.datasets.layout import image_index, need_file, read_columns, set_folder, with_gzip
+from radpref.data.datasets.layout import ListedImages, need_file, read_columns, set_folder, with_gzip
 from radpref.data.datasets.outlines import convention_of, decode_masks, is_empty
-from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.imaging.framing import frame, read_radiograph
 from radpref.data.study.splits import hashed_split
 
@@ -33,13 +30,42 @@ TABLES = ("stage_2_train.csv", "train-rle.csv")
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Images:
+    """Records of the set."""
+
     config: DataConfig
-    root: Path
-    files: dict[str, str]
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    starts: tuple[int, ...]  # rows of image i: starts[i] up to starts[i + 1]
+    listed: ListedImages
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def record_id(self, i: int) -> str:
+        return f"{DATASET}/{self.listed.ids[i]}"
+
+    def texts(self, i: int) -> list[str]:
+        return [text for (text,) in self.listed.rows_of(i)]
+
+    def load(self, i: int) -> LoadedRecord:
+        config, texts, path = self.config, self.texts(i), self.listed.path(i)
+        image = read_radiograph(path)
+        patient = hashed_patient(path)
+        labels: dict[str, float | None] = {STRUCTURE: None}
+        if any(texts):  # a blank cell says nothing
+            labels[STRUCTURE] = float(any(text and not is_empty(text) for text in texts))
+        conventions = {STRUCTURE: convention_of(config, STRUCTURE, "relative") or "relative"}
+        masks = decode_masks({STRUCTURE: texts}, conventions, config.rle_first)
+        square, framed = frame(image, masks, config.image_size, scaled=masks)
+        return Record(
+            record_id=self.record_id(i),
+            dataset=DATASET,
+            patient_id=patient,
+            split=hashed_split(DATASET, patient, config.seed, config.split_fractions),
+            image=square,
+            masks={name: mask for name, mask in framed.items() if name in config.structures},
+            labels=labels,
+            caption=finding_caption(labels),
+            extra={"n_rows": str(len(texts))},
+        )
 
 
 def read_siim(config: DataConfig, path: Path | None) -> ImportPlan:
@@ -52,61 +78,25 @@ def read_siim(config: DataConfig, path: Path | None) -> ImportPlan:
     kept_labels(config, [STRUCTURE])
     names = [name for table in TABLES for name in with_gzip(table)]
     file = need_file(root, names, "it comes with the competition's data")
-    table = read_columns(file, ["ImageId", "EncodedPixels"]).sort_values("ImageId", kind="stable", ignore_index=True)
-    ids, starts = np.unique(table["ImageId"].to_numpy(str), return_index=True)
-    files = image_index(root, len(ids))
-    texts = tuple(table["EncodedPixels"])
-    source = _Source(config, root, files, tuple(map(str, ids)), texts, (*map(int, starts), len(table)))
-    n_files = sum(image in files for image in source.ids)
-    if not n_files:
-        raise NotFound(f"none of the {len(ids)} images of {file.name} is below {root}; unpack the .dcm files there")
-    return ImportPlan(Planned(len(ids), partial(_planned, source)), _counts(source, file, n_files), (file,))
+    table = read_columns(file, ["ImageId", "EncodedPixels"])
+    images = _Images(config, ListedImages.of(root, table, "ImageId", ["EncodedPixels"]))
+    n_files = images.listed.need_files(map(images.listed.path, range(len(images))), "the .dcm files")
+    return ImportPlan(images, _counts(images, file, n_files), (file,))
 
 
-def _counts(source: _Source, file: Path, n_files: int) -> tuple[Found, ...]:
+def _counts(images: _Images, file: Path, n_files: int) -> tuple[Found, ...]:
     n_rows, n_images, n_positive = PUBLISHED
-    positive = sum(any(text and not is_empty(text) for text in _texts(source, i)) for i in range(len(source.ids)))
-    several = sum(after - before > 1 for before, after in zip(source.starts, source.starts[1:], strict=False))
+    texts = [images.texts(i) for i in range(len(images))]
+    positive = sum(any(text and not is_empty(text) for text in rows) for rows in texts)
+    several = sum(len(rows) > 1 for rows in texts)
     masks = (
-        "" if STRUCTURE in source.config.structures else f"masks are left out: name '{STRUCTURE}' in data.structures"
+        "" if STRUCTURE in images.config.structures else f"masks are left out: name '{STRUCTURE}' in data.structures"
     )
     return (
-        Found(f"rows of {file.name}", len(source.texts), n_rows, "published: stage 2"),
-        Found("images", len(source.ids), n_images, f"{several} have several rows, which are united"),
+        Found(f"rows of {file.name}", len(images.listed.rows), n_rows, "published: stage 2"),
+        Found("images", len(images), n_images, f"{several} have several rows, which are united"),
         Found("images with pneumothorax", positive, n_positive, masks),
-        Found("image files", n_files, None, f"of {len(source.ids)}; a missing one is quarantined"),
-    )
-
-
-def _texts(source: _Source, i: int) -> tuple[str, ...]:
-    return source.texts[source.starts[i] : source.starts[i + 1]]
-
-
-def _planned(source: _Source, i: int) -> PlannedRecord:
-    image = source.ids[i]
-    place = source.root / source.files.get(image, f"{image}.dcm")
-    return PlannedRecord(f"{DATASET}/{image}", partial(_load, source.config, image, place, _texts(source, i)))
-
-
-def _load(config: DataConfig, image_id: str, place: Path, texts: tuple[str, ...]) -> Record:
-    image = read_radiograph(place)
-    patient = hashed_patient(place)
-    labels: dict[str, float | None] = {STRUCTURE: None}
-    if any(texts):  # a blank cell says nothing
-        labels[STRUCTURE] = float(any(text and not is_empty(text) for text in texts))
-    conventions = {STRUCTURE: convention_of(config, STRUCTURE, "relative") or "relative"}
-    masks = decode_masks({STRUCTURE: texts}, conventions, config.rle_first)
-    image, framed = frame(image, masks, config.image_size, scaled=True)
-    return Record(
-        record_id=f"{DATASET}/{image_id}",
-        dataset=DATASET,
-        patient_id=patient,
-        split=hashed_split(DATASET, patient, config.seed, config.split_fractions),
-        image=image,
-        masks={name: mask for name, mask in framed.items() if name in config.structures},
-        labels=labels,
-        caption=finding_caption(labels),
-        extra={"n_rows": str(len(texts))},
+        Found("image files", n_files, None, f"of {len(images)}; a missing one is quarantined"),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 
 import pandas as pd
@@ -18,13 +18,12 @@ from radpref.data.config.data import ColumnsConfig, DataConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.column_map import check_map, mapped_columns, mask_columns
 from radpref.data.datasets.labels import LabelRule
-from radpref.data.datasets.outlines import convention_of
-from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.outlines import convention_of, decode_masks
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.datasets.table_file import read_table_file
 from radpref.data.imaging.dicom import dicom_facts, is_dicom
 from radpref.data.imaging.framing import frame, read_mask, read_radiograph
 from radpref.data.imaging.images import GrayImage, Mask
-from radpref.data.imaging.rle import union_rle
 from radpref.data.study.splits import assign_splits, canonical_split
 from radpref.data.text.caption_rules import broken_rules
 
@@ -51,6 +50,15 @@ class _Table:
     united: dict[int, list[int]]
     problems: dict[int, str]
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def record_id(self, i: int) -> str:
+        return self.ids[i]
+
+    def load(self, i: int) -> LoadedRecord:
+        return _load(self, i)
+
 
 def read_table(config: DataConfig, path: Path | None = None) -> ImportPlan:
     """One planned record per image of the file at ``path``; one that cannot be used raises from its ``load()``.
@@ -73,7 +81,7 @@ def read_table(config: DataConfig, path: Path | None = None) -> ImportPlan:
     table = _group(config, path, rules, cells)
     found = [Found(f"rows of {path.name}", len(cells)), Found("images", len(table.ids))]
     found += [Found("patients", len(table.splits)), _probe(table)]
-    return ImportPlan(Planned(len(table.ids), partial(_planned, table)), tuple(found), (path,))
+    return ImportPlan(table, tuple(found), (path,))
 
 
 def _group(config: DataConfig, path: Path, rules: list[LabelRule], cells: pd.DataFrame) -> _Table:
@@ -127,10 +135,6 @@ def _row(table: _Table, position: int) -> Row:
     return {str(key): str(cell) for key, cell in table.cells.iloc[position].items()}
 
 
-def _planned(table: _Table, i: int) -> PlannedRecord:
-    return PlannedRecord(table.ids[i], partial(_load, table, i))
-
-
 def _row_problem(row: Row, columns: ColumnsConfig, splits: dict[str, str]) -> str | None:
     patient = row[columns.patient or ""].strip()
     if not patient:
@@ -147,7 +151,7 @@ def _row_problem(row: Row, columns: ColumnsConfig, splits: dict[str, str]) -> st
     return None
 
 
-def _load(table: _Table, i: int) -> Record:
+def _load(table: _Table, i: int) -> LoadedRecord:
     columns, row = table.config.columns, _row(table, table.firsts[i])
     problem = _row_problem(row, columns, table.splits) or table.problems.get(i)
     if problem is not None:
@@ -220,15 +224,12 @@ def load_images(folder: Path, rows: Sequence[Row], config: DataConfig) -> tuple[
         drawn = [read_mask(folder / name) for name in _filled(rows, column)]
         if drawn:
             masks[structure] = reduce(_unite, drawn)
-    square, framed = frame(image, masks, config.image_size)
-    if columns.rle:
-        height, width = columns.rle_size or image.shape
-        masks = {
-            structure: _decode(_filled(rows, column), structure, (height, width), config)
-            for structure, column in columns.rle.items()
-        }
-        framed |= frame(image, masks, config.image_size, scaled=True)[1]
-    return square, framed
+    texts = {structure: _filled(rows, column) for structure, column in columns.rle.items()}
+    named = {structure: convention_of(config, structure, None) for structure in texts}
+    conventions = {structure: convention for structure, convention in named.items() if convention is not None}
+    height, width = columns.rle_size or image.shape
+    decoded = decode_masks(texts, conventions, config.rle_first, (height, width))
+    return frame(image, masks | decoded, config.image_size, scaled=decoded)
 
 
 def _filled(rows: Sequence[Row], column: str) -> list[str]:
@@ -241,12 +242,3 @@ def _unite(one: Mask, other: Mask) -> Mask:
         sizes = f"{one.shape[1]}x{one.shape[0]} and {other.shape[1]}x{other.shape[0]}"
         raise InvalidInput(f"masks of one image are {sizes}; export all at one size")
     return one | other
-
-
-def _decode(texts: Sequence[str], structure: str, shape: tuple[int, int], config: DataConfig) -> Mask:
-    convention = convention_of(config, structure, None)
-    assert convention is not None, "checked with the map"
-    try:
-        return union_rle(texts, *shape, convention, first=config.rle_first)
-    except InvalidInput as error:
-        raise InvalidInput(f"run lengths of '{structure}': {error}") from error

@@ -1,6 +1,6 @@
 """Workers of an import: load records, write their files, and give back only what the database must know.
 
-Input: positions in a reader's plan. Output: :class:`Stored` or :class:`Refused` in the same order; no pixels, so that
+Input: positions in a reader's plan. Output: `WrittenRecord` or :class:`Refused` in the same order; no pixels, so that
 memory does not grow with the set. Small imports run in threads. Large ones run in processes, because DICOM decoders
 hold the interpreter's lock and may crash as a whole (docs/adr/0009).
 """
@@ -14,44 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
-from radpref.data.datasets.registry import ImportPlan, PlannedRecord, load_reader
+from radpref.data.datasets.registry import ImportPlan, Record, Records, WrittenRecord, load_reader
 from radpref.data.imaging.images import ImageStore
 
 N_THREADS = 4
 """Files are synced to disk while other records are rendered or read."""
 PROCESSES_FROM = 2000
 """Records from which processes are worth the seconds that they take to start."""
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """An image or mask that was written: hash, (H, W), and its bit depth (image) or its number of pixels (mask)."""
-
-    sha256: str
-    shape: tuple[int, ...]
-    detail: int
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A record whose files are written: a `Record` with hashes in place of pixels."""
-
-    record_id: str
-    dataset: str
-    patient_id: str
-    split: str
-    image: StoredFile
-    masks: dict[str, StoredFile]
-    labels: dict[str, float | None]
-    caption: str | None
-    report: str | None
-    extra: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,7 +38,7 @@ class Refused:
     reason: str
 
 
-Outcome = Stored | Refused
+Outcome = WrittenRecord | Refused
 
 
 @dataclass(frozen=True)
@@ -79,8 +55,8 @@ class Source:
         return load_reader(self.reader)(self.config, self.path)
 
 
-def load_and_write(root: Path, planned: PlannedRecord) -> Outcome:
-    """Load one record and write its files into the study at ``root``, ahead of the transaction.
+def load_and_write(root: Path, records: Records, position: int) -> Outcome:
+    """Load the record at ``position`` and write its files into the study at ``root``, ahead of the transaction.
 
     Whatever is wrong with one record is a :class:`Refused`: also what a decoder raises that nobody foresaw.
 
@@ -88,21 +64,18 @@ def load_and_write(root: Path, planned: PlannedRecord) -> Outcome:
         StorageFull, InvalidInput: the study's folder is full or cannot be written; that is not the record's fault.
     """
     try:
-        record = planned.load()
+        record = records.load(position)
     except (InvalidInput, NotFound, Conflict) as error:
-        return Refused(planned.record_id, str(error))
+        return Refused(records.record_id(position), str(error))
     except StorageFull:
         raise
     except Exception as error:  # one file of 200,000 must not end the import
         reason = " ".join(str(error).split())[:200]
-        return Refused(planned.record_id, f"{type(error).__name__}: {reason or 'no reason given'}")
-    store, image = ImageStore(root), record.image
-    stored = StoredFile(store.write_image(image, "real"), image.shape, image.dtype.itemsize * 8)
-    masks = {
-        name: StoredFile(store.write_mask(mask), mask.shape, int(mask.sum())) for name, mask in record.masks.items()
-    }
-    return Stored(record.record_id, record.dataset, record.patient_id, record.split, stored, masks, record.labels,
-                  record.caption, record.report, record.extra)  # fmt: skip
+        return Refused(records.record_id(position), f"{type(error).__name__}: {reason or 'no reason given'}")
+    store = ImageStore(root)
+    image = store.write_image(record.image, "real")
+    masks = {name: store.write_mask(mask) for name, mask in record.masks.items()}
+    return replace(cast(Record[Any, Any], record), image=image, masks=masks)
 
 
 Load = Callable[[Sequence[int]], Iterator[Outcome]]
@@ -130,7 +103,7 @@ def open_workers(source: Source, plan: ImportPlan, n_pending: int, workers: int 
 
 
 def _load_at(root: Path, plan: ImportPlan, position: int) -> Outcome:
-    return load_and_write(root, plan.planned[position])
+    return load_and_write(root, plan.records, position)
 
 
 class _Processes:
@@ -169,10 +142,10 @@ class _Processes:
                 yield self._submit(i).result()
             except BrokenProcessPool:
                 self._restart()
-                yield Refused(self._plan.planned[i].record_id, "the decoder crashed on this file; replace or remove it")
+                yield Refused(self._plan.records.record_id(i), "the decoder crashed on this file; replace or remove it")
 
     def _submit(self, position: int) -> Future[Outcome]:
-        return self._pool.submit(_load_in_process, position, self._plan.planned[position].record_id)
+        return self._pool.submit(_load_in_process, position, self._plan.records.record_id(position))
 
     def _restart(self) -> None:
         self.close()
@@ -209,7 +182,6 @@ def _is_ready() -> None:
 
 def _load_in_process(position: int, record_id: str) -> Outcome:
     root, plan = _plan()
-    planned = plan.planned[position] if position < len(plan.planned) else None
-    if planned is None or planned.record_id != record_id:
+    if position >= len(plan.records) or plan.records.record_id(position) != record_id:
         raise Conflict(f"the source changed while it was imported (at {record_id}); run the same command again")
-    return load_and_write(root, planned)
+    return load_and_write(root, plan.records, position)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
-from radpref.data.imaging.images import SYNTHETIC_MARK, encode_png, read_image, to_uint8
+from radpref.data.imaging.images import SYNTHETIC_MARK, encode_mask, encode_png, read_image, to_uint8
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
@@ -101,4 +101,4 @@ def image_bytes(study: Study, sha256: str) -> bytes:
 def union_mask_png(study: Study, masks: Mapping[str, str]) -> bytes:
     """All structures' masks together, white on black, as PNG bytes."""
     planes = [study.store.mask(sha) for sha in masks.values()]
-    return encode_png(np.any(planes, axis=0).astype(np.uint8) * np.uint8(255))
+    return encode_mask(np.any(planes, axis=0))

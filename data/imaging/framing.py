@@ -5,7 +5,7 @@ Input: a path, or arrays (H, W). Output: arrays (S, S); the aspect is kept: resi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -59,21 +59,21 @@ def read_mask(path: Path) -> Mask:
 
 
 def frame(
-    image: GrayImage, masks: Mapping[str, Mask], size: int, *, scaled: bool = False
+    image: GrayImage, masks: Mapping[str, Mask], size: int, *, scaled: Collection[str] = ()
 ) -> tuple[GrayImage, dict[str, Mask]]:
     """An image (H, W) and its masks (H, W) bool on the study's square (size, size); masks without a pixel are dropped.
 
-    ``scaled``: masks may be drawn at another scale than the image, which then is a resized copy of what they were
-    drawn on (run lengths count on the grid of the published set).
+    ``scaled``: structures that may be drawn at another scale than the image, which then is a resized copy of what they
+    were drawn on (run lengths count on the grid of the published set).
 
     Raises:
-        InvalidInput: a mask has another size than the image; where ``scaled``, another shape.
+        InvalidInput: a mask has another size than the image; where ``scaled``, another aspect.
     """
     framed: dict[str, Mask] = {}
     for structure, mask in masks.items():
-        if mask.shape != image.shape and not (scaled and _alike(mask.shape, image.shape)):
+        if mask.shape != image.shape and not (structure in scaled and _alike(mask.shape, image.shape)):
             sizes = f"{mask.shape[1]}x{mask.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
-            mend = "use images that were not cropped or stretched" if scaled else "export both at one size"
+            mend = "use images that were not cropped or stretched" if structure in scaled else "export both at one size"
             raise InvalidInput(f"mask '{structure}' is {sizes}; {mend}")
         square = fit_mask(mask, size)
         if square.any():
@@ -95,9 +95,16 @@ def fit_image(image: GrayImage, size: int) -> GrayImage:
     return scaled.astype(np.uint8) if image.dtype == np.uint8 else scaled.astype(np.uint16)
 
 
-def fit_mask(mask: Mask, size: int) -> Mask:
-    """A mask (H, W) bool placed exactly as :func:`fit_image` places its image; a pixel is in from half coverage."""
-    return mask if mask.shape == (size, size) else _fit(mask.astype(np.float32), size, smooth=False) >= 0.5
+def fit_mask(mask: Mask, size: int, *, keep_thin: bool = False) -> Mask:
+    """A mask (H, W) bool placed exactly as :func:`fit_image` places its image; a pixel is in from half coverage.
+
+    ``keep_thin``: a mask that this would empty keeps every pixel it touches.
+    """
+    if mask.shape == (size, size):
+        return mask
+    coverage = _fit(mask.astype(np.float32), size, smooth=False)
+    fitted = coverage >= 0.5
+    return coverage > 0 if keep_thin and not fitted.any() else fitted
 
 
 def _fit(values: np.ndarray, size: int, *, smooth: bool = True) -> np.ndarray:

@@ -6,6 +6,7 @@ Input: arrays (H, W) uint8/uint16 (images) or bool (masks). Output: the hash, a 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +40,11 @@ def encode_png(image: GrayImage, *, text: dict[str, str] | None = None) -> bytes
     return buffer.getvalue()
 
 
+def encode_mask(mask: Mask) -> bytes:
+    """A mask (H, W) bool as PNG bytes, white on black; equal masks give equal bytes."""
+    return encode_png(mask.astype(np.uint8) * np.uint8(255))
+
+
 def read_image(path: Path) -> GrayImage:
     """Read any image file as grayscale (H, W), uint8 or uint16 (16-bit sources keep their depth).
 
@@ -59,6 +65,24 @@ def read_image(path: Path) -> GrayImage:
         raise InvalidInput(f"{path} is not a readable image ({reason}); replace or remove it") from error
 
 
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that was written: SHA-256 of its file, (H, W), 8 or 16 bits."""
+
+    sha256: str
+    shape: tuple[int, ...]
+    bit_depth: int
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask that was written: SHA-256 of its file, (H, W), how many of its pixels are in."""
+
+    sha256: str
+    shape: tuple[int, ...]
+    n_pixels: int
+
+
 class ImageStore:
     """Files below one study folder, ``images/ab/<sha256>.png`` and ``masks/ab/<sha256>.png``."""
 
@@ -76,16 +100,16 @@ class ImageStore:
             write_atomic(target, payload)
         return sha256
 
-    def write_image(self, image: GrayImage, origin: Origin) -> str:
-        """Write the file of an image, without its database row (callable from any thread); returns its SHA-256."""
+    def write_image(self, image: GrayImage, origin: Origin) -> ImageFile:
+        """Write the file of an image, without its database row (callable from any thread)."""
         mark = {"Synthetic": SYNTHETIC_MARK} if origin == "synthetic" else None
-        return self._put(encode_png(image, text=mark), "images")
+        return ImageFile(self._put(encode_png(image, text=mark), "images"), image.shape, image.dtype.itemsize * 8)
 
-    def write_mask(self, mask: Mask) -> str:
-        """Write the file of a mask (H, W) bool, without its database row; returns its SHA-256."""
+    def write_mask(self, mask: Mask) -> MaskFile:
+        """Write the file of a mask (H, W) bool, without its database row."""
         if mask.ndim != 2 or mask.dtype != np.bool_:
             raise InvalidInput(f"a mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
-        return self._put(encode_png(mask.astype(np.uint8) * np.uint8(255)), "masks")
+        return MaskFile(self._put(encode_mask(mask), "masks"), mask.shape, int(mask.sum()))
 
     def put_image(self, connection: sqlite3.Connection, image: GrayImage, origin: Origin) -> str:
         """Store an image (H, W) uint8/uint16 inside an open write transaction; returns its SHA-256.
@@ -96,37 +120,36 @@ class ImageStore:
             StorageFull: the disk is full.
             Conflict: the same pixels are already known with another origin.
         """
-        sha256 = self.write_image(image, origin)
-        self.add_image(connection, sha256, image.shape, image.dtype.itemsize * 8, origin)
-        return sha256
+        file = self.write_image(image, origin)
+        self.add_image(connection, file, origin)
+        return file.sha256
 
-    def add_image(
-        self, connection: sqlite3.Connection, sha256: str, shape: tuple[int, ...], bit_depth: int, origin: Origin
-    ) -> None:
-        """The database row of an image (H, W) whose file is written, inside an open write transaction.
+    def add_image(self, connection: sqlite3.Connection, file: ImageFile, origin: Origin) -> None:
+        """The database row of an image whose file is written, inside an open write transaction.
 
         Raises:
             Conflict: the same pixels are already known with another origin.
         """
-        known = connection.execute("SELECT origin FROM images WHERE sha256 = ?", (sha256,)).fetchone()
+        known = connection.execute("SELECT origin FROM images WHERE sha256 = ?", (file.sha256,)).fetchone()
         if known is not None and known[0] != origin:
-            raise Conflict(f"image {sha256[:12]} is stored as {known[0]} and cannot also be {origin}; remove it there")
+            name = file.sha256[:12]
+            raise Conflict(f"image {name} is stored as {known[0]} and cannot also be {origin}; remove it there")
         connection.execute(
             "INSERT INTO images VALUES (?, ?, ?, ?, ?) ON CONFLICT(sha256) DO NOTHING",
-            (sha256, origin, shape[1], shape[0], bit_depth),
+            (file.sha256, origin, file.shape[1], file.shape[0], file.bit_depth),
         )
 
     def put_mask(self, connection: sqlite3.Connection, mask: Mask) -> str:
         """Store a mask (H, W) bool inside an open write transaction; returns its SHA-256."""
-        sha256 = self.write_mask(mask)
-        self.add_mask(connection, sha256, mask.shape, int(mask.sum()))
-        return sha256
+        file = self.write_mask(mask)
+        self.add_mask(connection, file)
+        return file.sha256
 
-    def add_mask(self, connection: sqlite3.Connection, sha256: str, shape: tuple[int, ...], n_pixels: int) -> None:
-        """The database row of a mask (H, W) whose file is written, inside an open write transaction."""
+    def add_mask(self, connection: sqlite3.Connection, file: MaskFile) -> None:
+        """The database row of a mask whose file is written, inside an open write transaction."""
         connection.execute(
             "INSERT INTO masks VALUES (?, ?, ?, ?) ON CONFLICT(sha256) DO NOTHING",
-            (sha256, shape[1], shape[0], n_pixels),
+            (file.sha256, file.shape[1], file.shape[0], file.n_pixels),
         )
 
     def image(self, sha256: str) -> GrayImage:

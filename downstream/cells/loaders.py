@@ -18,6 +18,7 @@ from PIL import Image
 
 from radpref.data.core.files import sha256_bytes, storage_errors
 from radpref.data.core.progress import track
+from radpref.data.imaging.framing import fit_mask
 from radpref.data.imaging.images import to_uint8
 
 if TYPE_CHECKING:
@@ -48,12 +49,8 @@ def mask_array(study: Study, shas: Sequence[str | None], size: int) -> Bytes:
     """
 
     def load(sha: str) -> Bytes:
-        if not sha:
-            return np.zeros((size, size), np.uint8)
-        full = study.store.mask(sha)
-        area = np.asarray(Image.fromarray(full.astype(np.float32)).resize((size, size), Image.Resampling.BOX))
-        small = area >= 0.5 if (area >= 0.5).any() else area > 0
-        return small.astype(np.uint8)
+        mask = fit_mask(study.store.mask(sha), size, keep_thin=True) if sha else np.zeros((size, size), np.bool_)
+        return mask.astype(np.uint8)
 
     return _cached(study, "masks", [sha or "" for sha in shas], size, load)
 

@@ -22,7 +22,7 @@ from radpref.data.study.pools import NORMAL, is_usable, lift_lowest, training_ma
 
 if TYPE_CHECKING:
     from radpref.data.config.downstream import TaskConfig
-    from radpref.data.imaging.images import Mask
+    from radpref.data.imaging.images import Mask, MaskFile
     from radpref.data.study.study import Study
 
 MAX_DRAWS = 100
@@ -31,11 +31,15 @@ MAX_DRAWS = 100
 
 @dataclass(frozen=True)
 class Item:
-    """One image to sample: its condition and labels; ``planes`` maps structure -> transformed mask (H, W) bool."""
+    """One image to sample: its condition and labels.
+
+    planes: structure -> transformed mask (H, W) bool; mask_files: the files they were written to.
+    """
 
     condition: StoredCondition
     labels: dict[str, int]
     planes: dict[str, Mask] = field(default_factory=dict)
+    mask_files: tuple[MaskFile, ...] = ()
 
 
 @dataclass
@@ -202,9 +206,10 @@ class PoolPlan:
 
     def _moved_item(self, record_id: str, moved: Mask, steps: Sequence[Any]) -> Item:
         planes = {name: moved[i] for i, name in enumerate(self.study.config.data.structures) if moved[i].any()}
-        shas = {name: self.study.store.write_mask(plane) for name, plane in planes.items()}
-        extra = {"transforms": list(steps)}
-        return Item(StoredCondition("M2I", None, shas, {}, mask_record=record_id, extra=extra), {}, planes)
+        files = {name: self.study.store.write_mask(plane) for name, plane in planes.items()}
+        shas = {name: file.sha256 for name, file in files.items()}
+        condition = StoredCondition("M2I", None, shas, mask_record=record_id, extra={"transforms": list(steps)})
+        return Item(condition, {}, planes, tuple(files.values()))
 
 
 def prompt_of(name: str) -> str:

@@ -21,6 +21,7 @@ from radpref.data.study.conditions import save_conditions
 
 if TYPE_CHECKING:
     from radpref.data.config.generation import GeneratorConfig
+    from radpref.data.imaging.images import ImageFile
     from radpref.data.study.runs import Run
     from radpref.data.study.study import Study
     from radpref.generation.pools.plan import Item, PoolPlan
@@ -110,7 +111,7 @@ class Shard:
     start: int
     items: list[Item]
     seeds: list[int]
-    files: dict[int, Future[str]]
+    files: dict[int, Future[ImageFile]]
 
 
 class ShardStore:
@@ -118,7 +119,6 @@ class ShardStore:
 
     def __init__(self, study: Study, run: Run, plan: PoolPlan, arm: str, size: int) -> None:
         self.study, self.run, self.plan, self.arm, self.size = study, run, plan, arm, size
-        self._shapes: dict[int, tuple[int, int]] = {}
         self._under_way: dict[int, Shard] = {}
         self._writers = ThreadPoolExecutor(N_WRITERS, thread_name_prefix="png")
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
@@ -175,7 +175,6 @@ class ShardStore:
         files = self._under_way[index].files
         for place, image in zip(places, images, strict=True):
             files[place] = self._writers.submit(self.study.store.write_image, image, "synthetic")
-            self._shapes[index] = (int(image.shape[0]), int(image.shape[1]))
 
     def commit(self, index: int) -> int:
         """Wait for a shard's files and enter its rows in one transaction; returns its number of images.
@@ -183,23 +182,23 @@ class ShardStore:
         Raises:
             StorageFull: the disk is full; nothing of this shard is in the record.
         """
-        shard, (height, width) = self._under_way[index], self._shapes.pop(index)
-        shas = [shard.files[place].result() for place in range(len(shard.items))]
+        shard = self._under_way[index]
+        files = [shard.files[place].result() for place in range(len(shard.items))]
         task = self.plan.task.name
         with self.study.db.write() as connection:
             for item in shard.items:
-                for name, plane in item.planes.items():
-                    self.study.store.add_mask(connection, item.condition.masks[name], plane.shape, int(plane.sum()))
+                for mask in item.mask_files:
+                    self.study.store.add_mask(connection, mask)
             save_conditions(connection, {item.condition.condition_id: item.condition for item in shard.items}.values())
-            for sha in shas:
-                self.study.store.add_image(connection, sha, (height, width), 8, "synthetic")
+            for file in files:
+                self.study.store.add_image(connection, file, "synthetic")
             connection.executemany(
                 "INSERT INTO pool_images VALUES (?,?,?,?,?,?,?,?)",
                 [
-                    (self.run.run_id, task, self.arm, shard.start + i, sha, item.condition.condition_id, seed, labels)
-                    for i, (sha, item, seed) in enumerate(zip(shas, shard.items, shard.seeds, strict=True))
-                    for labels in [json.dumps(item.labels)]
+                    (self.run.run_id, task, self.arm, shard.start + i, file.sha256, item.condition.condition_id, seed,
+                     json.dumps(item.labels))
+                    for i, (file, item, seed) in enumerate(zip(files, shard.items, shard.seeds, strict=True))
                 ],
-            )
+            )  # fmt: skip
         del self._under_way[index]
-        return len(shas)
+        return len(files)

@@ -223,7 +223,7 @@ def crawled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
         return recorders[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.support_browser.create_app", recorded)
+        patch.setattr("tests.support.browser.create_app", recorded)
         room = Room(study, browser)
     context = room.context()
     page = room.page(context)

@@ -15,7 +15,7 @@ from PIL import Image
 from radpref.data.config.study_config import parse_config
 from radpref.data.datasets.chexpert_columns import FINDINGS
 from radpref.data.datasets.outlines import SIDE
-from radpref.data.datasets.registry import Found, ImportPlan, get_reader
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, get_reader
 from radpref.data.imaging.rle import Convention, encode_rle
 from radpref.data.study.study import Study
 
@@ -247,3 +247,13 @@ def found(reader: str, tree: Path | None, **data: Any) -> dict[str, Found]:
 def plan(reader: str, tree: Path | None, **data: Any) -> ImportPlan:
     """The plan of a reader, with these keys in [data]."""
     return get_reader(reader)(parse_config({"data": {"image_size": 64, **data}}).data, tree)
+
+
+def load_all(plan: ImportPlan) -> list[LoadedRecord]:
+    """Every record of a plan."""
+    return [plan.records.load(i) for i in range(len(plan.records))]
+
+
+def record_ids(plan: ImportPlan) -> list[str]:
+    """Every identifier of a plan."""
+    return [plan.records.record_id(i) for i in range(len(plan.records))]

@@ -7,13 +7,13 @@ import os
 import signal
 import threading
 import weakref
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from radpref.data.config.data import DataConfig
-from radpref.data.datasets.registry import Found, ImportPlan, Planned, PlannedRecord, Record
+from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 
 Row = dict[str, str]
 
@@ -25,7 +25,7 @@ class Counter:
         self.alive = self.peak = self.n_loaded = 0
         self._lock = threading.Lock()
 
-    def born(self, record: Record) -> Record:
+    def born(self, record: LoadedRecord) -> LoadedRecord:
         with self._lock:
             self.alive += 1
             self.n_loaded += 1
@@ -47,14 +47,25 @@ def read_listed(config: DataConfig, path: Path | None) -> ImportPlan:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     found = (Found("rows", len(rows), 12, "of the list"), Found("patients", len({row["patient"] for row in rows})))
-    return ImportPlan(Planned(len(rows), partial(_planned, config, rows)), found, (path,))
+    return ImportPlan(_Listed(config, rows), found, (path,))
 
 
-def _planned(config: DataConfig, rows: list[Row], i: int) -> PlannedRecord:
-    return PlannedRecord(rows[i]["id"], partial(_load, config, rows[i]))
+@dataclass(frozen=True)
+class _Listed:
+    config: DataConfig
+    rows: list[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def record_id(self, i: int) -> str:
+        return self.rows[i]["id"]
+
+    def load(self, i: int) -> LoadedRecord:
+        return _load(self.config, self.rows[i])
 
 
-def _load(config: DataConfig, row: Row) -> Record:
+def _load(config: DataConfig, row: Row) -> LoadedRecord:
     match row["does"]:
         case "crash":
             os.kill(os.getpid(), signal.SIGKILL)

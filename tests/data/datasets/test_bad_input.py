@@ -18,7 +18,7 @@ from radpref.data.cli import data_app, study_app
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
 from radpref.data.core.sqlite import sqlite3
 from radpref.data.datasets.importing import import_records
-from radpref.data.datasets.registry import ImportPlan, PlannedRecord, get_reader
+from radpref.data.datasets.registry import ImportPlan, get_reader
 from radpref.data.imaging.rle import encode_rle
 from radpref.data.study.db import translate
 from radpref.data.study.study import Study
@@ -174,13 +174,15 @@ def test_interrupted_import_resumes(tmp_path, monkeypatch):
     real = get_reader("phantom")
 
     def interrupted(config, path):
-        planned = list(real(config, path).planned)
+        records = real(config, path).records
 
-        def stop():
-            raise KeyboardInterrupt
+        class Interrupted(type(records)):
+            def load(self, i):
+                if i == 6:
+                    raise KeyboardInterrupt
+                return super().load(i)
 
-        planned[6] = PlannedRecord(planned[6].record_id, stop)
-        return ImportPlan(planned)
+        return ImportPlan(Interrupted(config))
 
     monkeypatch.setattr("radpref.data.datasets.digital_phantom.read_phantom", interrupted)
     with pytest.raises(KeyboardInterrupt):

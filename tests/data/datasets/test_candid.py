@@ -9,7 +9,18 @@ from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.candid import STRUCTURES
 from radpref.data.imaging.framing import fit_mask
 from radpref.data.imaging.rle import encode_rle
-from tests.support.datasets import CANDID_IDS, block, candid_tree, counts, edit_csv, found, plan, quarantine, write_csv
+from tests.support.datasets import (
+    CANDID_IDS,
+    block,
+    candid_tree,
+    counts,
+    edit_csv,
+    found,
+    load_all,
+    plan,
+    quarantine,
+    write_csv,
+)
 
 CANDID = 'structures = ["pneumothorax", "rib_fractures", "chest_tubes"]\nrle = "relative"'
 
@@ -46,7 +57,7 @@ def test_candid_asks_for_the_convention_and_refuses_the_wrong_one(tmp_path):
     with pytest.raises(InvalidInput, match=r"are not absolute as data\.rle says"):
         plan("candid", tree, structures=STRUCTURES, rle="absolute")
     assert (
-        plan("candid", tree, structures=["lungs"]).planned[0].load().masks == {}
+        plan("candid", tree, structures=["lungs"]).records.load(0).masks == {}
     )  # no structure of the set is named: no mask is read
     assert "name it in data.structures" in found("candid", tree, structures=["lungs"])["images with chest_tubes"].note
 
@@ -59,7 +70,7 @@ def test_candid_conventions_may_differ_by_file(tmp_path):
     rle = {"rib_fractures": "absolute", "chest_tubes": "relative", "pneumothorax": "relative"}
     with pytest.raises(InvalidInput, match="masks of rib_fractures"):
         plan("candid", tree, structures=STRUCTURES, rle="relative")
-    record = plan("candid", tree, structures=STRUCTURES, rle=rle, rle_first=0).planned[3].load()
+    record = plan("candid", tree, structures=STRUCTURES, rle=rle, rle_first=0).records.load(3)
     assert np.array_equal(record.masks["rib_fractures"], fit_mask(block(300, 300), 64))
 
 
@@ -67,7 +78,7 @@ def test_candid_resized_copies_with_a_suffix_keep_their_masks(tmp_path):
     tree = candid_tree(tmp_path / "raw", dicom=False)
     (tree / "Rib_fracture_mask_rle.csv").unlink()
     config = {"structures": STRUCTURES, "rle": "relative"}
-    records = [one.load() for one in plan("candid", tree, **config).planned]
+    records = load_all(plan("candid", tree, **config))
     assert np.array_equal(records[5].masks["chest_tubes"], fit_mask(block(300, 500), 64))
     assert records[5].labels == {"pneumothorax": 0.0, "rib_fractures": None, "chest_tubes": 1.0}
     assert "the label is unknown" in found("candid", tree, **config)["images with rib_fractures"].note

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from radpref.data.core.errors import InvalidInput
-from tests.support.datasets import chexpert_tree, counts, edit_csv, found, plan, quarantine, write_image
+from tests.support.datasets import chexpert_tree, counts, edit_csv, found, load_all, plan, quarantine, write_image
 
 
 def test_chexpert_as_a_whole(tmp_path, imported):
@@ -29,8 +29,7 @@ def test_chexpert_as_a_whole(tmp_path, imported):
     ("name", "nested"), [("CheXpert-v1.0", True), ("CheXpert-v1.0-small", True), ("CheXpert-v1.0-small", False)]
 )
 def test_chexpert_variants_of_the_archive(tmp_path, name, nested):
-    planned = plan("chexpert", chexpert_tree(tmp_path / "raw", name, nested=nested)).planned
-    assert len([record.load() for record in planned]) == 11
+    assert len(load_all(plan("chexpert", chexpert_tree(tmp_path / "raw", name, nested=nested)))) == 11
 
 
 def test_chexpert_in_batches(tmp_path):
@@ -39,7 +38,7 @@ def test_chexpert_in_batches(tmp_path):
     (root / "CheXpert-v1.0 batch 2 (train 1)").mkdir()
     first = root / "CheXpert-v1.0 batch 1 (validate & csv)"
     shutil.move(first / "train", root / "CheXpert-v1.0 batch 2 (train 1)" / "train")
-    assert len([record.load() for record in plan("chexpert", root).planned]) == 11
+    assert len(load_all(plan("chexpert", root))) == 11
 
 
 def test_chexpert_validation_images_are_the_test_split_and_nothing_else(tmp_path, imported):
@@ -87,7 +86,7 @@ def test_an_image_of_valid_copied_into_train_stays_in_the_test_split_only(tmp_pa
     ],
 )
 def test_uncertain_labels_follow_the_policy_named(tmp_path, policy, edema, consolidation, pneumonia):
-    records = [one.load() for one in plan("chexpert", chexpert_tree(tmp_path / "raw"), uncertain=policy).planned]
+    records = load_all(plan("chexpert", chexpert_tree(tmp_path / "raw"), uncertain=policy))
     uncertain = next(r for r in records if r.record_id == "chexpert/train/patient00001/study1/view2_frontal")
     assert [uncertain.labels[name] for name in ("edema", "consolidation", "pneumonia")] == [
         edema,
@@ -99,9 +98,9 @@ def test_uncertain_labels_follow_the_policy_named(tmp_path, policy, edema, conso
 
 def test_blank_labels_are_unknown_unless_study_toml_says_zero(tmp_path):
     tree = chexpert_tree(tmp_path / "raw")
-    first = plan("chexpert", tree).planned[3].load()  # the first of train
+    first = plan("chexpert", tree).records.load(3)  # the first of train
     assert (first.labels["pleural_effusion"], first.labels["edema"]) == (1.0, None)
-    assert plan("chexpert", tree, blank="0").planned[3].load().labels["edema"] == 0.0
+    assert plan("chexpert", tree, blank="0").records.load(3).labels["edema"] == 0.0
     lines = found("chexpert", tree, blank="0", uncertain="mgca")
     assert lines["positive: pleural_effusion"].found == 3
     assert lines["positive: edema"].found == 0
@@ -114,7 +113,7 @@ def test_blank_labels_are_unknown_unless_study_toml_says_zero(tmp_path):
 
 def test_chexpert_keeps_only_the_labels_named(tmp_path):
     tree = chexpert_tree(tmp_path / "raw")
-    record = plan("chexpert", tree, labels=["edema", "normal"]).planned[0].load()
+    record = plan("chexpert", tree, labels=["edema", "normal"]).records.load(0)
     assert set(record.labels) == {"edema", "normal"}
     with pytest.raises(InvalidInput, match="'oedema'; this set has normal"):
         plan("chexpert", tree, labels=["oedema"])
@@ -148,11 +147,11 @@ def test_chexpert_bad_rows_are_quarantined_and_the_rest_imported(tmp_path, impor
 
 def test_chexpert_keeps_patients_where_they_were_when_the_set_grows(tmp_path):
     root = chexpert_tree(tmp_path / "raw")
-    before = {r.patient_id: r.split for r in (one.load() for one in plan("chexpert", root).planned)}
+    before = {r.patient_id: r.split for r in load_all(plan("chexpert", root))}
     folder = root / "CheXpert-v1.0-small"
     place = "train/patient00099/study1/view1_frontal.jpg"
     write_image(folder / place, 77)
     edit_csv(folder / "train.csv", lambda rows: [dict(rows[0], Path=f"CheXpert-v1.0-small/{place}"), *rows])
-    after = {r.patient_id: r.split for r in (one.load() for one in plan("chexpert", root).planned)}
+    after = {r.patient_id: r.split for r in load_all(plan("chexpert", root))}
     assert after.items() >= before.items()
     assert len(after) == len(before) + 1

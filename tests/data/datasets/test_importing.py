@@ -13,7 +13,7 @@ from radpref.data.datasets.importing import import_records
 from radpref.data.datasets.registry import READERS
 from radpref.data.study.study import Study
 from radpref.data.upkeep.verify import verify
-from tests.support import importing as support_import
+from tests.support import importing
 from tests.support.data import full_disk_after
 from tests.support.importing import write_list
 
@@ -21,8 +21,8 @@ from tests.support.importing import write_list
 @pytest.fixture
 def listed(tmp_path, monkeypatch):
     """A study and the reader ``listed``."""
-    monkeypatch.setitem(READERS, "listed", "tests.support_import:read_listed")
-    monkeypatch.setattr("tests.support_import.COUNTER", support_import.Counter())
+    monkeypatch.setitem(READERS, "listed", "tests.support.importing:read_listed")
+    monkeypatch.setattr("tests.support.importing.COUNTER", importing.Counter())
     study = Study.create(tmp_path / "s", '[data]\nimage_size = 32\nstructures = ["lungs"]\n')
     yield study
     study.db.close()
@@ -52,7 +52,7 @@ def test_unforeseen_exceptions_are_quarantined_with_their_name(tmp_path, listed,
     }
     assert ids(listed) == [f"r{i:05d}" for i in (0, 2, 3, 5, 6, 8)]
     assert verify(listed)["problems"] == []
-    assert (support_import.COUNTER.n_loaded == 0) == processes  # loaded here, or in other processes
+    assert (importing.COUNTER.n_loaded == 0) == processes  # loaded here, or in other processes
 
 
 def test_a_decoder_that_kills_its_process_costs_its_own_record_only(tmp_path, listed, monkeypatch):
@@ -95,7 +95,7 @@ def test_memory_is_flat(tmp_path, listed, monkeypatch):
     workers, n = 3, 3000
     result = import_records(listed, "listed", write_list(tmp_path / "list.csv", n), workers=workers)
     gc.collect()
-    counter = support_import.COUNTER
+    counter = importing.COUNTER
     assert (result["n_imported"], counter.n_loaded) == (n, n)
     assert counter.peak <= workers  # a record lives until its files are written, no longer
     assert counter.alive == 0
@@ -152,7 +152,7 @@ def test_a_full_disk_stops_an_import_and_loses_nothing(tmp_path, listed, monkeyp
     with pytest.raises(StorageFull):
         import_records(listed, "listed", path)
     monkeypatch.undo()
-    monkeypatch.setitem(READERS, "listed", "tests.support_import:read_listed")
+    monkeypatch.setitem(READERS, "listed", "tests.support.importing:read_listed")
     result = import_records(listed, "listed", path)
     assert result["n_existing"] + result["n_imported"] == 11
     assert verify(listed)["problems"] == []
@@ -188,6 +188,6 @@ def test_workers_are_at_least_one(tmp_path, listed, workers):
 
 def test_processes_that_cannot_start_say_so(tmp_path, listed, monkeypatch):
     monkeypatch.setattr("radpref.data.datasets.workers.PROCESSES_FROM", 1)
-    monkeypatch.setattr("radpref.data.datasets.workers._is_ready", support_import.die)
+    monkeypatch.setattr("radpref.data.datasets.workers._is_ready", importing.die)
     with pytest.raises(RadprefError, match="--workers 1"):
         import_records(listed, "listed", write_list(tmp_path / "list.csv", 2), workers=2)

@@ -76,7 +76,7 @@ def test_another_archive_needs_names_and_may_keep_some(tmp_path):
     with pytest.raises(InvalidInput, match=r"3 labels, data\.columns\.labels names 2"):
         read_medmnist(DataConfig.model_validate({"columns": {"labels": ["a", "b"]}}), path)
     config = DataConfig.model_validate({"columns": {"labels": ["a", "b", "c"]}, "labels": ["c", "a"]})
-    record = read_medmnist(config, path).planned[0].load()
+    record = read_medmnist(config, path).records.load(0)
     assert list(record.labels) == ["a", "c"]
     classes = arrays()
     classes["val_labels"][0] = 3
@@ -186,7 +186,7 @@ def test_a_large_archive_is_never_in_memory(tmp_path, monkeypatch):
     path = write(tmp_path / "pneumoniamnist.npz", content)
     tracemalloc.start()
     plan = read_medmnist(DataConfig(image_size=32), path)
-    total = sum(int(plan.planned[i].load().image[0, 0] >= 0) for i in range(300))
+    total = sum(int(plan.records.load(i).image[0, 0] >= 0) for i in range(300))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert total == 300

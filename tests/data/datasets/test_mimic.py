@@ -26,9 +26,9 @@ def test_mimic_as_a_whole(tmp_path, imported, end, dicom, reports):
 
 
 def test_mimic_unlabelled_studies_are_unknown_even_where_blank_is_0(tmp_path):
-    planned = plan("mimic", mimic_tree(tmp_path / "raw"), blank="0").planned
-    assert set(planned[8].load().labels.values()) == {None}
-    assert planned[0].load().labels["edema"] == 0.0
+    records = plan("mimic", mimic_tree(tmp_path / "raw"), blank="0").records
+    assert set(records.load(8).labels.values()) == {None}
+    assert records.load(0).labels["edema"] == 0.0
 
 
 def test_mimic_bad_rows_are_quarantined_and_the_rest_imported(tmp_path, imported):

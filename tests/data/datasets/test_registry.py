@@ -1,5 +1,4 @@
 import json
-from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -10,12 +9,13 @@ from radpref.data.config.data import DataConfig, PhantomConfig, ReaderName
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.datasets.importing import import_records
 from radpref.data.datasets.labels import label_table, parse_rule
-from radpref.data.datasets.registry import READERS, Planned, PlannedRecord, get_reader
+from radpref.data.datasets.registry import READERS, get_reader
 from radpref.data.datasets.table import clean_caption
 from radpref.data.imaging.framing import fit_image, fit_mask
 from radpref.data.phantom.render import CHEXPERT_LABELS, FINDINGS
 from radpref.data.study.study import Study
 from tests.support.data import gray, table_study
+from tests.support.datasets import load_all
 
 # --- phantom
 
@@ -53,9 +53,9 @@ def test_phantom_labels_and_sides(tiny_study):
 
 def test_phantom_is_deterministic_and_seeds_differ(tiny_study):
     config = tiny_study.config.data
-    first, again = (get_reader("phantom")(config, None).planned[5].load() for _ in range(2))
+    first, again = (get_reader("phantom")(config, None).records.load(5) for _ in range(2))
     assert (first.image == again.image).all()
-    other = get_reader("phantom")(config.model_copy(update={"seed": 4}), None).planned[5].load()
+    other = get_reader("phantom")(config.model_copy(update={"seed": 4}), None).records.load(5)
     assert other.patient_id != first.patient_id
     assert other.record_id != first.record_id
 
@@ -63,7 +63,7 @@ def test_phantom_is_deterministic_and_seeds_differ(tiny_study):
 def test_phantom_draws_the_asked_findings_under_the_asked_caption():
     drawn = PhantomConfig(findings=("pneumonia",), normal_fraction=0.5, caption="{finding} adult PA chest radiograph")
     config = DataConfig(n_train=12, n_val=0, n_test=0, image_size=32, structures=("lungs",), phantom=drawn)
-    records = [planned.load() for planned in get_reader("phantom")(config, None).planned]
+    records = load_all(get_reader("phantom")(config, None))
     for record in records:
         name = "pneumonia" if record.labels["pneumonia"] else "normal"
         assert record.labels[name] == 1
@@ -88,7 +88,7 @@ def test_phantom_splits_share_no_patient_seed_across_studies():
     seen = set()
     for seed in (0, 1, 999):
         plan = get_reader("phantom")(DataConfig(n_train=2, n_val=2, n_test=2, image_size=32, seed=seed), None)
-        seen |= {record.load().patient_id for record in plan.planned}
+        seen |= {record.patient_id for record in load_all(plan)}
     assert len(seen) == 18
     assert all(2**32 <= int(name.removeprefix("phantom-")) < 2**33 for name in seen)
 
@@ -105,22 +105,13 @@ def test_registry_and_configuration_know_the_same_readers():
     assert all(callable(get_reader(name)) for name in READERS)
 
 
-def test_planned_records_are_made_on_demand():
-    made = []
-
-    def make(i):
-        made.append(i)
-        return PlannedRecord(str(i), partial(int, i))
-
-    planned = Planned(200_000, make)
-    assert len(planned) == 200_000
-    assert made == []
-    assert [one.record_id for one in planned[3:5]] == ["3", "4"]
-    assert planned[-1].record_id == "199999"
-    assert made == [3, 4, 199_999]
-    assert [next(iter(planned)).record_id for _ in range(2)] == ["0", "0"]
-    with pytest.raises(IndexError):
-        planned[200_000]
+def test_records_are_numbered_through_the_splits():
+    records = get_reader("phantom")(DataConfig(n_train=200_000, n_val=3, n_test=2), None).records
+    assert len(records) == 200_005
+    ids = [records.record_id(i) for i in (0, 199_999, 200_000, 200_003, 200_004)]
+    assert [name.split("-")[2:] for name in ids] == [
+        ["train", "000000"], ["train", "199999"], ["val", "000000"], ["test", "000000"], ["test", "000001"],
+    ]  # fmt: skip
 
 
 def test_unknown_reader_lists_choices():

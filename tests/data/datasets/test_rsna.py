@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from radpref.data.imaging.framing import fit_mask
-from tests.support.datasets import RSNA_BOXES, RSNA_IDS, counts, edit_csv, found, plan, quarantine, rsna_tree
+from tests.support.datasets import RSNA_BOXES, RSNA_IDS, counts, edit_csv, found, load_all, plan, quarantine, rsna_tree
 
 LESION = 'structures = ["lesion"]'
 
@@ -30,7 +30,7 @@ def test_rsna_as_a_whole(tmp_path, imported):
 
 def test_rsna_boxes_are_masks_only_where_the_structure_is_named(tmp_path):
     tree = rsna_tree(tmp_path / "raw")
-    record = plan("rsna", tree, structures=["lungs"]).planned[0].load()
+    record = plan("rsna", tree, structures=["lungs"]).records.load(0)
     assert record.masks == {}
     assert "boxes" in record.extra
     assert (
@@ -42,7 +42,7 @@ def test_rsna_boxes_are_masks_only_where_the_structure_is_named(tmp_path):
 def test_rsna_target_0_alone_is_not_normal(tmp_path):
     tree = rsna_tree(tmp_path / "raw")
     (tree / "stage_2_detailed_class_info.csv").unlink()
-    records = [one.load() for one in plan("rsna", tree).planned]
+    records = load_all(plan("rsna", tree))
     assert [record.labels["normal"] for record in records] == [0.0] * 3 + [None] * 5
     assert [record.caption for record in records] == ["Pneumonia"] * 3 + [None] * 5
     lines = found("rsna", tree)

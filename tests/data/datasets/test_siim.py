@@ -55,7 +55,7 @@ def test_siim_plan_reads_no_image(tmp_path, monkeypatch):
 
     tree = siim_tree(tmp_path / "raw")
     monkeypatch.setattr(pydicom, "dcmread", lambda *_, **__: pytest.fail("a DICOM file was read"))
-    assert len(plan("siim", tree).planned) == 8
+    assert len(plan("siim", tree).records) == 8
 
 
 def test_siim_bad_rows_are_quarantined_and_the_rest_imported(tmp_path, imported):
