@@ -11,6 +11,7 @@ import pytest
 
 from radpref.data.study.study import Study
 from tests.support import ROOT
+from tests.support.errors import refuses
 
 CASES = """
 empty   | generate check no/such/model                         | no generator at
@@ -139,6 +140,6 @@ def test_a_device_is_looked_for_before_the_run_is_opened(tiny_study, monkeypatch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(arms, "check_training", lambda *_: None)
-    with pytest.raises(InvalidInput, match="device 'cuda' was asked for, but there is none here"):
+    with refuses(InvalidInput, "cuda", "--device"):
         arms.run_align(tiny_study, device="cuda")
     assert tiny_study.db.value("SELECT count(*) FROM runs WHERE kind = 'align'") == 0

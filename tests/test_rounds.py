@@ -21,6 +21,7 @@ from radpref.data.study.study import Study
 from tests.support import ROOT
 from tests.support.annotate import add_sets
 from tests.support.data import table_study
+from tests.support.errors import refuses
 
 HEAVY = ("torch", "diffusers", "gradio", "transformers", "pandas", "scipy", "sklearn", "matplotlib")
 AFTER = {
@@ -177,7 +178,7 @@ def test_a_table_that_was_imported_by_hand_is_not_asked_for_again(tmp_path):
     text = (opened.root / "study.toml").read_text().replace(f'path = "{table}"\n', "")
     (opened.root / "study.toml").write_text(text)
     opened = Study(opened.root)
-    with pytest.raises(InvalidInput, match="needs a file"):
+    with refuses(InvalidInput, "table", "data.path"):
         rounds.import_step(opened)
     import_records(opened, "table", Path(table))
     assert rounds.import_step(opened) == {"reader": "table", "n_imported": 0, "n_existing": 8}
@@ -194,7 +195,7 @@ def test_an_archive_that_was_imported_by_hand_is_not_asked_for_again(tmp_path):
     arrays = {f"{split}_images": images[k : k + 1] for k, split in enumerate(("train", "val", "test"))}
     arrays |= {f"{split}_labels": np.array([[1]]) for split in ("train", "val", "test")}
     np.savez(tmp_path / "pneumoniamnist.npz", **arrays)
-    with pytest.raises(InvalidInput, match=r"needs an \.npz file"):
+    with refuses(InvalidInput, "medmnist", ".npz", "data.path"):
         rounds.import_step(opened)
     import_records(opened, path=tmp_path / "pneumoniamnist.npz")
     found = rounds.import_step(opened)
@@ -203,12 +204,12 @@ def test_an_archive_that_was_imported_by_hand_is_not_asked_for_again(tmp_path):
 
 
 def test_the_demo_refuses_another_study_and_another_size(tmp_path, steps):
-    with pytest.raises(InvalidInput, match="--size huge: choose demo or full"):
+    with refuses(InvalidInput, "--size", "huge", "demo", "full"):
         rounds.run_demo(tmp_path / "demo", size="huge", serve=False, port=1)
-    with pytest.raises(InvalidInput, match="--model roentgen --size demo: choose embedded"):
+    with refuses(InvalidInput, "--model", "roentgen", "--size", "demo", "embedded"):
         rounds.run_demo(tmp_path / "demo", size="demo", serve=False, port=1, model="roentgen")
     Study.create(tmp_path / "other", 'name = "other"\n').db.close()
-    with pytest.raises(Conflict, match="holds another study; give another folder"):
+    with refuses(Conflict, tmp_path / "other"):
         rounds.run_demo(tmp_path / "other", size="demo", serve=False, port=1)
 
 

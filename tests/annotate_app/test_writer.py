@@ -13,6 +13,7 @@ from radpref.annotate_app.writer import Writer
 from radpref.data.core.errors import Conflict, InvalidInput, RadprefError, StorageFull
 from radpref.data.core.sqlite import sqlite3
 from radpref.data.study.study import Study
+from tests.support.errors import refuses
 
 
 def insert(study: Study, name: str, then: Exception | None = None) -> Callable[[], str]:
@@ -103,7 +104,7 @@ def test_a_write_inside_a_write_is_still_refused(study: Study) -> None:
             pass
 
     assert type(run(study, twice)[0]) is RadprefError
-    with pytest.raises(RadprefError, match="group"), study.db.write(), study.db.group():
+    with refuses(RadprefError, "group()"), study.db.write(), study.db.group():
         pass
 
 

@@ -21,6 +21,7 @@ from radpref.data.study.study import Study
 from radpref.generation.measuring.roles import load_network
 from radpref.generation.sampling.draws import unrated_records
 from tests.support import alignment as support
+from tests.support.errors import refuses
 
 
 class FakeJudge:
@@ -162,7 +163,7 @@ def test_no_unused_record_is_a_clear_error(tmp_path):
     study = support.make_study(tmp_path)
     support.add_records(study, 2)
     support.add_sets(study, ("T2I", "T2I"))
-    with pytest.raises(InvalidInput, match=r"data\.n_val"):
+    with refuses(InvalidInput, "data.n_val", "T2I"):
         fresh_conditions(study, load_network(study, "judge", "judge"), 4, 0)
 
 
@@ -194,7 +195,7 @@ def test_a_finished_evaluation_is_shown_again_when_every_patient_is_rated(traine
     assert unrated_records(study) == []
     again = evaluate.run_evaluate(study, n_conditions=4, n_images=2, seed=1)
     assert (again["run_id"], again["already_done"]) == (first["run_id"], True)
-    with pytest.raises(InvalidInput, match="no validation record is left"):
+    with refuses(InvalidInput, "T2I", "data.n_val"):
         evaluate.run_evaluate(study, n_conditions=4, n_images=2, seed=5)
     study.db.close()
 
@@ -221,9 +222,9 @@ def test_interrupted_sampling_goes_on_with_equal_images(trained, monkeypatch):
 
 def test_nothing_to_evaluate_and_bad_numbers(tmp_path):
     study = support.make_study(tmp_path)
-    with pytest.raises(NotFound, match="align train"):
+    with refuses(NotFound, "align train"):
         evaluate.run_evaluate(study)
-    with pytest.raises(InvalidInput, match="at least 2"):
+    with refuses(InvalidInput, 1, 2):
         evaluate.run_evaluate(study, n_conditions=1)
 
 

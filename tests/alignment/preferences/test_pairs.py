@@ -13,6 +13,7 @@ from radpref.alignment.preferences.pairs import Score
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.reader_study.scores import ScoreEvent, record_event
 from tests.support import alignment as support
+from tests.support.errors import refuses
 
 
 def _scores(table, set_id="s", criterion="text"):
@@ -42,7 +43,7 @@ def test_missing_scores_and_min_raters():
         (0, 1): 2, (0, 3): 1, (1, 3): 1, (0, 2): 1, (1, 2): 1,
     }  # fmt: skip
     assert [(p.slot_i, p.slot_j) for p in pairs.pairs_from_scores(scores, min_raters=2)] == [(0, 1)]
-    with pytest.raises(InvalidInput, match="min_raters is 0"):
+    with refuses(InvalidInput, "min_raters", 0):
         pairs.pairs_from_scores(scores, 0)
 
 
@@ -151,10 +152,10 @@ def test_only_submitted_scores_of_rating_sets_count(tmp_path):
     study = support.make_study(tmp_path)
     support.add_records(study, 3)
     first, second, _ = support.add_sets(study, ("T2I", "T2I", "T2I"))
-    with pytest.raises(NotFound, match="annotate serve"):
+    with refuses(NotFound, "annotate serve", "annotate simulate"):
         pairs.run_pairs(study)
     support.add_scores(study, "halfway", lambda _s, slot, _c: slot, submit=False)
-    with pytest.raises(NotFound, match="no submitted scores"):
+    with refuses(NotFound, "annotate serve", "annotate simulate"):
         pairs.run_pairs(study)
     support.add_scores(study, "reader", lambda _s, slot, _c: slot, sets=[first, second])
     result = pairs.run_pairs(study)
@@ -164,7 +165,7 @@ def test_only_submitted_scores_of_rating_sets_count(tmp_path):
 def test_people_and_simulations_never_mix(tmp_path):
     study = support.rated_study(tmp_path, ("T2I", "T2I"))
     support.add_scores(study, "reader", lambda _s, slot, _c: 3 - slot)
-    with pytest.raises(Conflict, match="never mix"):
+    with refuses(Conflict, "human", "simulated"):
         pairs.run_pairs(study)
     for kind, p in (("human", 1.0), ("simulated", 0.0)):
         run_id = pairs.run_pairs(study, raters=kind)["run_id"]
@@ -230,5 +231,5 @@ def test_only_first_showings_of_rating_sets_are_trained_on(tmp_path):
     assert {row["p"] for row in support.rows(study, "pairs")} == {0}, "the repeat, scored the other way, counts nowhere"
     with study.db.write() as connection:
         connection.execute("INSERT INTO stages(at, actor, stage) VALUES ('2026', 'office', 'locked')")
-    with pytest.raises(NotFound, match="no submitted"):
+    with refuses(NotFound, "annotate serve", "annotate simulate"):
         pairs.run_pairs(study)

@@ -19,6 +19,7 @@ from radpref.data.core.errors import InvalidInput, NotFound, RadprefError
 from radpref.data.study.runs import latest_run
 from radpref.generation.stack.adapters import load_arm
 from tests.support import alignment as support
+from tests.support.errors import refuses
 
 MODES = ("T2I", "M2I", "TM2I", "TM2I", "T2I", "M2I")
 
@@ -298,11 +299,11 @@ def test_an_arm_is_trained_registered_and_found_again(tmp_path):
 
 def test_without_pairs_or_with_a_bad_name(tmp_path):
     study = support.make_study(tmp_path)
-    with pytest.raises(NotFound, match="align pairs"):
+    with refuses(NotFound, "align pairs"):
         arms.run_align(study)
-    with pytest.raises(InvalidInput, match="baseline"):
+    with refuses(InvalidInput, "baseline"):
         arms.run_align(study, arm="baseline")
-    with pytest.raises(InvalidInput, match="at least 1"):
+    with refuses(InvalidInput, "n_steps", 0):
         arms.run_align(study, n_steps=0)
 
 
@@ -322,7 +323,7 @@ def test_a_loss_that_is_no_number_stops_with_one_line(rated, monkeypatch):
         return loss * float("nan"), figures
 
     monkeypatch.setattr(dpo.DpoStep, "__call__", poisoned)
-    with pytest.raises(RadprefError, match=r"lower align\.learning_rate"):
+    with refuses(RadprefError, "align.learning_rate", "nan"):
         arms.run_align(rated, n_steps=1, arm="poisoned")
 
 

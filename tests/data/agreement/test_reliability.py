@@ -23,6 +23,7 @@ from radpref.data.agreement.reliability import (
     weighted_kappa,
 )
 from radpref.data.core.errors import InvalidInput
+from tests.support.errors import refuses
 
 # Shrout & Fleiss 1979, table 2: 6 targets, 4 judges.
 SHROUT_FLEISS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]).T
@@ -136,7 +137,7 @@ def test_tau_by_hand():
     assert kendall_tau([[0, 1, 2, 3], [0, 2, 1, 2]], ["s"] * 4) == pytest.approx(3 / np.sqrt(30))
     assert kendall_tau([[12, 2, 1, 12, 2], [1, 4, 7, 1, 0]], ["s"] * 5) == pytest.approx(-0.4714045)  # SciPy's example
     assert np.isnan(kendall_tau([[3, 3, 3, 3], [0, 1, 2, 3]], ["s"] * 4))
-    with pytest.raises(InvalidInput, match="one each"):
+    with refuses(InvalidInput, 1, 2):
         kendall_tau([[1, 2]], ["a"])
 
 
@@ -204,9 +205,9 @@ def test_perfect_and_degenerate():
     assert np.isnan([icc(empty)["icc_2_1"], ordinal_alpha(empty), weighted_kappa(empty)]).all()
     alone = np.array([[1.0, 2, 3]])
     assert np.isnan([icc(alone)["icc_2_1"], ordinal_alpha(alone), weighted_kappa(alone)]).all()
-    with pytest.raises(InvalidInput, match="raters x items"):
+    with refuses(InvalidInput, (3,)):
         icc([1, 2, 3])
-    with pytest.raises(InvalidInput, match="one each"):
+    with refuses(InvalidInput, 1, 2):
         preference_agreement([[1, 2]], ["a"])
 
 

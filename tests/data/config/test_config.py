@@ -3,6 +3,7 @@ import pytest
 from radpref.data.config.study_config import StudyConfig, load_config, parse_config
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.study.templates import named_template, read_template, template_names
+from tests.support.errors import refuses
 
 
 def one_line(error):
@@ -65,26 +66,26 @@ def test_a_key_that_stands_where_its_name_should_is_not_repeated():
 
 
 def test_config_is_frozen():
-    with pytest.raises(ValueError, match="frozen"):
+    with refuses(ValueError, "frozen_instance"):
         parse_config({}).data.image_size = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("content", ["name = ", "[data\n", "name = 'a'\nname = 'b'\n"])
 def test_broken_toml_is_one_line(tmp_path, content):
     (tmp_path / "study.toml").write_text(content)
-    with pytest.raises(InvalidInput, match="not valid TOML") as error:
+    with refuses(InvalidInput, "study.toml") as error:
         load_config(tmp_path / "study.toml")
     one_line(error)
 
 
 def test_binary_toml_and_folder_and_missing(tmp_path):
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidInput, match="not valid TOML"):
+    with refuses(InvalidInput, "a.toml"):
         load_config(tmp_path / "a.toml")
     (tmp_path / "b.toml").mkdir()
-    with pytest.raises(InvalidInput, match="cannot be read"):
+    with refuses(InvalidInput, "b.toml"):
         load_config(tmp_path / "b.toml")
-    with pytest.raises(NotFound, match="radpref study new"):
+    with refuses(NotFound, "study new", "study.toml"):
         load_config(tmp_path / "study.toml")
 
 
@@ -98,24 +99,22 @@ def test_templates_parse_and_take_a_name(tmp_path):
     for name in template_names():
         (tmp_path / "study.toml").write_text(named_template(name, "Größe 7/x"))
         assert load_config(tmp_path / "study.toml").name == "Gr-e 7-x"
-    with pytest.raises(InvalidInput, match="default, demo, demo-cxr128, table"):
+    with refuses(InvalidInput, "nope", "default", "demo", "demo-cxr128", "table"):
         read_template("nope")
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "named"),
     [
-        ("uncertain", "mgcq", "data.uncertain = 'mgcq': choose one of blank, zeros, ones, mgca"),
-        ("uncertain", {"edema": 2}, "'edema' is '2'; choose one of blank, 0, 1"),
-        ("blank", "1", "data.blank = '1'"),
-        ("rle", "row-major", "data.rle = 'row-major': choose one of relative, absolute"),
-        ("rle", {"chest_tubes": "both"}, "'chest_tubes' is 'both'"),
-        ("split_fractions", [0.7, 0.1, 0.1], "give three shares that sum to 1"),
-        ("reader", "chexpret", "data.reader = 'chexpret'"),
+        ("uncertain", "mgcq", ("data.uncertain", "mgcq", "blank", "zeros", "ones", "mgca")),
+        ("uncertain", {"edema": 2}, ("edema", 2, "blank", 0, 1)),
+        ("blank", "1", ("data.blank", 1)),
+        ("rle", "row-major", ("data.rle", "row-major", "relative", "absolute")),
+        ("rle", {"chest_tubes": "both"}, ("chest_tubes", "both")),
+        ("split_fractions", [0.7, 0.1, 0.1], ("data.split_fractions", 0.7, 0.1)),
+        ("reader", "chexpret", ("data.reader", "chexpret")),
     ],
 )
-def test_policies_of_data_sets_are_checked_in_one_line(key, value, told):
-    with pytest.raises(InvalidInput) as caught:
+def test_policies_of_data_sets_are_checked_in_one_line(key, value, named):
+    with refuses(InvalidInput, *named):
         parse_config({"data": {key: value}})
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ from radpref.data.imaging.dicom import dicom_facts, is_dicom, read_dicom
 from radpref.data.imaging.framing import read_radiograph
 from tests.support.data import gray, table_study
 from tests.support.dicom import NATIVE, PHI, SYNTAXES, lut_item, write_dicom
+from tests.support.errors import refuses
 
 
 def ramp(low, high, size=64):
@@ -149,10 +150,8 @@ def cut(tmp_path, share, syntax=NATIVE):
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.97])
 def test_truncated_files_are_one_line(tmp_path, syntax, share):
-    with pytest.raises(InvalidInput) as error:
+    with refuses(InvalidInput, tmp_path / "cut.dcm"):
         read_radiograph(cut(tmp_path, share, syntax))
-    assert "\n" not in str(error.value)
-    assert str(tmp_path) in str(error.value)
 
 
 def test_a_cut_frame_in_a_whole_file_is_refused(tmp_path):
@@ -162,54 +161,52 @@ def test_a_cut_frame_in_a_whole_file_is_refused(tmp_path):
     dataset.PixelData = encapsulate([frame[: len(frame) // 2]])
     dataset.save_as(path)
     assert dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
-    with pytest.raises(InvalidInput, match="unreadable pixel data"):
+    with refuses(InvalidInput, path):
         read_dicom(path)
 
 
 @pytest.mark.parametrize(
-    ("tags", "words"),
+    ("tags", "named"),
     [
-        ({"PixelData": None}, "no pixel data"),
-        ({"Rows": None}, "no Rows"),
-        ({"NumberOfFrames": 2}, "2 frames"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour (PALETTE COLOR)"),
-        ({"BurnedInAnnotation": "YES"}, "burned into its pixels"),
-        ({"WindowCenter": 5, "WindowWidth": 0}, "mend its window"),
-        ({"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, "CUBIC"),
+        ({"PixelData": None}, ()),
+        ({"Rows": None}, ("Rows",)),
+        ({"NumberOfFrames": 2}, (2,)),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, ("PALETTE COLOR",)),
+        ({"BurnedInAnnotation": "YES"}, ()),
+        ({"WindowCenter": 5, "WindowWidth": 0}, ()),
+        ({"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, ("CUBIC",)),
         ({"VOILUTSequence": [lut_item(np.arange(9), 0, 16)], "WindowCenter": 1}, None),
-        ({"Rows": 640}, "pixel data"),
+        ({"Rows": 640}, ()),
     ],
 )
-def test_files_that_are_no_single_gray_frame(tmp_path, tags, words):
+def test_files_that_are_no_single_gray_frame(tmp_path, tags, named):
     path = write_dicom(tmp_path / "a.dcm", ramp(0, 255).astype(np.uint8), **tags)
-    if words is None:
+    if named is None:
         assert read_dicom(path).max() == round(8 / 65535 * 255)
         return
-    with pytest.raises(InvalidInput) as error:
+    with refuses(InvalidInput, path, *named):
         read_dicom(path)
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_colour_and_missing_and_no_dicom_at_all(tmp_path):
     colour = np.zeros((64, 64, 3), np.uint8)
     path = write_dicom(tmp_path / "a.dcm", colour, SamplesPerPixel=3, PhotometricInterpretation="RGB",
                        PlanarConfiguration=0)  # fmt: skip
-    with pytest.raises(InvalidInput, match="in colour"):
+    with refuses(InvalidInput, path, "RGB"):
         read_radiograph(path)
-    with pytest.raises(NotFound, match="no image at"):
+    with refuses(NotFound, "none.dcm"):
         read_radiograph(tmp_path / "none.dcm")
     (tmp_path / "text.dcm").write_text("hello")
     (tmp_path / "folder.dcm").mkdir()
     for name in ("text.dcm", "folder.dcm"):
-        with pytest.raises(InvalidInput, match="not a readable DICOM"):
+        with refuses(InvalidInput, tmp_path / name, "DICOM"):
             read_radiograph(tmp_path / name)
 
 
 def test_a_missing_decoder_says_what_to_install(tmp_path, monkeypatch):
     path = write_dicom(tmp_path / "a.dcm", ramp(0, 255).astype(np.uint8), "jpeg-lossless-sv1")
     monkeypatch.setattr(Decoder, "is_available", property(lambda decoder: False))
-    with pytest.raises(InvalidInput, match=r"JPEG Lossless.*radpref\[dicom\]"):
+    with refuses(InvalidInput, path, "JPEG Lossless", "radpref[dicom]"):
         read_dicom(path)
 
 

@@ -5,6 +5,7 @@ from PIL import Image
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound, StorageFull
 from radpref.data.imaging.images import encode_png, high_byte, is_marked_synthetic, read_image, to_uint8
 from tests.support.data import full_disk_after, gray
+from tests.support.errors import refuses
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -28,13 +29,13 @@ def test_mask_round_trip(study):
         sha = study.store.put_mask(connection, mask)
     assert (study.store.mask(sha) == mask).all()
     assert study.db.value("SELECT n_pixels FROM masks") == mask.sum()
-    with pytest.raises(InvalidInput, match="bool"), study.db.write() as connection:
+    with refuses(InvalidInput, "bool", "uint8"), study.db.write() as connection:
         study.store.put_mask(connection, mask.astype(np.uint8))
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 4, 3), np.uint8), np.zeros((3, 4), np.float32), np.zeros(4, np.uint8)])
 def test_other_shapes_and_types_are_refused(bad):
-    with pytest.raises(InvalidInput, match=r"\(H, W\)"):
+    with refuses(InvalidInput, bad.shape, bad.dtype):
         encode_png(bad)
 
 
@@ -43,7 +44,7 @@ def test_same_pixels_of_another_origin_conflict(study):
     with study.db.write() as connection:
         sha = study.store.put_image(connection, image, "real")
         connection.execute("UPDATE images SET origin = 'synthetic'")
-        with pytest.raises(Conflict, match=sha[:12]):
+        with refuses(Conflict, sha[:12]):
             study.store.put_image(connection, image, "real")
 
 
@@ -54,9 +55,8 @@ def test_reading_bad_files(tmp_path):
     (tmp_path / "cut.png").write_bytes(encode_png(gray(4))[:200])
     (tmp_path / "folder.png").mkdir()
     for name in ("text.png", "cut.png", "folder.png"):
-        with pytest.raises(InvalidInput, match=name) as error:
+        with refuses(InvalidInput, name):
             read_image(tmp_path / name)
-        assert "\n" not in str(error.value)
 
 
 def test_colour_is_read_as_gray(tmp_path):

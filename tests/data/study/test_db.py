@@ -7,6 +7,7 @@ from radpref.data.core.sqlite import sqlite3
 from radpref.data.study.audit import audit
 from radpref.data.study.db import StudyDatabase
 from radpref.data.study.migrations import MIGRATIONS
+from tests.support.errors import refuses
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_error_rolls_back(db):
 
 
 def test_nested_write_is_refused_and_rolls_back(db):
-    with pytest.raises(RadprefError, match="entered twice"), db.write() as connection:  # noqa: PT012
+    with refuses(RadprefError, "write()"), db.write() as connection:
         add_audit(connection, "x")
         with db.write():
             pass
@@ -67,22 +68,22 @@ def test_append_only_tables_and_constraints(db):
     with db.write() as connection:
         add_audit(connection, "x")
     for sql in ("UPDATE audit_events SET action = 'y'", "DELETE FROM audit_events"):
-        with pytest.raises(Conflict, match="append-only"), db.write() as connection:
+        with refuses(Conflict, "append-only"), db.write() as connection:
             connection.execute(sql)
-    with pytest.raises(Conflict, match="refused"), db.write() as connection:
+    with refuses(Conflict, "FOREIGN KEY"), db.write() as connection:
         connection.execute("INSERT INTO labels VALUES ('nobody', 'x', 1)")
 
 
 def test_missing_foreign_damaged_and_newer_files(tmp_path):
-    with pytest.raises(NotFound, match="radpref study new"):
+    with refuses(NotFound, "study new", "none.db"):
         StudyDatabase(tmp_path / "none.db")
     (tmp_path / "bad.db").write_bytes(b"no database" * 100)
-    with pytest.raises(RadprefError, match="restore a backup"):
+    with refuses(RadprefError, "bad.db", "study restore"):
         StudyDatabase(tmp_path / "bad.db")
     newer = sqlite3.connect(tmp_path / "new.db")
     newer.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     newer.close()
-    with pytest.raises(Conflict, match="update radpref"):
+    with refuses(Conflict, "study.db", len(MIGRATIONS) + 1, len(MIGRATIONS)):
         StudyDatabase(tmp_path / "new.db")
 
 
@@ -91,7 +92,7 @@ def test_full_disk_is_storage_full_and_keeps_what_was_committed(db):
         add_audit(connection, "kept")
     pages = db.value("PRAGMA page_count")
     db.connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StorageFull, match="free space"), db.write() as connection:  # noqa: PT012
+    with refuses(StorageFull, db.path), db.write() as connection:
         for _ in range(200):
             add_audit(connection, "x" * 1000)
     assert [row["action"] for row in db.rows("SELECT action FROM audit_events")] == ["kept"]
@@ -102,7 +103,7 @@ def test_locked_is_conflict(db, monkeypatch):
     other = sqlite3.connect(db.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     db.connection.execute("PRAGMA busy_timeout = 10")
-    with pytest.raises(Conflict, match="locked"), db.write():
+    with refuses(Conflict, db.path), db.write():
         pass
     other.execute("ROLLBACK")
     other.close()

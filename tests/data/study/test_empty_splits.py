@@ -16,6 +16,7 @@ from radpref.downstream.cells.tasks import load_split
 from radpref.generation.training.request import warn_without_validation
 from tests.support.data import table_study
 from tests.support.datasets import chexpert_tree, mimic_tree, rsna_tree, study_of
+from tests.support.errors import refuses
 
 NO_VAL = "split_fractions = [0.5, 1e-9, 0.499999999]"
 
@@ -90,13 +91,13 @@ def test_a_table_names_its_own_key(tmp_path: Path, parts, mend):
 
 def test_before_the_import_there_is_no_warning_and_a_step_says_import(study: Study):
     assert empty_splits(study) == []
-    with pytest.raises(NotFound, match=r"split 'test' holds no record .*: run `radpref data import` first"):
+    with refuses(NotFound, "test", "data import"):
         require_split(study, "test")
 
 
 def test_phantoms_name_their_number(tmp_path: Path):
     study = Study.create(tmp_path / "study", "[data]\nimage_size = 32\nn_train = 2\nn_val = 0\nn_test = 0\n")
     assert import_records(study)["warnings"] == []  # they were not asked for
-    with pytest.raises(NotFound, match=r"raise data\.n_val and run `radpref data import` again"):
+    with refuses(NotFound, "data.n_val", "data import"):
         require_split(study, "val")
     study.db.close()

@@ -4,6 +4,7 @@ from radpref.data.core.errors import Conflict, InvalidInput, NotFound, StorageFu
 from radpref.data.core.files import sha256_bytes, sha256_file, sha256_tree, write_atomic
 from radpref.data.study.study import Study
 from tests.support.data import full_disk_after
+from tests.support.errors import refuses
 
 
 def test_create_and_open(tmp_path):
@@ -16,10 +17,10 @@ def test_create_and_open(tmp_path):
 
 
 def test_create_refuses_what_is_there(tmp_path, study):
-    with pytest.raises(Conflict, match="already holds"):
+    with refuses(Conflict, study.root):
         Study.create(study.root, "")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="is a file"):
+    with refuses(InvalidInput, tmp_path / "file"):
         Study.create(tmp_path / "file", "")
 
 
@@ -32,14 +33,14 @@ def test_invalid_toml_makes_no_study(tmp_path):
 
 def test_missing_study_is_named(tmp_path):
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(NotFound, match="radpref study new"):
+        with refuses(NotFound, path, "study new"):
             Study(path)
 
 
 def test_study_without_database(study):
     study.db.close()
     (study.root / "study.db").unlink()
-    with pytest.raises(NotFound, match="no database"):
+    with refuses(NotFound, study.root / "study.db", "study new"):
         Study(study.root)
 
 
@@ -47,7 +48,7 @@ def test_write_atomic_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_atomic(path, "old")
     full_disk_after(monkeypatch, 0)
-    with pytest.raises(StorageFull, match="free space"):
+    with refuses(StorageFull, path):
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
@@ -56,7 +57,7 @@ def test_write_atomic_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_folder_below_a_file_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("old")
     for path in ("file/a.txt", "file/deeper/a.txt"):
-        with pytest.raises(InvalidInput, match="choose another folder"):
+        with refuses(InvalidInput, tmp_path / path):
             write_atomic(tmp_path / path, "new")
 
 
