@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from radpref.alignment.training.losses import image_errors, to_epsilon
 from radpref.generation.stack.adapters import adapters_off, attach_lora, trainable_copy
-from radpref.generation.stack.conditions import ConditionBatch, control_residuals, predict_noise
+from radpref.generation.stack.conditions import ConditionBatch, predict_noise
 from radpref.generation.stack.models import GeneratorStack
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ class Policy:
         """
         noisy = self.add_noise(latents, noise, steps)
         with torch.autocast(noisy.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            prediction = self._routed(noisy, steps, batch, to_controlnet)
+            prediction = predict_noise(
+                self.stack.unet, self.stack.controlnet, noisy, steps, batch, to_controlnet=to_controlnet
+            )
         return self._error(prediction, noisy, noise, steps)
 
     @torch.no_grad()
@@ -65,22 +67,6 @@ class Policy:
     def _error(self, prediction: Tensor, noisy: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
         alphas = self.stack.scheduler.alphas_cumprod.to(noisy.device)[steps]
         return image_errors(to_epsilon(prediction.float(), noisy, alphas, self.stack.prediction_type), noise)
-
-    def _routed(self, noisy: Tensor, steps: Tensor, batch: ConditionBatch, to_controlnet: Tensor) -> Tensor:
-        controlnet = self.stack.controlnet
-        if not self.control or controlnet is None or not bool((batch.mask_present > 0).any()):
-            return predict_noise(self.stack.unet, controlnet, noisy, steps, batch)
-        down, mid = control_residuals(controlnet, noisy, steps, batch)
-        open_rows = to_controlnet.view(-1, 1, 1, 1)
-        output = self.stack.unet(
-            noisy,
-            steps,
-            encoder_hidden_states=batch.text_states,
-            down_block_additional_residuals=tuple(torch.where(open_rows, r, r.detach()) for r in down),
-            mid_block_additional_residual=torch.where(open_rows, mid, mid.detach()),
-            return_dict=False,
-        )[0]
-        return torch.as_tensor(output)
 
 
 def make_policy(stack: GeneratorStack, *, rank: int, seed: int, train_controlnet: bool, bf16: bool = False) -> Policy:

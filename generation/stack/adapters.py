@@ -26,7 +26,15 @@ from radpref.generation.stack.loading import load_stack
 from radpref.generation.stack.models import GeneratorStack, add_lora
 from radpref.generation.stack.options import ModelOptions, options_of
 from radpref.generation.stack.parts import quiet_libraries, read_network
-from radpref.generation.stack.places import BASELINE, MANIFEST, TRAINED, find_model, model_path, require_generator
+from radpref.generation.stack.places import (
+    BASELINE,
+    MANIFEST,
+    TRAINED,
+    find_model,
+    model_path,
+    require_generator,
+    training_command,
+)
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -186,9 +194,29 @@ def register_model(study: Study, run_id: str, arm: str, sha256: str, detail: Map
 
 
 def arm_identity(study: Study, arm: str) -> str:
-    """SHA-256 of everything that makes up an arm's model, for the records of runs."""
-    base = generator_identity(study, study.config.generator.model)
-    return base if arm == BASELINE else f"{base}+{find_model(study, arm)['sha256']}"
+    """SHA-256 of everything that makes up an arm's model, for the records of runs; errors as in :func:`load_arm`."""
+    base, row = _arm_model(study, arm)
+    return base if row is None else f"{base}+{row['sha256']}"
+
+
+def _arm_model(study: Study, arm: str) -> tuple[str, dict[str, Any] | None]:
+    """(identity of the study's generator, row of table ``models``); None for the baseline, which has no such row.
+
+    Raises:
+        InvalidInput: the arm's adapters were trained on another generator; added to this one they mean nothing.
+    """
+    model = study.config.generator.model
+    base = generator_identity(study, model)
+    if arm == BASELINE:
+        return base, None
+    row = find_model(study, arm)
+    trained_on = study.db.value("SELECT json_extract(config, '$.base') FROM runs WHERE run_id = ?", [row["run_id"]])
+    if trained_on not in (None, base):  # None: a run that did not record it
+        raise InvalidInput(
+            f"arm '{arm}' was trained on generator {trained_on[:12]}, but generator {model!r} is now {base[:12]}: train"
+            f" it again with `radpref {training_command(row['arm'])}`, or set [generator] of study.toml back"
+        )
+    return base, row
 
 
 def generator_identity(study: Study, name: str) -> str:
@@ -212,8 +240,8 @@ def load_arm(study: Study, arm: str = BASELINE, device: str = "cpu") -> Generato
 
     Raises:
         NotFound: no such arm, or its folder is gone.
-        InvalidInput: a part is broken.
+        InvalidInput: a part is broken, or the arm was trained on another generator than the study's present one.
     """
-    row = None if arm == BASELINE else find_model(study, arm)
+    row = None if arm == BASELINE else _arm_model(study, arm)[1]
     stack = load_generator(study, study.config.generator.model, device)
     return stack if row is None else load_adapters(stack, study.root / str(row["path"]))

@@ -294,11 +294,15 @@ def predict_noise(
     batch: ConditionBatch,
     masked: Masked | None = None,
     residuals: Residuals | None = None,
+    to_controlnet: Tensor | None = None,
 ) -> Tensor:
     """The UNet's output (B, C, h, w) under the batch's conditions; `timesteps` (B,) or a scalar tensor.
 
-    `masked` is what `masked_rows` says of the batch, where the caller knows it; `residuals` are taken in place of the
-    ControlNet's.
+    Args:
+        masked: what `masked_rows` says of the batch, where the caller knows it.
+        residuals: taken in place of the ControlNet's.
+        to_controlnet: (B,) bool, samples whose gradient may reach the ControlNet; the others see the same residuals as
+            constants. None: all of them.
     """
     steps = timesteps.expand(len(batch)) if timesteps.ndim == 0 else timesteps
     if residuals is not None:
@@ -308,6 +312,9 @@ def predict_noise(
         return torch.as_tensor(output)
     else:
         down, mid = control_residuals(controlnet, noisy_latents, steps, batch, masked)
+    if to_controlnet is not None:
+        passes = to_controlnet.view(-1, 1, 1, 1)
+        *down, mid = (torch.where(passes, residual, residual.detach()) for residual in (*down, mid))
     output = unet(
         noisy_latents,
         steps,

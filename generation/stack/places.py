@@ -115,9 +115,14 @@ def find_model(study: Study, arm: str) -> dict[str, Any]:
         known = [r["arm"] for r in study.db.rows("SELECT DISTINCT arm FROM models ORDER BY arm")]
         raise NotFound(
             f"no arm '{arm}' in {study.root}: there are {', '.join([BASELINE, *known])}; "
-            f"train it with `radpref {_TRAINED_BY.get(arm, 'align train')}`"
+            f"train it with `radpref {training_command(arm)}`"
         )
     return row
+
+
+def training_command(arm: str) -> str:
+    """Which command trains an arm, without ``radpref``."""
+    return _TRAINED_BY.get(arm, "align train")
 
 
 def require_arms(study: Study, arms: Iterable[str]) -> None:

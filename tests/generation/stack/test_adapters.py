@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import shutil
 
 import pytest
 import torch
@@ -145,3 +146,30 @@ def test_deepcopied_stack_is_untouched_by_adapters():
     twin = copy.deepcopy(stack)
     adapters.attach_lora(twin.unet, 2, seed=0)
     assert not adapters.lora_parameters(stack.unet)
+
+
+def test_an_arm_of_another_generator_is_refused_and_named(tmp_path):
+    from radpref.data.study.runs import start_run
+    from radpref.data.study.study import Study
+
+    study = Study.create(tmp_path / "s", '[generator]\nmodel = "generator"\n')
+    save_stack(tiny_stack(0), study.root / "generator")
+    base = adapters.arm_identity(study, "baseline")
+    stack = tiny_stack(0)
+    adapters.attach_lora(stack.unet, 4, seed=0)
+    with start_run(study, "align", {"arm": "aligned", "base": base}) as run:
+        sha = adapters.save_adapters(stack, run.model_folder, with_controlnet=False, card="")
+        adapters.register_model(study, run.run_id, "aligned", sha, {})
+    assert adapters.arm_identity(study, "aligned") == f"{base}+{sha}"
+    adapters.load_arm(study, "aligned")
+    shutil.rmtree(study.root / "generator")
+    save_stack(tiny_stack(1), study.root / "generator")  # the same shapes: its adapters would merge without complaint
+    present = adapters.arm_identity(study, "baseline")
+    for use in (adapters.load_arm, adapters.arm_identity):
+        for name in ("aligned", run.run_id):
+            with pytest.raises(InvalidInput) as refused:
+                use(study, name)
+            text = str(refused.value)
+            assert "\n" not in text
+            assert all(part in text for part in (name, base[:12], present[:12], "radpref align train"))
+    adapters.load_arm(study)  # the baseline itself is what it is now

@@ -166,6 +166,26 @@ def test_gradients_of_text_only_samples_do_not_reach_the_controlnet() -> None:
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in stack.unet.parameters())
 
 
+def test_samples_closed_to_the_controlnet_see_its_residuals_as_constants() -> None:
+    stack = tiny_stack(3)
+    _wake_controlnet(stack)
+    assert stack.controlnet is not None
+    batch = encode_conditions(stack, [Condition("Normal", _mask()), Condition("Normal", _mask("right"))])
+    noisy, steps = _noisy(2), torch.tensor([5, 300])
+    found = {}
+    for name, rows, opened in (("both", [0, 1], None), ("second alone", [1], None), ("closed", [0, 1], [False, True])):
+        stack.controlnet.requires_grad_(True).zero_grad()
+        with torch.enable_grad():
+            passes = None if opened is None else torch.tensor(opened)
+            output = predict_noise(stack.unet, stack.controlnet, noisy, steps, batch, to_controlnet=passes)
+            output[rows].square().sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in stack.controlnet.parameters() if p.grad is not None])
+        found[name] = output.detach(), gradient
+    assert torch.equal(found["closed"][0], found["both"][0])
+    torch.testing.assert_close(found["closed"][1], found["second alone"][1], atol=1e-6, rtol=1e-4)
+    assert not torch.allclose(found["both"][1], found["second alone"][1], atol=1e-6, rtol=1e-2)
+
+
 def test_guidance_formula_and_the_mask_in_both_branches(stack: GeneratorStack) -> None:
     batch = encode_conditions(stack, [Condition("Normal", _mask())])
     noisy, step = _noisy(1), torch.tensor(600)
