@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.reader_study.scores import scoring_kind
 from radpref.data.study.runs import finished_run, start_run
+from radpref.data.study.splits import connected_components
 
 if TYPE_CHECKING:
+    from radpref.data.reader_study.scores import RaterKind
     from radpref.data.study.runs import Run
     from radpref.data.study.study import Study
 
-RaterKind = Literal["human", "simulated"]
 Split = Literal["train", "held_out"]
 
 P_RANKED = 0.75
@@ -45,11 +47,6 @@ LEFT JOIN score_events k ON k.event_id = (
 JOIN counted_presentations p USING (presentation_id)
 WHERE p.purpose = 'rating' AND p.state = 'submitted' AND v.rater_kind = ?
 ORDER BY v.event_id
-"""
-_KINDS = """
-SELECT DISTINCT v.rater_kind AS kind FROM current_scores v
-JOIN counted_presentations p USING (presentation_id)
-WHERE p.purpose = 'rating' AND p.state = 'submitted' ORDER BY 1
 """
 _SOURCES = """
 SELECT s.set_id, s.condition_id, t.dataset AS text_dataset, t.patient_id AS text_patient,
@@ -139,26 +136,6 @@ def _pair(
     return Pair(set_id, i, j, criterion, p, len(opinions), tuple(sorted(events)))
 
 
-def connected_components(keys: Mapping[str, Iterable[Hashable]]) -> list[list[str]]:
-    """Groups of names that share a key, directly or through others; each sorted, ordered by their first name."""
-    parent = {name: name for name in keys}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    first: dict[Hashable, str] = {}
-    for name in sorted(keys):
-        for key in keys[name]:
-            parent[root(name)] = root(first.setdefault(key, name))
-    groups: dict[str, list[str]] = {}
-    for name in sorted(keys):
-        groups.setdefault(root(name), []).append(name)
-    return sorted(groups.values())
-
-
 def split_components(components: Sequence[Sequence[str]], held_out_fraction: float, seed: int) -> dict[str, Split]:
     """Allot whole components: in seeded order, each that still fits into the wanted number of held-out sets.
 
@@ -179,26 +156,6 @@ def split_components(components: Sequence[Sequence[str]], held_out_fraction: flo
         held = list(smallest)
     split.update(dict.fromkeys(held, "held_out"))
     return split
-
-
-def resolve_kind(study: Study, wanted: str) -> RaterKind:
-    """Whose scores: "auto" takes the only kind there is.
-
-    Raises:
-        NotFound: there are no submitted scores (of that kind).
-        Conflict: "auto" finds people's and simulated scores.
-    """
-    kinds = [str(row["kind"]) for row in study.db.rows(_KINDS)]
-    if not kinds or (wanted != "auto" and wanted not in kinds):
-        what = "submitted scores" if wanted == "auto" else f"submitted {wanted} scores"
-        raise NotFound(
-            f"no {what} in {study.root}: score sets with `radpref annotate serve`, or `radpref annotate simulate`"
-        )
-    if wanted == "auto" and len(kinds) > 1:
-        raise Conflict(
-            "there are human and simulated scores, which never mix: choose --raters human or --raters simulated"
-        )
-    return "human" if (kinds[0] if wanted == "auto" else wanted) == "human" else "simulated"
 
 
 def load_scores(study: Study, kind: RaterKind) -> list[Score]:
@@ -231,7 +188,7 @@ def run_pairs(study: Study, *, raters: str | None = None, min_raters: int = 1) -
         Conflict: both kinds of rater scored and none was chosen.
     """
     settings = study.config.align
-    kind = resolve_kind(study, raters or settings.raters)
+    kind = scoring_kind(study.db, raters or settings.raters)
     scores = load_scores(study, kind)
     read = [event for s in scores for event in (s.event_id, s.rank_event) if event is not None]
     digest = hashlib.sha256(",".join(map(str, read)).encode()).hexdigest()

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import track
-from radpref.data.exchange.rated_sets import ExportedSet, RaterKind, image_bytes, rating_sets, union_mask_png
+from radpref.data.exchange.rated_sets import ExportedSet, image_bytes, rating_sets, union_mask_png
 
 if TYPE_CHECKING:
+    from radpref.data.reader_study.scores import RaterKind
     from radpref.data.study.study import Study
 
 FILE = "train_dpo.jsonl"

@@ -8,13 +8,14 @@ share images.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from radpref.data.exchange.pair_file import N_IMAGES, PairLine
 from radpref.data.reader_study.scores import CRITERIA
+from radpref.data.study.splits import connected_components
 
 
 @dataclass(frozen=True)
@@ -42,27 +43,13 @@ def group_sets(lines: Sequence[PairLine], rater: str = "imported") -> list[Impor
 
 def _names(lines: Sequence[PairLine]) -> dict[int, str]:
     """Line number -> name of its set: its key ``set``, else the first line that shares images with it, also through
-    other lines (union-find)."""
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(key: tuple[str, str]) -> tuple[str, str]:
-        parent.setdefault(key, key)
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for line in lines:
-        first = ("set", line.set_name) if line.set_name is not None else ("image", line.images[0])
-        for image in line.images if line.set_name is None else ():
-            parent[root(("image", image))] = root(first)
-        root(first)
-    numbers: dict[tuple[str, str], str] = {}
-    found = {}
-    for line in lines:
-        key = root(("set", line.set_name) if line.set_name is not None else ("image", line.images[0]))
-        found[line.number] = numbers.setdefault(key, line.set_name or f"line {line.number}")
-    return found
+    other lines."""
+    keys: dict[int, list[Hashable]] = {
+        line.number: [("image", image) for image in line.images] if line.set_name is None else [("set", line.set_name)]
+        for line in lines
+    }
+    given = {line.number: line.set_name for line in lines}
+    return {number: given[group[0]] or f"line {group[0]}" for group in connected_components(keys) for number in group}
 
 
 def _put_together(name: str, lines: Sequence[PairLine], rater: str) -> ImportedSet:

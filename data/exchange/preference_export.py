@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import write_atomic
-from radpref.data.exchange.rated_sets import RaterKind, rater_kind
 from radpref.data.exchange.tables_export import MANIFEST, manifest_head, whole_folder
 from radpref.data.reader_study.lifecycle import arms_visible, reveal_arms
+from radpref.data.reader_study.scores import scoring_kind
 
 if TYPE_CHECKING:
+    from radpref.data.reader_study.scores import RaterKind
     from radpref.data.study.study import Study
 
 FORMATS = ("pick-a-pic", "study-jsonl", "datasets")
@@ -52,7 +53,7 @@ def export_exchange(
     target, kind = Path(target).resolve(), f"radpref {name} export"
     with whole_folder(target, kind) as draft:
         arms = arms_visible(study.db)
-        who = None if name == "datasets" else rater_kind(study, raters)
+        who = None if name == "datasets" else scoring_kind(study.db, raters)
         result, described = _write(study, draft, name, who, arms=arms, ties=ties, criterion=criterion)
         if arms:
             reveal_arms(study.db, actor, f"{name} export to {target.name}")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.core.errors import NotFound
 from radpref.data.imaging.images import SYNTHETIC_MARK, encode_mask, encode_png, read_image, to_uint8
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
-
-RaterKind = Literal["human", "simulated"]
-
 
 HIDDEN_ARM = "hidden"
 """In place of an arm's name until it may be named."""
@@ -40,30 +37,6 @@ class ExportedSet:
     images: tuple[str, ...]
     arms: tuple[str, ...]
     masks: Mapping[str, str] = field(default_factory=dict)
-
-
-def rater_kind(study: Study, wanted: str) -> RaterKind:
-    """Whose scores of rating sets are exported.
-
-    Raises:
-        InvalidInput: an unknown kind. NotFound: none scored. Conflict: both did, and ``wanted`` is auto.
-    """
-    if wanted not in ("auto", "human", "simulated"):
-        raise InvalidInput(f"--raters {wanted} is unknown; choose auto, human or simulated")
-    rows = study.db.rows(
-        "SELECT DISTINCT v.rater_kind AS kind FROM current_scores v"
-        " JOIN counted_presentations p USING (presentation_id)"
-        " WHERE p.purpose = 'rating' AND p.state = 'submitted'"
-    )
-    kinds = {str(row["kind"]) for row in rows}
-    if not kinds or (wanted != "auto" and wanted not in kinds):
-        what = "scores" if wanted == "auto" else f"{wanted} scores"
-        raise NotFound(f"no submitted {what} of rating sets in {study.root}; score sets first")
-    if wanted == "auto" and len(kinds) > 1:
-        raise Conflict(
-            "people and simulated raters scored, and never stand in one file: choose --raters human or simulated"
-        )
-    return "human" if (wanted if wanted != "auto" else kinds.pop()) == "human" else "simulated"
 
 
 def rating_sets(study: Study, *, arms: bool) -> list[ExportedSet]:

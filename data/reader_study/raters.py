@@ -18,11 +18,11 @@ from typing import Any, Literal
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.core.sqlite import sqlite3
 from radpref.data.reader_study.lifecycle import operator
+from radpref.data.reader_study.scores import RaterKind
 from radpref.data.study.audit import audit
 from radpref.data.study.db import StudyDatabase
 from radpref.data.study.runs import now
 
-Kind = Literal["human", "simulated"]
 Role = Literal["rater", "admin"]
 LOGINS_MARK = ".logins"
 """Beside study.db; touched when a login ends other than by logout, so that a running server asks the database again."""
@@ -35,7 +35,7 @@ class Rater:
 
     rater_id: int
     username: str
-    kind: Kind
+    kind: RaterKind
     role: Role
     order_seed: int
     active: bool
@@ -52,7 +52,7 @@ def add_rater(
     db: StudyDatabase,
     username: str,
     password_hash: str | None = None,
-    kind: Kind = "human",
+    kind: RaterKind = "human",
     role: Role = "rater",
     detail: dict[str, Any] | None = None,
     actor: str | None = None,
@@ -95,10 +95,7 @@ def get_rater(db: StudyDatabase, username: str) -> Rater:
     Raises:
         NotFound: there is none.
     """
-    row = db.row("SELECT * FROM raters WHERE username = ?", (username,))
-    if row is None:
-        raise NotFound(f"no rater '{username}' in this study; see `radpref annotate rater list`")
-    return _rater(row)
+    return _rater_by(db, "username", username)
 
 
 def rater_by_id(db: StudyDatabase, rater_id: int) -> Rater:
@@ -107,13 +104,17 @@ def rater_by_id(db: StudyDatabase, rater_id: int) -> Rater:
     Raises:
         NotFound: there is none.
     """
-    row = db.row("SELECT * FROM raters WHERE rater_id = ?", (rater_id,))
+    return _rater_by(db, "rater_id", rater_id)
+
+
+def _rater_by(db: StudyDatabase, column: str, value: str | int) -> Rater:
+    row = db.row(f"SELECT * FROM raters WHERE {column} = ?", (value,))
     if row is None:
-        raise NotFound(f"no rater number {rater_id} in this study; see `radpref annotate rater list`")
+        raise NotFound(f"no rater {value!r} in this study; see `radpref annotate rater list`")
     return _rater(row)
 
 
-def list_raters(db: StudyDatabase, kind: Kind | None = None) -> list[Rater]:
+def list_raters(db: StudyDatabase, kind: RaterKind | None = None) -> list[Rater]:
     """All raters in the order they were added, or those of one kind."""
     rows = db.rows("SELECT * FROM raters ORDER BY rater_id")
     return [_rater(row) for row in rows if kind is None or row["kind"] == kind]

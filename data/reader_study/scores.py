@@ -20,6 +20,7 @@ from radpref.data.study.runs import now
 if TYPE_CHECKING:
     import pandas as pd
 
+RaterKind = Literal["human", "simulated"]
 EventKind = Literal["score", "rank", "flag", "comment", "skip", "unskip", "submit"]
 KINDS = ("score", "rank", "flag", "comment", "skip", "unskip", "submit")
 CRITERIA = {"T2I": ("text",), "M2I": ("mask",), "TM2I": ("text", "mask")}
@@ -258,7 +259,35 @@ def _refuse_incomplete(connection: sqlite3.Connection, event: ScoreEvent, mode: 
         raise Conflict(f"{required - count} of {required} scores are missing; give them or skip the set")
 
 
-def score_table(db: StudyDatabase, kind: Literal["human", "simulated"] | None = None) -> pd.DataFrame:
+def scoring_kind(db: StudyDatabase, wanted: str) -> RaterKind:
+    """Whose submitted scores of rating sets are used: the kind ``wanted``, or for "auto" the only kind that scored.
+
+    Raises:
+        InvalidInput: ``wanted`` is not auto, human or simulated.
+        NotFound: there are no submitted scores (of that kind).
+        Conflict: "auto", and both kinds scored.
+    """
+    if wanted not in ("auto", "human", "simulated"):
+        raise InvalidInput(f"--raters {wanted} is unknown; choose auto, human or simulated")
+    kinds: set[RaterKind] = {
+        row["kind"]
+        for row in db.rows(
+            "SELECT DISTINCT v.rater_kind AS kind FROM current_scores v JOIN counted_presentations p"
+            " USING (presentation_id) WHERE p.purpose = 'rating' AND p.state = 'submitted'"
+        )
+    }
+    asked = kinds if wanted == "auto" else {kind for kind in kinds if kind == wanted}
+    if not asked:
+        what = "scores" if wanted == "auto" else f"{wanted} scores"
+        raise NotFound(
+            f"no submitted {what} yet: score sets with `radpref annotate serve` or `radpref annotate simulate`"
+        )
+    if len(asked) > 1:
+        raise Conflict("human and simulated scores never mix: choose --raters human or --raters simulated")
+    return asked.pop()
+
+
+def score_table(db: StudyDatabase, kind: RaterKind | None = None) -> pd.DataFrame:
     """Current scores of rating sets, one row per rater, image and criterion; columns as in ``TABLE_COLUMNS``.
 
     Repeats are left out, and after the lock the pilot's scores (view ``counted_presentations``).

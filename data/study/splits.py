@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,24 @@ def assign_splits(
 def _check_fractions(fractions: tuple[float, float, float]) -> None:
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
         raise InvalidInput(f"split fractions are {list(fractions)}; give three shares that sum to 1")
+
+
+Name = TypeVar("Name", str, int)
+
+
+def connected_components(keys: Mapping[Name, Collection[Hashable]]) -> list[list[Name]]:
+    """Groups of names that share a key, directly or through others; each sorted, ordered by their first name."""
+    from scipy.sparse import coo_array, csgraph  # slow to load, and most importers only assign splits
+
+    names, numbers = sorted(keys), dict[Hashable, int]()
+    rows = [i for i, name in enumerate(names) for _ in keys[name]]
+    columns = [numbers.setdefault(key, len(names) + len(numbers)) for name in names for key in keys[name]]
+    n_nodes = len(names) + len(numbers)  # names and keys are the two sides of one graph
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(n_nodes, n_nodes))
+    groups: dict[int, list[Name]] = {}
+    for name, component in zip(names, csgraph.connected_components(graph, directed=False)[1], strict=False):
+        groups.setdefault(int(component), []).append(name)
+    return sorted(groups.values())
 
 
 def hashed_split(dataset: str, patient: str, seed: int, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)) -> str:

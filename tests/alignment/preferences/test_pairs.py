@@ -83,11 +83,6 @@ def test_turning_the_scale_round_turns_p_round(rows):
     assert all(0 <= p.p <= 1 for p in up)
 
 
-def test_components_join_through_others():
-    groups = pairs.connected_components({"a": {1}, "b": {1, 2}, "c": {2}, "d": {3}, "e": set()})
-    assert groups == [["a", "b", "c"], ["d"], ["e"]]
-
-
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=30), st.floats(0.05, 0.5), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_split_keeps_components_whole_and_near_the_fraction(sizes, fraction, seed):

@@ -9,6 +9,7 @@ from radpref.data.study.splits import (
     SPLITS,
     assign_splits,
     canonical_split,
+    connected_components,
     hashed_split,
     real_fraction,
     real_order,
@@ -132,3 +133,8 @@ def test_database_refuses_a_patient_in_two_splits(tiny_study):
             " FROM records"
             " WHERE split = 'train' LIMIT 1"
         )
+
+
+def test_components_join_through_others():
+    groups = connected_components({"a": {1}, "b": {1, 2}, "c": {2}, "d": {3}, "e": set()})
+    assert groups == [["a", "b", "c"], ["d"], ["e"]]
