@@ -19,12 +19,11 @@ from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 from radpref.data.core.errors import InvalidInput
-from radpref.data.reader_study.raters import LOGINS_MARK, password_hash_of
+from radpref.data.reader_study.raters import password_hash_of
 from radpref.data.study.audit import audit
 from radpref.data.study.db import StudyDatabase
 
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
-CACHE_S = 15.0
 SEEN_EVERY_S = 60.0
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _hasher = PasswordHasher()  # argon2id, 64 MiB, 3 passes, 4 lanes
@@ -99,13 +98,11 @@ def token_hash(token: str) -> str:
 class Sessions:
     """Server-side logins. The cookie holds a random token, the database its hash.
 
-    What was found is kept for a few seconds, until a login is ended elsewhere: a reset, a retired rater (LOGINS_MARK).
+    Every request asks the database, so a login that another process ends (a reset, a retired rater) has ended.
     """
 
     def __init__(self, db: StudyDatabase, *, life_hours: float, idle_minutes: float) -> None:
         self.db, self.life, self.idle = db, timedelta(hours=life_hours), timedelta(minutes=idle_minutes)
-        self._cache: dict[str, tuple[float, Identity]] = {}
-        self._mark, self._marked = db.path.parent / LOGINS_MARK, 0
 
     def open(self, rater_id: int, *, old_token: str | None = None) -> str:
         """Start a login under a new id (an older one of the same browser ends); returns the token for the cookie."""
@@ -120,43 +117,13 @@ class Sessions:
             )
             name = connection.execute("SELECT username FROM raters WHERE rater_id = ?", (rater_id,)).fetchone()[0]
             audit(connection, str(name), "login", {})
-        if old_token:
-            self._cache.pop(token_hash(old_token), None)
         return token
 
     def find(self, token: str | None) -> Identity | None:
-        """Who is logged in with this token; None if nobody, expired or idle too long. Cached for a few seconds."""
+        """Who is logged in with this token; None if nobody, expired or idle too long. Reads, so off the event loop."""
         if not token or len(token) > 200:
             return None
-        known = self.cached(token)
-        if known is not None:
-            return known
-        key, clock = token_hash(token), time.monotonic()
-        identity = self._load(key)
-        if identity is None:
-            self._cache.pop(key, None)
-        else:
-            if len(self._cache) > 1000:
-                self._cache.clear()
-            self._cache[key] = (clock, identity)
-        return identity
-
-    def cached(self, token: str) -> Identity | None:
-        """As :meth:`find`, without the database, so that the event loop may ask; None: ask :meth:`find`."""
-        self._forget_if_marked()
-        known = self._cache.get(token_hash(token))
-        return known[1] if known and time.monotonic() - known[0] < CACHE_S else None
-
-    def _forget_if_marked(self) -> None:
-        try:
-            marked = self._mark.stat().st_mtime_ns
-        except OSError:
-            marked = 0
-        if marked != self._marked:
-            self._cache.clear()
-            self._marked = marked
-
-    def _load(self, key: str) -> Identity | None:
+        key = token_hash(token)
         row = self.db.row(
             "SELECT s.last_seen_at, s.expires_at, r.rater_id, r.username, r.role FROM sessions s"
             " JOIN raters r USING (rater_id) WHERE s.token_hash = ? AND r.active = 1",
@@ -176,7 +143,6 @@ class Sessions:
     def close(self, token: str | None) -> None:
         """End a login."""
         if token:
-            self._cache.pop(token_hash(token), None)
             with self.db.write() as connection:
                 connection.execute("DELETE FROM sessions WHERE token_hash = ?", (token_hash(token),))
 

@@ -1,7 +1,7 @@
 """The guard in front of every route, Gradio's included: an explicit allow-list, own cookie, Origin check, headers.
 
-Input: ASGI requests. Output: the request with ``state.identity`` set, or 303 / 401 / 403 / 404 / 413. A route that is
-not on the list does not exist, so a Gradio release that adds one changes nothing here.
+Input: ASGI requests. Output: the request with ``state.identity`` set (None on public routes), or 303 / 401 / 403 / 404
+/ 413. A route that is not on the list does not exist, so a Gradio release that adds one changes nothing here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from radpref.annotate_app.accounts import Identity, Sessions
+from radpref.annotate_app.accounts import Sessions
 from radpref.annotate_app.forwarded_prefix import route_path
 
 Who = Literal["public", "any", "rater", "admin"]
@@ -125,18 +125,17 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         path, headers = route_path(scope), Headers(scope=scope)
-        sender = _with_headers(send, path)
         refusal = await self._refusal(scope, path, headers)
         if refusal is not None:
-            await _answer(sender, *refusal)
+            await _answer(send, *refusal)
             return
         if path in ("/read", "/admin"):  # relative, so that it stays under the path a proxy serves us at
-            await _answer(sender, 307, "the page has a slash at its end", {"location": f"{path[1:]}/"})
+            await _answer(send, 307, "the page has a slash at its end", {"location": f"{path[1:]}/"})
             return
         if path.startswith(("/read", "/admin")):
             scope["query_string"] = b""  # Gradio's deep links, views and themes by address are not used
             scope["headers"] = [field for field in scope["headers"] if field[0] not in _NOT_FOR_GRADIO]
-        await self.app(scope, _limited(receive), sender)
+        await self.app(scope, _limited(receive), send)
 
     async def _refusal(self, scope: Scope, path: str, headers: Headers) -> tuple[int, str, dict[str, str]] | None:
         rule = find_rule(str(scope["method"]), path)
@@ -147,7 +146,8 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY:
             return 413, f"the request is larger than {MAX_BODY} bytes", {}
-        identity = await self._identity(session_token(headers))
+        token = None if rule.who == "public" else session_token(headers)
+        identity = await run_in_threadpool(self.sessions.find, token) if token else None
         scope.setdefault("state", {})["identity"] = identity
         if rule.who == "public":
             return None
@@ -161,11 +161,6 @@ class Guard:
             return 403, f"this is for the role {rule.who} only", {}
         return None
 
-    async def _identity(self, token: str | None) -> Identity | None:
-        if token is None:
-            return None
-        return self.sessions.cached(token) or await run_in_threadpool(self.sessions.find, token)
-
 
 def _same_origin(headers: Headers) -> bool:
     """Browsers send Origin with every POST; a request of another site is refused whatever its cookie says."""
@@ -175,16 +170,28 @@ def _same_origin(headers: Headers) -> bool:
     return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
-def _with_headers(send: Send, path: str) -> Send:
-    async def wrapped(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            cache = _cache_control(path)
-            replaced = _REPLACED if cache is None else _REPLACED_WITH_CACHE
-            kept = [field for field in message["headers"] if field[0].lower() not in replaced]
-            message["headers"] = [*kept, *_fixed_headers(policy_for(path), cache)]
-        await send(message)
+class SecurityHeaders:
+    """ASGI middleware: every answer carries the policy of its path, and none of the headers that Gradio would set."""
 
-    return wrapped
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; replace the headers of the answer."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = route_path(scope)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                cache = _cache_control(path)
+                replaced = _REPLACED if cache is None else _REPLACED_WITH_CACHE
+                kept = [field for field in message["headers"] if field[0].lower() not in replaced]
+                message["headers"] = [*kept, *_fixed_headers(policy_for(path), cache)]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
 
 
 def _cache_control(path: str) -> str | None:

@@ -22,7 +22,6 @@ from radpref.data.reader_study.raters import (
     admit,
     end_access,
     get_person,
-    logins_changed,
     reinstate,
     retire,
 )
@@ -101,7 +100,6 @@ def _store(db: StudyDatabase, rater: Rater, days: float, actor: str, action: str
             (token_hash(token), rater.rater_id, at.isoformat(timespec="microseconds"), actor, expires),
         )
         audit(connection, actor, action, {"rater": rater.username, "role": rater.role, "link until": expires})
-    logins_changed(db)
     return token
 
 
@@ -156,7 +154,6 @@ def accept(db: StudyDatabase, token: object, password: object) -> int:
         connection.execute("UPDATE raters SET password_hash = ? WHERE rater_id = ?", (hashed, found.rater_id))
         end_access(connection, found.rater_id)
         audit(connection, found.username, "invitation accepted", {})
-    logins_changed(db)
     return found.rater_id
 
 

@@ -56,7 +56,7 @@ def _gate(gate: training.Gate) -> dict[str, Any]:
     }
 
 
-def train_again(study: Study, rater_id: int) -> dict[str, Any]:
+def repeat_training(study: Study, rater_id: int) -> dict[str, Any]:
     """Begin the next attempt at the training; answers like :func:`next_set`.
 
     Raises:

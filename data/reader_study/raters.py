@@ -6,12 +6,9 @@ the audit log. Nothing here touches an order or a score, of the rater concerned 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,8 +21,6 @@ from radpref.data.study.db import StudyDatabase
 from radpref.data.study.runs import now
 
 Role = Literal["rater", "admin"]
-LOGINS_MARK = ".logins"
-"""Beside study.db; touched when a login ends other than by logout, so that a running server asks the database again."""
 _USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -142,7 +137,6 @@ def set_password_hash(db: StudyDatabase, username: str, password_hash: str, acto
         connection.execute("UPDATE raters SET password_hash = ? WHERE rater_id = ?", (password_hash, rater.rater_id))
         end_access(connection, rater.rater_id)
         audit(connection, actor or operator(), "password reset", {"rater": rater.username})
-    logins_changed(db)
     return rater
 
 
@@ -166,16 +160,6 @@ def end_access(connection: sqlite3.Connection, rater_id: int) -> None:
         "UPDATE invites SET expires_at = ? WHERE rater_id = ? AND used_at IS NULL AND expires_at > ?",
         (now(), rater_id, now()),
     )
-
-
-def logins_changed(db: StudyDatabase) -> None:
-    """Tell a server that keeps logins in memory, in this process or another, to read them anew."""
-    mark, at = db.path.parent / LOGINS_MARK, time.time_ns()
-    # Where the mark cannot be written, what a server keeps in memory still ends after a few seconds.
-    with contextlib.suppress(OSError):
-        mark.unlink(missing_ok=True)  # it may be another account's of this machine
-        mark.touch()
-        os.utime(mark, ns=(at, at))  # the kernel's own clock stands still for some milliseconds
 
 
 def retire(db: StudyDatabase, username: str, actor: str | None = None) -> Rater:
@@ -214,7 +198,6 @@ def _set_active(db: StudyDatabase, rater: Rater, active: bool, actor: str | None
         end_access(connection, rater.rater_id)
         action = "rater reinstated" if active else "rater retired"
         audit(connection, actor or operator(), action, {"rater": rater.username})
-    logins_changed(db)
     return get_rater(db, rater.username)
 
 

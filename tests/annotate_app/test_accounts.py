@@ -212,7 +212,7 @@ def test_logout_ends_the_session(client: TestClient) -> None:
 
 def test_slow_hashing_is_off_the_event_loop(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Login and invitation hash for tens of milliseconds: meanwhile the loop must go on serving others."""
-    from radpref.annotate_app import accounts, invites, server
+    from radpref.annotate_app import account_routes, accounts, invites
 
     on_loop: list[bool] = []
 
@@ -232,7 +232,7 @@ def test_slow_hashing_is_off_the_event_loop(study: Study, monkeypatch: pytest.Mo
         note()
         return hash_password(password)
 
-    monkeypatch.setattr(server, "check_password", check)
+    monkeypatch.setattr(account_routes, "check_password", check)
     monkeypatch.setattr(invites, "hash_password", make)
     with TestClient(create_app(study)) as client:
         assert client.post("/login", json={"username": "ann", "password": PASSWORD}).status_code == 200

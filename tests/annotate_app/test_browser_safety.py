@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Dialog, Page, Route, expect
 
-from radpref.annotate_app import accounts
 from tests.support.annotate import PASSWORD
 from tests.support.browser import DIGITS, Room, checked, finish_set, opened_set, press, save_state, saved, wait_for
 
@@ -72,8 +71,7 @@ def test_two_windows_end_in_a_banner(room: Room) -> None:
     assert room.study.db.value("SELECT value FROM current_scores") == 5
 
 
-def test_an_expired_login_loses_nothing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "CACHE_S", 0.0)  # the server remembers a login for no time
+def test_an_expired_login_loses_nothing(room: Room) -> None:
     room.expected += ["401"]
     page = room.login()
     mode = opened_set(page, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,11 +15,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from radpref.annotate_app import invites
-from radpref.annotate_app.accounts import Sessions, check_password, hash_password, token_hash
+from radpref.annotate_app.accounts import check_password, hash_password, token_hash
 from radpref.annotate_app.guard import COOKIE
 from radpref.annotate_app.server import create_app
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
-from radpref.data.reader_study.raters import LOGINS_MARK, admit, get_rater, logins_changed, reinstate, retire
+from radpref.data.reader_study.raters import admit, get_rater, reinstate, retire
 from radpref.data.reader_study.scores import score_table
 from radpref.data.study.audit import broken_link
 from radpref.data.study.study import Study
@@ -261,31 +263,19 @@ def test_retiring_ends_logins_and_changes_nobodys_order_or_scores(study: Study, 
     ]
 
 
-def test_a_login_kept_in_memory_ends_at_once_also_from_another_process(study: Study) -> None:
-    sessions = Sessions(study.db, life_hours=1, idle_minutes=10)
-    token = sessions.open(1)
+@pytest.mark.parametrize("end", [("retire",), ("reset",), ("reset", "--password")])
+def test_a_login_ends_at_once_also_from_another_process(
+    study: Study, login: Any, client: TestClient, end: tuple[str, ...]
+) -> None:
+    ann, bob = login("ann"), login("bob")
     for _ in range(3):
-        assert sessions.find(token) is not None
-    other = Study(study.root)  # as a command would, beside the server
-    retire(other.db, "ann")
-    assert sessions.find(token) is None
-    reinstate(other.db, "ann")
-    assert sessions.find(token) is None, "a login does not come back with the rater"
-    again = sessions.open(1)
-    assert sessions.find(again) is not None
-    with study.db.write() as connection:
-        connection.execute("DELETE FROM sessions")
-    assert sessions.find(again) is not None, "kept for a few seconds ..."
-    logins_changed(other.db)
-    assert sessions.find(again) is None, "... unless the mark says otherwise"
-    other.db.close()
-
-
-def test_a_mark_that_cannot_be_written_stops_nobody(study: Study) -> None:
-    (study.root / LOGINS_MARK).unlink(missing_ok=True)
-    (study.root / LOGINS_MARK).mkdir()
-    assert retire(study.db, "ann").active is False
-    assert Sessions(study.db, life_hours=1, idle_minutes=10).find("x") is None
+        assert [one.get("/api/session").status_code for one in (ann, bob)] == [200, 200]
+    command = [sys.executable, "-m", "radpref", "annotate", "rater", end[0], "ann", *end[1:]]
+    subprocess.run([*command, "--study", str(study.root)], check=True, capture_output=True)
+    assert [one.get("/api/session").status_code for one in (ann, bob)] == [401, 200]
+    if end == ("retire",):
+        reinstate(study.db, "ann")
+        assert ann.get("/api/session").status_code == 401, "a login does not come back with the rater"
 
 
 def test_an_invitation_of_a_retired_rater_is_void(study: Study) -> None:

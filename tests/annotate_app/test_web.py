@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from radpref.annotate_app import admin
 from radpref.annotate_app import scoring as service
+from radpref.annotate_app.accounts import Sessions
 from radpref.annotate_app.assignment import open_study
 from radpref.annotate_app.guard import RULES, find_rule
 from radpref.annotate_app.server import create_app
@@ -444,17 +446,27 @@ def test_a_locked_database_is_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert post(client, state["token"], criterion="text", value=2).status_code == 200
 
 
-def test_unexpected_errors_say_nothing(login: Login, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = login("ann")
-    token = current(client)["token"]
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, sqlite3.DatabaseError])
+@pytest.mark.parametrize("broken", ["scoring", "admin", "login"])
+def test_unexpected_errors_say_nothing(
+    login: Login, study: Study, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], broken: str
+) -> None:
+    """Of every route, and of the guard itself: one line without a path, under the headers of every answer."""
+    client, office = login("ann"), login("office")
+    path = f"/api/sets/{current(client)['token']}/images/A"
 
     def fails(*_: Any) -> None:
-        raise OSError(5, "broken", f"{study.root}/images/ab/secret.png")
+        raise kind(f"broken {study.root}/images/ab/secret.png")
 
     monkeypatch.setattr(service, "image_bytes", fails)
-    answer = client.get(f"/api/sets/{token}/images/A")
+    monkeypatch.setattr(admin, "overview", fails)
+    if broken == "login":
+        monkeypatch.setattr(Sessions, "find", fails)
+    answer = office.get("/api/admin/overview") if broken == "admin" else client.get(path)
     assert answer.status_code == 500
     assert answer.json() == {"error": "the server could not do this; tell the study office"}
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
 
 
 def test_missing_and_broken_image_files_are_404_without_a_name(login: Login, study: Study) -> None:
