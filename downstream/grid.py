@@ -21,7 +21,7 @@ from radpref.data.study.pools import PLAIN_ARMS
 from radpref.data.study.runs import start_run
 from radpref.data.study.splits import split_manifest
 from radpref.downstream.cells.balance import balanced_subset
-from radpref.downstream.cells.cells import Cell, CellSpec, find_cell, load_predictions, save_cell
+from radpref.downstream.cells.cells import RECIPE_VERSION, Cell, CellSpec, find_cell, load_predictions, save_cell
 from radpref.downstream.cells.tasks import (
     Indices,
     TaskData,
@@ -132,6 +132,7 @@ def _job(
         task.name, task.kind, recipe.labels, arm, fraction, multiple, seed, settings.network, settings.n_steps,
         batch_size, settings.image_size, len(parts[0][1]), sum(len(rows) for _, rows in parts[1:]),
         "+".join(data.identity(rows) for data, rows in parts), splits["val"].identity(), splits["test"].identity(),
+        RECIPE_VERSION,
     )  # fmt: skip
     return Job(spec, recipe, parts, splits["val"], splits["test"])
 

@@ -35,7 +35,7 @@ from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
 from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
 from radpref.data.study.conditions import StoredCondition, mask_stack
-from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.data.study.runs import Run, once
 from radpref.generation.measuring.measure import MeasureNet
 from radpref.generation.measuring.roles import load_network
 from radpref.generation.sampling.sets import image_seed, sample_stored
@@ -88,15 +88,15 @@ def run_evaluate(
         "mix": list(study.config.sets.mix),
         "generator": study.config.generator.model_dump(mode="json"),
     }
-    if done := finished_run(study, "evaluate", config):
-        return {**done.result, "already_done": True}
-    conditions = fresh_conditions(study, net, n_conditions, seed)
-    inputs = {"judge": net.sha256}
-    with start_run(study, "evaluate", config, inputs, unless=lambda: finished_run(study, "evaluate", config)) as run:
+
+    def work(run: Run) -> dict[str, Any]:
+        conditions = fresh_conditions(study, net, n_conditions, seed)
         samples = {arm: _sample_arm(study, run, arm, conditions, n_images, seed, device) for arm in names}
-        run.result = _measure(study, run, net, conditions, samples, seed)
-        write_atomic(run.folder / "result.json", json.dumps(run.result, indent=2) + "\n")
-    return run.result
+        result = _measure(study, run, net, conditions, samples, seed)
+        write_atomic(run.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        return result
+
+    return once(study, "evaluate", config, work, {"judge": net.sha256}).outcome
 
 
 def _sample_arm(

@@ -25,7 +25,7 @@ import numpy as np
 
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.reader_study.scores import scoring_kind
-from radpref.data.study.runs import finished_run, start_run
+from radpref.data.study.runs import once
 from radpref.data.study.splits import connected_components
 
 if TYPE_CHECKING:
@@ -199,20 +199,19 @@ def run_pairs(study: Study, *, raters: str | None = None, min_raters: int = 1) -
         "seed": settings.seed,
         "scores": digest,
     }
-    if done := finished_run(study, "pairs", config):
-        return {**done.result, "already_done": True}
-    pairs = pairs_from_scores(scores, min_raters)
-    if not pairs:
-        raise NotFound(
-            f"no two images of a set were scored by {min_raters} rater(s): score more, or lower --min-raters"
-        )
-    components = connected_components(set_sources(study, {pair.set_id for pair in pairs}))
-    split = split_components(components, settings.held_out_fraction, settings.seed)
-    inputs = {"scores": digest}
-    with start_run(study, "pairs", config, inputs, unless=lambda: finished_run(study, "pairs", config)) as run:
+
+    def work(run: Run) -> dict[str, Any]:
+        pairs = pairs_from_scores(scores, min_raters)
+        if not pairs:
+            raise NotFound(
+                f"no two images of a set were scored by {min_raters} rater(s): score more, or lower --min-raters"
+            )
+        components = connected_components(set_sources(study, {pair.set_id for pair in pairs}))
+        split = split_components(components, settings.held_out_fraction, settings.seed)
         _store(study, run, pairs, kind, split)
-        run.result = _summary(run.run_id, kind, pairs, split, len(components))
-    return run.result
+        return _summary(run.run_id, kind, pairs, split, len(components))
+
+    return once(study, "pairs", config, work, {"scores": digest}).outcome
 
 
 def _store(study: Study, run: Run, pairs: Sequence[Pair], kind: RaterKind, split: Mapping[str, Split]) -> None:

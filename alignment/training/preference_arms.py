@@ -20,7 +20,7 @@ from radpref.alignment.training.train_arm import N_PROMPTS, train_arm
 from radpref.alignment.training.trainer import StepFunction
 from radpref.data.core.errors import NotFound
 from radpref.data.study.conditions import StoredCondition, load_condition
-from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.data.study.runs import Run, once
 from radpref.generation.stack.adapters import arm_identity, load_arm
 from radpref.generation.stack.device import pick_device
 from radpref.generation.stack.places import BASELINE
@@ -94,12 +94,11 @@ def _run(
         "generator": study.config.generator.model_dump(mode="json"),
         "base": base,
     }
-    if done := finished_run(study, kind, config):
-        return {**done.result, "already_done": True}
-    inputs = {"generator": base}
-    with start_run(study, kind, config, inputs, unless=lambda: finished_run(study, kind, config)) as run:
-        run.result = _train(study, run, kind, arm, settings, device)
-    return run.result
+
+    def work(run: Run) -> dict[str, Any]:
+        return _train(study, run, kind, arm, settings, device)
+
+    return once(study, kind, config, work, {"generator": base}).outcome
 
 
 def load_material(study: Study, pairs_run: str, settings: AlignConfig, device: str) -> Material:

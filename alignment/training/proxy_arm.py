@@ -21,7 +21,7 @@ from radpref.alignment.training.policy import make_policy
 from radpref.alignment.training.train_arm import train_arm
 from radpref.data.study.conditions import StoredCondition, load_condition, mask_stack
 from radpref.data.study.pools import PROXY_FILTERED, PROXY_FINETUNED, pool_run
-from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.data.study.runs import Run, once
 from radpref.generation.pools.pool import run_pool
 from radpref.generation.stack.adapters import arm_identity, load_arm
 from radpref.generation.stack.conditions import Condition, encode_conditions
@@ -75,12 +75,11 @@ def _finetune(study: Study, settings: AlignConfig, device: str) -> dict[str, Any
         "generator": study.config.generator.model_dump(mode="json"),
         "base": base,
     }
-    if done := finished_run(study, "proxy", config):
-        return {**done.result, "already_done": True}
-    inputs = {"generator": base}
-    with start_run(study, "proxy", config, inputs, unless=lambda: finished_run(study, "proxy", config)) as run:
-        run.result = _train(study, run, pools, settings, device)
-    return run.result
+
+    def work(run: Run) -> dict[str, Any]:
+        return _train(study, run, pools, settings, device)
+
+    return once(study, "proxy", config, work, {"generator": base}).outcome
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from radpref.data.core.errors import Conflict
 from radpref.data.core.progress import bar
 from radpref.data.reader_study.lifecycle import stage
 from radpref.data.study.conditions import asked_attributes
-from radpref.data.study.runs import Run, now, start_run
+from radpref.data.study.runs import Run, now, start_run, unfinished_run
 from radpref.data.study.study import Study
 from radpref.data.text.caption_rules import broken_rules
 from radpref.data.text.rule_captions import rule_caption
@@ -76,15 +76,16 @@ def write_captions(
         if source == "endpoint":
             endpoint = stack.enter_context(ChatEndpoint(study.config.captions, environ or {}, sleep))
         version = version_of(source, study.config.captions.model)
-        unfinished = _unfinished(study, source, version, redo, split, limit)
-        due, counts = due_records(study, version, split, unfinished if redo else None, redo=redo, missing=missing)
+        config = _run_config(study, source, version, redo, split, limit)
+        unfinished = unfinished_run(study, "caption", config) if redo else None  # a redo goes on in it
+        earlier = None if unfinished is None else unfinished.run_id
+        due, counts = due_records(study, version, split, earlier, redo=redo, missing=missing)
         due = due[:limit]
         result: dict[str, Any] = {"source": source, "version": version, **counts, "n_due": len(due)}
         if not due:
             return {**result, "run_id": None, "n_written": 0}
         if endpoint is not None and confirm is not None:
             confirm(estimate(study, endpoint, [record_id for record_id, _ in due]))
-        config = _run_config(study, source, version, redo, split, limit)
         runs: list[Run] = []
 
         def begin() -> Run:  # with the first caption: a call that finds nothing to write leaves no run
@@ -105,16 +106,6 @@ def _run_config(
 ) -> dict[str, Any]:
     settings = study.config.captions.model_dump(mode="json") if source == "endpoint" else {}
     return {"source": source, "version": version, "redo": redo, "split": split, "limit": limit, "endpoint": settings}
-
-
-def _unfinished(study: Study, *parts: Any) -> str | None:
-    """The run of exactly this kind that was interrupted: a redo goes on in it."""
-    found = study.db.value(
-        "SELECT run_id FROM runs WHERE kind = 'caption' AND status = 'running' AND config = ?"
-        " ORDER BY started_at DESC LIMIT 1",
-        [json.dumps(_run_config(study, *parts), sort_keys=True)],
-    )
-    return None if found is None else str(found)
 
 
 # --- writing -----------------------------------------------------------------------------------------------------

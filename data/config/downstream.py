@@ -20,12 +20,10 @@ class TaskConfig(Section):
     """Segmentation: the structure whose mask is the label."""
     where: dict[str, str] = Field(default_factory=dict)
     """Keep only records whose column has this value (e.g. population = "adult")."""
-    prompts: Literal["auto", "captions", "labels"] = Field(default="auto", exclude_if=lambda value: value == "auto")
+    prompts: Literal["auto", "captions", "labels"] = "auto"
     """What pools are asked by: training captions that name one label alone; the label's name ("pneumonia"), as the
     study did; auto: captions, and the name where there are none."""
-    synthetic: Literal["balanced", "positive-only"] = Field(
-        default="balanced", exclude_if=lambda value: value == "balanced"
-    )
+    synthetic: Literal["balanced", "positive-only"] = "balanced"
     """``balanced``: pools hold "Normal" images too (binary: half); ``positive-only``: none, as the study's."""
 
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from radpref.data.config.section import Section
 
@@ -19,11 +14,6 @@ Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 class GeneratorConfig(Section):
     """The baseline generator and how it samples; equal in all arms that are compared."""
-
-    BROUGHT: ClassVar[tuple[str, ...]] = (
-        "controlnet", "lora", "unconditional", "hint", "palette", "prediction_type", "image_size", "variant", "config",
-    )  # fmt: skip
-    """Keys about a brought model: dumped only where set, so that runs of older studies are found again."""
 
     model: str = "embedded"
     """``embedded``; ``cxr128`` (real radiographs, 128 pixels); ``trained``: on this study's training split (section
@@ -58,16 +48,6 @@ class GeneratorConfig(Section):
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = Field(default="default", exclude=True)
     """How; ``reduce-overhead`` and ``max-autotune`` use CUDA graphs."""
     seed: int = 0
-
-    @model_serializer(mode="wrap")
-    def _dumped(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = handler(self)
-        return {
-            key: value
-            for key, value in content.items()
-            if key not in self.BROUGHT
-            or getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True)
-        }
 
 
 class SetsConfig(Section):

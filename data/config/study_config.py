@@ -8,16 +8,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from radpref.data.config.alignment import AlignConfig, ProxyConfig
 from radpref.data.config.data import CaptionsConfig, DataConfig
 from radpref.data.config.downstream import DownstreamConfig
 from radpref.data.config.generation import GeneratorConfig, PoolConfig, SetsConfig, TrainConfig
 from radpref.data.config.reader_study import AnnotateConfig, SimulateConfig
-from radpref.data.config.section import Section
+from radpref.data.config.section import Section, section_at
 from radpref.data.core.errors import InvalidInput, NotFound
 
 
@@ -77,7 +77,7 @@ def _first_problem(error: ValidationError) -> str:
     problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        valid = _keys_at(problem["loc"][:-1])
+        valid = list((section_at(StudyConfig, problem["loc"][:-1]) or StudyConfig).model_fields)
         near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(sorted(valid))}"
         return f"unknown key '{path}'; {hint}"
@@ -85,13 +85,3 @@ def _first_problem(error: ValidationError) -> str:
         return f"{path} is no name of an environment variable; write the variable's name there, never the key"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{path or 'study'} = {problem['input']!r}: {message}" if path else message
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """Field names of the section at ``location`` (list positions are passed over)."""
-    section: type[BaseModel] = StudyConfig
-    for name in (part for part in location if isinstance(part, str)):
-        annotation = section.model_fields[name].annotation
-        candidates = (annotation, *get_args(annotation))
-        section = next(one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel))
-    return list(section.model_fields)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.core.errors import Conflict, InvalidInput
 from radpref.data.core.files import sha256_file
 from radpref.data.core.progress import bar
 from radpref.data.core.sqlite import sqlite3
@@ -21,7 +21,7 @@ from radpref.data.datasets.quarantine import Quarantine
 from radpref.data.datasets.registry import Found, ImportPlan, WrittenRecord, find_reader
 from radpref.data.datasets.workers import Load, Outcome, Refused, Source, open_workers
 from radpref.data.study.empty_splits import empty_splits
-from radpref.data.study.runs import latest_run, start_run
+from radpref.data.study.runs import finished_run, start_run
 from radpref.data.study.splits import split_manifest
 from radpref.data.study.study import Study
 
@@ -110,8 +110,9 @@ def _import_one(
         "n_existing": n_planned - len(pending),
     }
     if not pending:
-        return {**result, "run_id": _finished_run(study), "n_imported": 0, "n_quarantined": 0, "quarantine": None,
-                "splits": split_manifest(study.db)}  # fmt: skip
+        done = finished_run(study, "import")
+        return {**result, "run_id": done.run_id if done else None, "n_imported": 0, "n_quarantined": 0,
+                "quarantine": None, "splits": split_manifest(study.db)}  # fmt: skip
     run_config = {"reader": name, "path": str(where) if where else None, "data": config.model_dump(mode="json")}
     with start_run(study, "import", run_config, _hashes(plan)) as run:
         with (
@@ -169,13 +170,6 @@ def _check_size(study: Study) -> None:
         raise Conflict(
             f"the study holds records of {other} px, data.image_size is {size}; set it back or make a new study"
         )
-
-
-def _finished_run(study: Study) -> str | None:
-    try:
-        return latest_run(study, "import").run_id
-    except NotFound:
-        return None
 
 
 def _import_pending(study: Study, pending: Sequence[int], load: Load, quarantine: Quarantine) -> None:

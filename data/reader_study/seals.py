@@ -72,7 +72,7 @@ def changed_keys(study: Study) -> list[str]:
     if stored is None:
         return []
     present = annotate_section(study.config.annotate)
-    then = {**annotate_section(AnnotateConfig()), **json.loads(stored).get("annotate", present)}
+    then = AnnotateConfig.completed(json.loads(stored).get("annotate", present))
     return [f"{key} = {present[key]} (was {then[key]})" for key in present if present[key] != then[key]]
 
 

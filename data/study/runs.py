@@ -13,13 +13,14 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.core.files import sha256_bytes, write_atomic
+from radpref.data.study.run_identity import run_identity
 from radpref.data.study.run_lock import only_one
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ class Run:
         self.study, self.run_id, self.kind, self.config = study, run_id, kind, config
         self.folder = study.root / "runs" / run_id
         self.result: dict[str, Any] = {}
+        self.already_done = False
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """The result as a command reports it: with ``already_done`` where the run was finished before."""
+        return {**self.result, "already_done": True} if self.already_done else self.result
 
     @property
     def model_folder(self) -> Path:
@@ -117,54 +124,76 @@ class Run:
 
 @contextmanager
 def start_run(
-    study: Study,
-    kind: str,
-    config: dict[str, Any],
-    inputs: Mapping[str, str] | None = None,
-    *,
-    resume: bool = True,
-    unless: Callable[[], object] | None = None,
+    study: Study, kind: str, config: dict[str, Any], inputs: Mapping[str, str] | None = None, *, resume: bool = True
 ) -> Iterator[Run]:
     """Open a run of ``kind``. An unfinished run of the same kind and configuration is taken up again (``resume``).
-
-    Whoever asks first whether the work is done gives that question as ``unless``: it is asked again when nobody else
-    can be at work, for another process may have ended the run since, and its work would be done twice.
 
     The row says ``running`` until the block ends (``done``); an exception leaves it resumable and is re-raised. But a
     new run whose block is refused (`InvalidInput`, `NotFound`, `Conflict`) before it did anything is forgotten.
 
     Raises:
-        Conflict: another process is at work on a run of this kind and configuration, or has ended it just now.
+        Conflict: another process is at work on a run of this kind and configuration.
     """
-    canonical = json.dumps(config, sort_keys=True)
-    name = f"{kind}-{sha256_bytes(canonical.encode())[:12]}"
-    with only_one(study.root / "runs", name, f"this step ({kind})"):
-        if unless is not None and unless():
-            raise Conflict(
-                f"another process has just ended this step ({kind}); run the command again to go on from there"
-            )
-        found = (
-            study.db.row(
-                "SELECT run_id FROM runs WHERE kind = ? AND config = ? AND status = 'running'"
-                " ORDER BY started_at DESC LIMIT 1",
-                (kind, canonical),
-            )
-            if resume
-            else None
+    with _alone(study, kind, config), _opened(study, kind, config, inputs or {}, resume) as run:
+        yield run
+
+
+def once(
+    study: Study,
+    kind: str,
+    config: dict[str, Any],
+    work: Callable[[Run], dict[str, Any]],
+    inputs: Mapping[str, str] | None = None,
+    *,
+    intact: Callable[[Run], bool] = lambda run: True,
+) -> Run:
+    """The finished run of this kind and configuration (``already_done``), else a run that does ``work`` now.
+
+    Args:
+        work: gets the run, which may be one that was interrupted, and returns its result.
+        intact: whether a finished run still has what it made; one that has not is done again.
+
+    Raises:
+        Conflict: another process is at work on it. Others: what ``work`` raises; see :func:`start_run`.
+    """
+
+    def finished() -> Run | None:
+        run = finished_run(study, kind, config)
+        return run if run is not None and intact(run) else None
+
+    if done := finished():
+        return done
+    with _alone(study, kind, config):
+        if done := finished():  # another process has ended it since
+            return done
+        with _opened(study, kind, config, inputs or {}) as run:
+            run.result = work(run)
+    return run
+
+
+def _alone(study: Study, kind: str, config: dict[str, Any]) -> AbstractContextManager[None]:
+    content = json.dumps(run_identity(study, kind, config), sort_keys=True)
+    return only_one(study.root / "runs", f"{kind}-{sha256_bytes(content.encode())[:12]}", f"this step ({kind})")
+
+
+@contextmanager
+def _opened(
+    study: Study, kind: str, config: dict[str, Any], inputs: Mapping[str, str], resume: bool = True
+) -> Iterator[Run]:
+    found = unfinished_run(study, kind, config) if resume else None
+    run = found or _new_run(study, kind, config, inputs)
+    n_changes = study.db.connection.total_changes
+    try:
+        yield run
+    except (InvalidInput, NotFound, Conflict):
+        if not found and study.db.connection.total_changes == n_changes:
+            _forget(run)
+        raise
+    with study.db.write() as connection:
+        connection.execute(
+            "UPDATE runs SET status = 'done', finished_at = ?, result = ? WHERE run_id = ?",
+            (now(), json.dumps(run.result), run.run_id),
         )
-        run = Run(study, str(found["run_id"]), kind, config) if found else _new_run(study, kind, config, inputs or {})
-        n_changes = study.db.connection.total_changes
-        try:
-            yield run
-        except (InvalidInput, NotFound, Conflict):
-            if not found and study.db.connection.total_changes == n_changes:
-                _forget(run)
-            raise
-        with study.db.write() as connection:
-            connection.execute(
-                "UPDATE runs SET status = 'done', finished_at = ?, result = ? WHERE run_id = ?",
-                (now(), json.dumps(run.result), run.run_id),
-            )
 
 
 def _new_run(study: Study, kind: str, config: dict[str, Any], inputs: Mapping[str, str]) -> Run:
@@ -192,16 +221,30 @@ def _forget(run: Run) -> None:
 
 
 def finished_run(study: Study, kind: str, config: dict[str, Any] | None = None) -> Run | None:
-    """The newest finished run of ``kind`` (with exactly ``config`` if given), or None."""
-    sql, parameters = "SELECT * FROM runs WHERE kind = ? AND status = 'done'", [kind]
-    if config is not None:
-        sql, parameters = sql + " AND config = ?", [kind, json.dumps(config, sort_keys=True)]
-    found = study.db.row(sql + " ORDER BY started_at DESC, run_id DESC LIMIT 1", parameters)
-    if found is None:
-        return None
-    run = Run(study, str(found["run_id"]), kind, json.loads(found["config"]))
-    run.result = json.loads(found["result"] or "{}")
+    """The newest finished run of ``kind`` (with the same configuration as ``config`` if given), or None."""
+    run = _newest(study, kind, "done", config)
+    if run is not None:
+        run.already_done = True
+        run.result = json.loads(study.db.value("SELECT result FROM runs WHERE run_id = ?", [run.run_id]) or "{}")
     return run
+
+
+def unfinished_run(study: Study, kind: str, config: dict[str, Any]) -> Run | None:
+    """The newest run of this kind and configuration that was interrupted, or None."""
+    return _newest(study, kind, "running", config)
+
+
+def _newest(study: Study, kind: str, status: str, config: dict[str, Any] | None) -> Run | None:
+    wanted = None if config is None else run_identity(study, kind, config)
+    rows = study.db.rows(
+        "SELECT run_id, config FROM runs WHERE kind = ? AND status = ? ORDER BY started_at DESC, run_id DESC",
+        [kind, status],
+    )
+    for row in rows:
+        stored = json.loads(row["config"])
+        if wanted is None or run_identity(study, kind, stored) == wanted:
+            return Run(study, str(row["run_id"]), kind, stored)
+    return None
 
 
 def latest_run(study: Study, kind: str, config: dict[str, Any] | None = None) -> Run:

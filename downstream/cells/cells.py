@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +49,17 @@ class CellSpec:
     train_data: str  # hash of the training images and labels, in order
     validation_data: str
     test_data: str
-    recipe_version: int = RECIPE_VERSION
+    recipe_version: int  # RECIPE_VERSION
+    # Fields that came later go here, with the value that earlier cells had as their default: see `cell_id`.
 
     @property
     def cell_id(self) -> str:
-        """24 hexadecimal digits over all fields."""
-        return sha256_bytes(json.dumps(asdict(self), sort_keys=True).encode())[:24]
+        """24 hexadecimal digits over all fields; one with a default counts only where it differs from it.
+
+        So a field that is added with a default leaves the cells of older studies their ids.
+        """
+        content = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return sha256_bytes(json.dumps(content, sort_keys=True).encode())[:24]
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from radpref.data.core.progress import bar
-from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.data.study.runs import Run, once
 from radpref.generation.fidelity.image_source import BATCH, IMAGES, ImageSource, save_array
 from radpref.generation.fidelity.memorisation import THUMBNAIL
 from radpref.generation.fidelity.networks import FeatureNetwork
@@ -66,25 +66,21 @@ def feature_table(study: Study, source: ImageSource, network: FeatureNetwork) ->
     """Compute what is not there yet, under a progress bar."""
     config = {"images": source.key, "network": network.sha256, "thumbnail": THUMBNAIL, "batch": BATCH}
     parts = [f"thumbnails-{start:07d}.npy" for start in range(0, source.n, BATCH)]
-
-    def finished() -> Run | None:
-        run = finished_run(study, "features", config)
-        return run if run and all((run.folder / part).is_file() for part in parts) else None
-
-    if done := finished():
-        return FeatureTable(done.folder, source.n)
     inputs = {"images": source.key, "network": network.sha256}
-    with (
-        start_run(study, "features", config, inputs, unless=finished) as run,
-        bar(f"features of {source.name}", source.n) as advance,
-    ):
-        for start in range(0, source.n, BATCH):
-            rows = range(start, min(start + BATCH, source.n))
-            last = run.folder / f"thumbnails-{start:07d}.npy"
-            if not last.exists():
-                images = source.batch(rows)
-                save_array(run.folder / f"features-{start:07d}.npy", network.features(images))
-                save_array(last, thumbnails(images))
-            advance(len(rows))
-        run.result = {"n": source.n}
-    return FeatureTable(run.folder, source.n)
+
+    def work(run: Run) -> dict[str, Any]:
+        with bar(f"features of {source.name}", source.n) as advance:
+            for start in range(0, source.n, BATCH):
+                rows = range(start, min(start + BATCH, source.n))
+                last = run.folder / f"thumbnails-{start:07d}.npy"
+                if not last.exists():
+                    images = source.batch(rows)
+                    save_array(run.folder / f"features-{start:07d}.npy", network.features(images))
+                    save_array(last, thumbnails(images))
+                advance(len(rows))
+        return {"n": source.n}
+
+    def intact(run: Run) -> bool:
+        return all((run.folder / part).is_file() for part in parts)
+
+    return FeatureTable(once(study, "features", config, work, inputs, intact=intact).folder, source.n)

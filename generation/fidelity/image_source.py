@@ -23,7 +23,7 @@ from radpref.data.imaging.framing import fit_image
 from radpref.data.imaging.images import read_image, to_uint8
 from radpref.data.study.conditions import MODES, StoredCondition, allot, record_conditions
 from radpref.data.study.empty_splits import how_to_fill, require_split
-from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.data.study.runs import Run, once
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
@@ -196,35 +196,34 @@ def arm_source(study: Study, arm: str, *, n: int, prompts: str, seed: int) -> Im
     per_chunk = max(1, study.config.generator.batch_size // SAMPLES_PER_PROMPT)
     starts = range(0, n_prompts, per_chunk)
 
-    def finished() -> Run | None:
-        run = finished_run(study, "fidelity-samples", config)
-        return run if run and all((run.folder / f"{start:06d}.npy").is_file() for start in starts) else None
+    def work(run: Run) -> dict[str, Any]:
+        stack = None
+        with bar(f"sampling {arm}", n_prompts) as advance:
+            for start in starts:
+                chunk = conditions[start : start + per_chunk]
+                path = run.folder / f"{start:06d}.npy"
+                if not path.exists():
+                    stack = stack or load_arm(study, arm)
+                    asked = [condition for condition in chunk for _ in range(SAMPLES_PER_PROMPT)]
+                    seeds = [
+                        image_seed("fidelity", seed, start + i, k)
+                        for i in range(len(chunk))
+                        for k in range(SAMPLES_PER_PROMPT)
+                    ]
+                    save_array(path, sample_stored(study, stack, asked, seeds))
+                advance(len(chunk))
+        return {"n": n_prompts * SAMPLES_PER_PROMPT}
 
-    if (done := finished()) is None:
-        with start_run(study, "fidelity-samples", config, unless=finished) as run:
-            stack = None
-            with bar(f"sampling {arm}", n_prompts) as advance:
-                for start in starts:
-                    chunk = conditions[start : start + per_chunk]
-                    path = run.folder / f"{start:06d}.npy"
-                    if not path.exists():
-                        stack = stack or load_arm(study, arm)
-                        asked = [condition for condition in chunk for _ in range(SAMPLES_PER_PROMPT)]
-                        seeds = [
-                            image_seed("fidelity", seed, start + i, k)
-                            for i in range(len(chunk))
-                            for k in range(SAMPLES_PER_PROMPT)
-                        ]
-                        save_array(path, sample_stored(study, stack, asked, seeds))
-                    advance(len(chunk))
-            run.result = {"n": n_prompts * SAMPLES_PER_PROMPT}
-            folder = run.folder
-    else:
-        folder = done.folder
+    def intact(run: Run) -> bool:
+        return all((run.folder / f"{start:06d}.npy").is_file() for start in starts)
+
+    run = once(study, "fidelity-samples", config, work, intact=intact)
+    folder = run.folder
     per_file = per_chunk * SAMPLES_PER_PROMPT
     size = study.config.data.image_size
     drawn = int(np.load(folder / f"{0:06d}.npy", mmap_mode="r", allow_pickle=False).shape[-1])
-    key = config if drawn == size else {**config, "measured_at": size}
+    # The configuration as it was stored: features of these images are found by it, whatever keys came since.
+    key = run.config if drawn == size else {**run.config, "measured_at": size}
 
     def read(row: int) -> IMAGES:
         file, inside = divmod(row, per_file)

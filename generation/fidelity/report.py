@@ -20,7 +20,7 @@ from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
 from radpref.data.study.conditions import asked_attributes
-from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.data.study.runs import Run, once
 from radpref.generation.fidelity import likeness, memorisation
 from radpref.generation.fidelity.condition_figures import condition_figures
 from radpref.generation.fidelity.feature_store import FeatureTable, feature_table
@@ -89,17 +89,9 @@ def run_fidelity(
         "seed": seed,
     }
 
-    def finished() -> Run | None:
-        run = finished_run(study, "fidelity", config)
-        return run if run and (run.folder / "fidelity" / "index.html").is_file() else None
+    def work(run: Run) -> dict[str, Any]:
+        from radpref.generation.fidelity.page import write_page
 
-    if done := finished():
-        page = done.folder / "fidelity" / "index.html"
-        return {**_read(page.with_name("fidelity.json")), "page": str(page), "already_done": True}
-    from radpref.generation.fidelity.page import write_page
-
-    inputs = {"features": features.sha256, "structures": net.sha256}
-    with start_run(study, "fidelity", config, inputs, unless=finished) as run:
         measured = _Measured(study, net, features, splits, against, seed)
         report: dict[str, Any] = {"run_id": run.run_id, **measured.real(), "images": {}}
         report["prompts"] = config["prompts"]
@@ -108,12 +100,20 @@ def run_fidelity(
             figures, neighbours = measured.source(source)
             report["images"][source.name] = figures
             shown.append((source, neighbours))
-        folder = run.folder / "fidelity"
-        write_page(study, report, shown, splits["train"], folder, pictures=pictures)
-        write_atomic(folder / "fidelity.json", json.dumps(report, indent=1) + "\n")
-        place = str(folder / "index.html")  # said, not stored: a study may be moved
-        run.result = summary({**report, "page": ""})["images"]
-    return {**report, "page": place}
+        write_page(study, report, shown, splits["train"], _page(run).parent, pictures=pictures)
+        write_atomic(_page(run).with_name("fidelity.json"), json.dumps(report, indent=1) + "\n")
+        images: dict[str, Any] = summary({**report, "page": ""})["images"]
+        return images
+
+    inputs = {"features": features.sha256, "structures": net.sha256}
+    run = once(study, "fidelity", config, work, inputs, intact=lambda run: _page(run).is_file())
+    report: dict[str, Any] = json.loads(_page(run).with_name("fidelity.json").read_text(encoding="utf-8"))
+    report["page"] = str(_page(run))  # not stored: a study may be moved
+    return {**report, "already_done": True} if run.already_done else report
+
+
+def _page(run: Run) -> Path:
+    return run.folder / "fidelity" / "index.html"
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:
@@ -129,11 +129,6 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
             "copies": f"{found['memorisation']['verdict']}: {found['memorisation']['why']}",
         }
     return {"page": report["page"], "network": report["network"]["name"], "images": lines}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _sources(

@@ -11,7 +11,7 @@ import numpy as np
 
 from radpref.data.core.progress import track
 from radpref.data.study.conditions import record_conditions
-from radpref.data.study.runs import start_run
+from radpref.data.study.runs import Run, once
 from radpref.generation.training.study_corpus import read_images, require_material, training_records
 
 if TYPE_CHECKING:
@@ -38,14 +38,18 @@ def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
     def finished() -> bool:
         return all((folder / f"{plan.name}.json").is_file() for plan in plans)
 
-    if finished():
+    def figures() -> dict[str, Any]:
         return {plan.name: _network_figures(load_measure(folder / f"{plan.name}.json").info) for plan in plans}
+
+    if finished():
+        return figures()
     data = study_measure_data(study)
     validation = study_measure_data(study, "val", data) if record_conditions(study, "val") else None
     raters, others = data.split(0.5, np.random.default_rng([study.config.train.seed, 404]))
     settings = MeasureSettings(n_steps=n_steps)
     config = {"n_steps": n_steps, "seed": study.config.train.seed}
-    with start_run(study, "networks", config, {"training images": data.sha256}, unless=finished) as run:
+
+    def work(run: Run) -> dict[str, Any]:
         for plan in track(plans, "measuring networks", len(plans)):
             card = folder / f"{plan.name}.json"
             if not card.is_file():
@@ -63,8 +67,10 @@ def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
                     plan.name, plan.role, *own, shape=shape, seed=plan.seed, settings=settings, test=validation
                 )
                 save_measure(net, folder)
-            run.result[plan.name] = _network_figures(load_measure(card).info)
-    return run.result
+        return figures()
+
+    inputs = {"training images": data.sha256}
+    return once(study, "networks", config, work, inputs, intact=lambda run: finished()).result
 
 
 def _network_figures(info: dict[str, Any]) -> dict[str, Any]:

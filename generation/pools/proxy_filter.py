@@ -21,7 +21,7 @@ from radpref.data.core.errors import InvalidInput
 from radpref.data.core.progress import bar
 from radpref.data.imaging.images import to_uint8
 from radpref.data.study.pools import NORMAL, PROXY_CANDIDATES, PROXY_FILTERED, class_counts
-from radpref.data.study.runs import finished_run, start_run
+from radpref.data.study.runs import once
 from radpref.generation.fidelity.image_source import save_array
 from radpref.generation.measuring.proxy import ProxyScorer
 from radpref.generation.measuring.roles import register_network
@@ -140,19 +140,17 @@ def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> dict[str
         },
         "n": plan.n,
     }
-    if done := finished_run(study, "pool", config):
-        return {**done.result, "sampled": 0}
-    candidates = CandidatePlan(plan, multiple)
-    sampled = sample_pool(study, candidates, PROXY_CANDIDATES, engine, model=BASELINE, part_of=plan.n)
-    classes = np.zeros(candidates.n, np.int64) if plan.task.kind == "segmentation" else candidates.order.astype(int)
-    inputs = {"proxy": scorer.sha256}
-    with start_run(study, "pool", config, inputs, unless=lambda: finished_run(study, "pool", config)) as run:
+
+    def work(run: Run) -> dict[str, Any]:
+        candidates = CandidatePlan(plan, multiple)
+        sampled = sample_pool(study, candidates, PROXY_CANDIDATES, engine, model=BASELINE, part_of=plan.n)
+        classes = np.zeros(candidates.n, np.int64) if plan.task.kind == "segmentation" else candidates.order.astype(int)
         texts = [prompts[names[k]] for k in classes]
         scores = _scores(study, run, scorer, str(sampled["run_id"]), texts)
         kept, thresholds = keep_best(scores, classes, settings.percentile)
         chosen = places(classes[: plan.n], classes, kept, names)
         _write(study, run, str(sampled["run_id"]), chosen)
-        run.result = {
+        return {
             "run_id": run.run_id,
             "n": plan.n,
             "sampled": sampled["sampled"],
@@ -169,7 +167,9 @@ def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> dict[str
                 for k in map(int, np.unique(classes))
             },
         }
-    return run.result
+
+    run = once(study, "pool", config, work, {"proxy": scorer.sha256})
+    return {**run.result, "sampled": 0} if run.already_done else run.result
 
 
 def _scores(

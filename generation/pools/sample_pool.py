@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from radpref.data.core.errors import NotFound
 from radpref.data.core.progress import bar
 from radpref.data.study.pools import class_counts, pool_run
-from radpref.data.study.runs import start_run
+from radpref.data.study.run_identity import run_identity
+from radpref.data.study.runs import once
 from radpref.generation.pools.engines import make_engine
 from radpref.generation.pools.options import EngineOptions
 from radpref.generation.pools.plan import PoolPlan
@@ -52,20 +53,14 @@ def sample_pool(
         "generator": study.config.generator.model_dump(mode="json"),
         "shard_size": shard_size,
         "recipe": RECIPE,
+        "part_of": part_of,
     }
-    if part_of is not None:
-        recipe["part_of"] = part_of
+    newest = _newest(study, plan.task.name, arm)
+    for run_id, n, status in _equal_pools(study, recipe):
+        if status == "done" and n >= plan.n and run_id == newest:  # large enough, and the one that the grid reads
+            return _summary(study, run_id, n, sampled=0)
 
-    def finished() -> tuple[str, int] | None:
-        """(run, images) of an equal pool that is large enough and the one that the grid reads."""
-        for run_id, n, status in _equal_pools(study, recipe):
-            if status == "done" and n >= plan.n and run_id == _newest(study, plan.task.name, arm):
-                return run_id, n
-        return None
-
-    if done := finished():
-        return _summary(study, *done, sampled=0)
-    with start_run(study, "pool", {**recipe, "n": plan.n}, unless=finished) as run:
+    def work(run: Run) -> dict[str, Any]:
         before = [run_id for run_id, _, _ in _equal_pools(study, recipe) if run_id != run.run_id]
         _adopt(study, run, plan.n, shard_size, before)
         with ShardStore(study, run, plan, arm, shard_size) as shards:
@@ -75,8 +70,13 @@ def sample_pool(
                 advance(plan.n - sampled)
                 for index in make_engine(study, model or arm, engine).run(shards.jobs(missing), shards.write):
                     advance(shards.commit(index))
-        run.result = _summary(study, run.run_id, plan.n, sampled)
-    return run.result
+        return _summary(study, run.run_id, plan.n, sampled)
+
+    run = once(
+        study, "pool", {**recipe, "n": plan.n}, work,
+        intact=lambda run: run.run_id == _newest(study, plan.task.name, arm),
+    )  # fmt: skip
+    return {**run.result, "sampled": 0} if run.already_done else run.result
 
 
 def _newest(study: Study, task: str, arm: str) -> str | None:
@@ -93,11 +93,11 @@ def _summary(study: Study, run_id: str, n: int, sampled: int) -> dict[str, Any]:
 
 def _equal_pools(study: Study, recipe: dict[str, Any]) -> list[tuple[str, int, str]]:
     """(run, images, status) of pools that differ from a recipe in their number of images alone, largest first."""
-    found = []
+    found, wanted = [], run_identity(study, "pool", recipe)
     for row in study.db.rows("SELECT run_id, config, status FROM runs WHERE kind = 'pool'"):
         config = json.loads(row["config"])
         n = config.pop("n", 0)
-        if config == recipe:
+        if run_identity(study, "pool", config) == wanted:
             found.append((str(row["run_id"]), int(n), str(row["status"])))
     return sorted(found, key=lambda one: (-one[1], one[0]))
 

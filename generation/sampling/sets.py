@@ -21,7 +21,7 @@ from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
 from radpref.data.reader_study.lifecycle import stage
 from radpref.data.study.conditions import MODES, StoredCondition, load_condition, mask_stack, save_conditions
-from radpref.data.study.runs import finished_run, start_run
+from radpref.data.study.runs import once
 from radpref.generation.sampling.draws import allot_modes, draw_conditions, draw_unrated, require_conditions
 from radpref.generation.stack.places import require_arms, require_masks
 
@@ -73,27 +73,23 @@ def run_sets(
     if len(arms) == 2:
         config |= {"conditions": "unrated", "at_most": n is None}
 
-    def finished() -> Run | None:
-        return finished_run(study, "sets", config)
+    def work(run: Run) -> dict[str, Any]:
+        from radpref.generation.sampling.sampler import load_sampler
 
-    if done := finished():
-        return {**_summary(study, done.run_id), "already_done": True}
-    refuse_locked(study)
-    if len(arms) == 1:
-        conditions = draw_conditions(study, wanted, mix, seed)
-    else:
-        conditions = _planned(study, config) or draw_unrated(study, wanted, mix, seed, at_most=n is None)
-    from radpref.generation.sampling.sampler import load_sampler
-
-    stacks = {arm: load_sampler(study, arm) for arm in arms}  # a broken one is said before the run is opened
-    with start_run(study, "sets", config, unless=finished) as run:
+        refuse_locked(study)
+        if len(arms) == 1:
+            conditions = draw_conditions(study, wanted, mix, seed)
+        else:
+            conditions = _planned(study, run) or draw_unrated(study, wanted, mix, seed, at_most=n is None)
+        stacks = {arm: load_sampler(study, arm) for arm in arms}  # a broken one is found before anything is written
         with study.db.write() as connection:
             save_conditions(connection, conditions)
         if len(arms) == 2:
-            write_atomic(_plan(study, run.run_id), json.dumps([one.condition_id for one in conditions]) + "\n")
+            write_atomic(_plan(run), json.dumps([one.condition_id for one in conditions]) + "\n")
         _sample_missing(study, run, conditions, stacks, seed)
-        run.result = _summary(study, run.run_id)
-    return run.result
+        return _summary(study, run.run_id)
+
+    return once(study, "sets", config, work).outcome
 
 
 def check_sets(study: Study, n: int, mix: Sequence[int], arms: Sequence[str]) -> None:
@@ -128,19 +124,14 @@ def refuse_locked(study: Study) -> None:
         )
 
 
-def _plan(study: Study, run_id: str) -> Path:
+def _plan(run: Run) -> Path:
     """The conditions of a comparison in the order of its sets: rating sets made meanwhile must not change them."""
-    return study.root / "runs" / run_id / "conditions.json"
+    return run.folder / "conditions.json"
 
 
-def _planned(study: Study, config: dict[str, Any]) -> list[StoredCondition] | None:
-    """What an interrupted comparison of this configuration had drawn."""
-    row = study.db.row(
-        "SELECT run_id FROM runs WHERE kind = 'sets' AND config = ? AND status = 'running'"
-        " ORDER BY started_at DESC LIMIT 1",
-        [json.dumps(config, sort_keys=True)],
-    )
-    if row is None or not (path := _plan(study, str(row["run_id"]))).exists():
+def _planned(study: Study, run: Run) -> list[StoredCondition] | None:
+    """What a comparison had drawn before it was interrupted."""
+    if not (path := _plan(run)).exists():
         return None
     return [load_condition(study, name) for name in json.loads(path.read_text(encoding="utf-8"))]
 

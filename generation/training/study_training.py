@@ -9,8 +9,6 @@ one reads database and images, trains the autoencoder and writes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ from radpref.data.config.generation import TrainConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import sha256_bytes, sha256_tree, write_atomic
 from radpref.data.study.conditions import record_conditions
-from radpref.data.study.runs import Run, finished_run, start_run
+from radpref.data.study.runs import Run, once
 from radpref.generation.training.request import FRESH, check_training, require_size, warn_without_validation
 from radpref.generation.training.study_corpus import (
     read_images,
@@ -51,9 +49,6 @@ VAE_RATE, FRESH_VAE_RATE, DECODER_RATE = 5e-4, 2e-3, 5e-4
 VAE_WAY_OUT = "lower train.vae_batch_size"
 ADVERSARIAL_WEIGHT = 0.5
 """Of the discriminator's verdict, relative to pixel and gradient errors (Esser et al. 2021 use 0.8-1)."""
-FIRST_KEYS = ("start", "vae_steps", "unet_steps", "control_steps", "batch_size", "learning_rate", "prompt_drop", "seed")
-"""Keys of [train] that runs have always recorded; later ones are recorded where they differ from their default, so that
-a run of an older version is still recognised as done."""
 
 
 def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
@@ -66,7 +61,7 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
     """
     from radpref.generation.stack.places import model_path
     from radpref.generation.training.compute import make_compute
-    from radpref.generation.training.recipes import add_lora, check_recipe, fit_structures, is_large, make_recipe
+    from radpref.generation.training.recipes import is_large
 
     check_training(study, device)
     compute = make_compute(device)
@@ -74,10 +69,25 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
     start = None if settings.start == FRESH else model_path(study, settings.start)
     large = start is not None and is_large(start)
     config = run_config(study, large, len(records))
-    done = finished_run(study, "train", config) if compute.is_main else None
-    if result := compute.share(None if done is None else done.result):
-        return {**result, "already_done": True}
-    stack = _start_stack(study, records)
+
+    def work(run: Run) -> dict[str, Any]:
+        compute.share((run.run_id, None))
+        return _train(study, run, records, large, compute)
+
+    if not compute.is_main:  # the main process alone reads and writes the database
+        run_id, outcome = compute.share(("", None))
+        return outcome or _train(study, Run(study, run_id, "train", config), records, large, compute)
+    run = once(study, "train", config, work, {"training images": _hash_of(records)})
+    if run.already_done:
+        compute.share(("", run.outcome))
+    return run.outcome
+
+
+def _train(study: Study, run: Run, records: list[dict[str, Any]], large: bool, compute: Compute) -> dict[str, Any]:
+    """Check start model and recipe against the study, train, and keep the weights (in the main process)."""
+    from radpref.generation.training.recipes import add_lora, check_recipe, fit_structures, make_recipe
+
+    settings, stack = study.config.train, _start_stack(study, records)
     with_masks = {structure for record in records for structure in record["masks"]}
     structures = fit_structures(stack, settings, study.config.data.structures, with_masks)
     recipe = make_recipe(settings, large, masks=bool(with_masks & set(structures)))
@@ -85,20 +95,19 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
     require_size(study, stack.image_size)
     if compute.is_main:
         warn_without_validation(study)
-    with _shared_run(study, config, {"training images": _hash_of(records)}, compute) as run:
-        corpus = records_corpus(study, records, stack.structures, run.folder / "corpus", compute)
-        add_lora(stack, settings)
-        run.result = _train_stages(study, stack, corpus, run.folder, recipe, compute)
-        run.result |= {
-            "learning_rate": recipe.learning_rate,
-            "control_learning_rate": recipe.control_learning_rate,
-            "processes": compute.world,
-            "device": compute.device.type,
-            "settings": settings.model_dump(mode="json"),
-        }
-        if compute.is_main:
-            _keep(study, stack, run)
-        compute.wait()
+    corpus = records_corpus(study, records, stack.structures, run.folder / "corpus", compute)
+    add_lora(stack, settings)
+    run.result = _train_stages(study, stack, corpus, run.folder, recipe, compute)
+    run.result |= {
+        "learning_rate": recipe.learning_rate,
+        "control_learning_rate": recipe.control_learning_rate,
+        "processes": compute.world,
+        "device": compute.device.type,
+        "settings": settings.model_dump(mode="json"),
+    }
+    if compute.is_main:
+        _keep(study, stack, run)
+    compute.wait()
     return run.result
 
 
@@ -107,13 +116,12 @@ def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
     from radpref.generation.training.recipes import learning_rates
 
     settings = study.config.train
-    kept = {
-        name: value
-        for name, value in settings.model_dump(mode="json").items()
-        if name in FIRST_KEYS or getattr(settings, name) != TrainConfig.model_fields[name].default
+    return {
+        **settings.model_dump(mode="json"),
+        "learning_rate": learning_rates(settings, large)[0],
+        "n_images": n_images,
+        "structures": list(study.config.data.structures),
     }
-    kept["learning_rate"] = learning_rates(settings, large)[0]
-    return {**kept, "n_images": n_images, "structures": list(study.config.data.structures)}
 
 
 def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
@@ -129,17 +137,6 @@ def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
             raise InvalidInput(f"{error}{mend}") from error
     texts = [record["caption"] for record in records if record["caption"]]
     return fresh_stack(texts, study.config.data.structures, study.config.data.image_size, settings.seed)
-
-
-@contextmanager
-def _shared_run(study: Study, config: dict[str, Any], inputs: dict[str, str], compute: Compute) -> Iterator[Run]:
-    """One run for all processes; the main one enters it into the database."""
-    if not compute.is_main:
-        yield Run(study, compute.share(""), "train", config)
-        return
-    with start_run(study, "train", config, inputs, unless=lambda: finished_run(study, "train", config)) as run:
-        compute.share(run.run_id)
-        yield run
 
 
 def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:

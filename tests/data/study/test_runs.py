@@ -9,7 +9,7 @@ import pytest
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound, StorageFull
 from radpref.data.study.run_lock import only_one
-from radpref.data.study.runs import finished_run, latest_run, provenance, start_run
+from radpref.data.study.runs import finished_run, latest_run, once, provenance, start_run
 from radpref.data.upkeep.verify import verify
 from tests.support import ROOT
 from tests.support.errors import refuses
@@ -134,20 +134,42 @@ def test_a_lock_file_of_another_user_that_may_only_be_read_is_locked(tmp_path, m
         raise AssertionError  # there is no file to read now
 
 
-def test_whether_a_run_is_done_is_asked_again_under_the_lock(study):
-    def finished():
-        return finished_run(study, "sets", {"n": 1})
+def test_work_is_done_once(study):
+    worked = []
 
-    assert finished() is None  # what a second command asks while the first is still at work
-    with start_run(study, "sets", {"n": 1}, unless=finished):
-        pass
-    with refuses(Conflict, "sets"):  # noqa: SIM117
-        with start_run(study, "sets", {"n": 1}, unless=finished):
-            raise AssertionError
-    with start_run(study, "sets", {"n": 1}):
-        pass  # a run that may be repeated
-    assert study.db.value("SELECT count(*) FROM runs") == 2
+    def work(run):
+        worked.append(run.run_id)
+        if len(worked) == 1:
+            run.log(step=1)
+            raise KeyboardInterrupt
+        return {"n_lines": len(run.metrics())}
+
+    with pytest.raises(KeyboardInterrupt):
+        once(study, "sets", {"n": 1}, work)
+    first = once(study, "sets", {"n": 1}, work, {"table": "ab"})
+    again = once(study, "sets", {"n": 1}, work)
+    assert worked == [first.run_id, first.run_id]  # the interrupted run was taken up again
+    assert (first.outcome, again.outcome) == ({"n_lines": 1}, {"n_lines": 1, "already_done": True})
+    assert once(study, "sets", {"n": 2}, work).run_id != first.run_id
+    assert not once(study, "sets", {"n": 1}, work, intact=lambda run: False).already_done
+    assert study.db.value("SELECT count(*) FROM runs WHERE status = 'done'") == 3
+    with pytest.raises(NotFound):
+        once(study, "align", {}, lambda run: latest_run(study, "pairs").result)
+    assert finished_run(study, "align") is None
     assert list((study.root / "runs").glob(".*")) == []
+
+
+def test_work_that_another_process_ended_meanwhile_is_not_done_again(study, monkeypatch):
+    real = only_one
+
+    def late(*arguments):  # between the first question and the lock another command does it all
+        monkeypatch.setattr("radpref.data.study.runs.only_one", real)
+        once(study, "sets", {"n": 1}, lambda run: {"by": "the other"})
+        return real(*arguments)
+
+    monkeypatch.setattr("radpref.data.study.runs.only_one", late)
+    assert once(study, "sets", {"n": 1}, lambda run: pytest.fail("done twice")).result == {"by": "the other"}
+    assert study.db.value("SELECT count(*) FROM runs") == 1
 
 
 def test_a_killed_holder_lets_go(tmp_path):

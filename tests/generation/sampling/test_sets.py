@@ -134,7 +134,7 @@ def test_sampling_stores_sets_of_four_with_exact_modes(sampling):
 
 
 def test_weights_of_another_shape_are_one_line_and_leave_nothing(sampling, caplog):
-    """The run is opened after the model is loaded: no unfinished run, no condition; mended weights go on."""
+    """Nothing is written before the model is loaded: no unfinished run, no condition; repaired weights go on."""
     file = sampling.root / "generator" / "unet" / "diffusion_pytorch_model.safetensors"
     good = file.read_bytes()
     weights = load_file(file)
@@ -158,23 +158,22 @@ def test_the_same_command_again_samples_nothing(sampling, monkeypatch):
     assert sampling.db.value("SELECT count(*) FROM runs WHERE kind = 'sets'") == 1
 
 
-def test_sets_that_another_command_ended_while_the_generator_was_loaded_are_not_sampled_again(sampling, monkeypatch):
+def test_the_same_sets_are_refused_while_another_command_loads_the_generator_for_them(sampling, monkeypatch):
     from radpref.generation.sampling import sampler
 
     real = sampler.load_sampler
-    first = []
+    loaded = []
 
     def slow(study, arm):
-        stack = real(study, arm)
-        if not first:
-            first.append("loading")
-            first.append(run_sets(study, n=4)["run_id"])
-        return stack
+        loaded.append(arm)
+        with pytest.raises(Conflict, match="at work on this step"):
+            run_sets(study, n=4)
+        return real(study, arm)
 
     monkeypatch.setattr(sampler, "load_sampler", slow)
-    with pytest.raises(Conflict, match="has just ended this step"):
-        run_sets(sampling, n=4)
-    assert run_sets(sampling, n=4)["run_id"] == first[1]
+    first = run_sets(sampling, n=4)
+    assert run_sets(sampling, n=4) == {**first, "already_done": True}
+    assert loaded == ["baseline"]
     assert sampling.db.value("SELECT count(*) FROM image_sets") == 4
 
 

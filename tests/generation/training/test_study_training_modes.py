@@ -20,6 +20,7 @@ from radpref.data.config.generation import TrainConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.importing import import_records
 from radpref.data.study.conditions import record_conditions
+from radpref.data.study.runs import finished_run, start_run
 from radpref.data.study.study import Study
 from radpref.generation.sampling.sets import run_sets
 from radpref.generation.stack.adapters import study_options
@@ -225,14 +226,15 @@ def test_images_lie_on_disk_and_are_read_once(tiny_study: Study, tmp_path: Path,
 
 
 def test_runs_of_older_versions_are_recognised(tiny_study: Study) -> None:
-    """What [train] always recorded stays recorded; what came later only where it is not the default."""
+    """The first versions recorded these keys alone, the next ones what differed from its default besides."""
     config = run_config(tiny_study, large=False, n_images=24)
-    first = {"start", "vae_steps", "unet_steps", "control_steps", "batch_size", "learning_rate", "prompt_drop", "seed"}
-    assert set(config) == first | {"n_images", "structures"}
-    assert (config["learning_rate"], config["start"], config["n_images"]) == (5e-4, "embedded", 24)
-    opened = _study(tiny_study, '[train]\nunet = "lora"\n', structures=("lungs",))
-    assert run_config(opened, large=False, n_images=24)["unet"] == "lora"
-    opened.db.close()
+    first = ("start", "vae_steps", "unet_steps", "control_steps", "batch_size", "learning_rate", "prompt_drop", "seed")
+    old = {key: config[key] for key in (*first, "n_images", "structures")}
+    assert (old["learning_rate"], old["start"], old["n_images"]) == (5e-4, "embedded", 24)
+    with start_run(tiny_study, "train", old) as run:
+        pass
+    assert finished_run(tiny_study, "train", config).run_id == run.run_id
+    assert finished_run(tiny_study, "train", {**config, "unet": "lora"}) is None
 
 
 # ---- two processes
