@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,25 @@ from radpref.data.config.reader_study import AnnotateConfig, SimulateConfig
 from radpref.data.config.section import Section, section_at
 from radpref.data.core.errors import InvalidInput, NotFound
 
+CHANGES: Mapping[int, str] = {}
+"""Format of study.toml -> what changed its meaning then, in a few words (a key, and what the same line meant before).
+
+To change a meaning, add the next number here: templates write it (``format = ...``), and studies of older formats open
+with one line made of these words. Keys that are added with a default, or renamed values, change no meaning.
+"""
+FIRST_FORMAT = 1
+
+
+def newest_format() -> int:
+    """The format that templates write; a study.toml that names none is of the first."""
+    return max(CHANGES, default=FIRST_FORMAT)
+
 
 class StudyConfig(Section):
     """A whole study.toml."""
 
+    format: int = Field(default=FIRST_FORMAT, ge=FIRST_FORMAT)
+    """Version of this file: what its keys mean. Not the version of radpref."""
     name: str = Field(default="pilot", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")
     title: str = "Synthetic chest X-ray preference study"
     data: DataConfig = DataConfig()
@@ -43,12 +59,27 @@ def parse_config(content: dict[str, Any], origin: str = "study.toml") -> StudyCo
     """Validate a parsed TOML document.
 
     Raises:
-        InvalidInput: an unknown key (the nearest valid name is given) or a bad value, named with its path.
+        InvalidInput: an unknown key (the nearest valid name is given) or a bad value, named with its path; a newer
+            format than this radpref knows.
     """
+    found = content.get("format", FIRST_FORMAT)
+    if isinstance(found, int) and found > newest_format():
+        raise InvalidInput(
+            f"{origin}: format = {found} was written for a newer radpref, this one knows {newest_format()}: upgrade it"
+        )
     try:
         return StudyConfig.model_validate(content)
     except ValidationError as error:
         raise InvalidInput(f"{origin}: {_first_problem(error)}") from error
+
+
+def changed_meanings(config: StudyConfig) -> str | None:
+    """One line on what changed meaning since the format of ``config``; None where nothing did."""
+    changes = [f"{text} (format {number})" for number, text in sorted(CHANGES.items()) if number > config.format]
+    if not changes:
+        return None
+    what = "; ".join(changes)
+    return f"study.toml has format {config.format}; since then: {what}. If that suits, set format = {newest_format()}"
 
 
 def load_config(path: Path) -> StudyConfig:

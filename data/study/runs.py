@@ -66,18 +66,22 @@ def provenance(inputs: Mapping[str, str]) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Revision of the source tree radpref runs from, with ``+`` where it has local changes; None outside git."""
-    folder = Path(__file__).parent
+    """Revision of the source tree radpref runs from, with ``+`` where it has local changes; None outside git.
+
+    A wheel that is installed inside somebody else's repository is not part of it: only a tracked file counts.
+    """
+    file = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+
     try:
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=5, check=True
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True, timeout=5, check=True
-        )
+        git("ls-files", "--error-unmatch", file.name)
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return revision.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 class Run:

@@ -5,10 +5,11 @@ studies/pilot/  study.toml  study.db  images/  masks/  runs/  models/  reports/
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from pathlib import Path
 
-from radpref.data.config.study_config import StudyConfig, load_config
+from radpref.data.config.study_config import StudyConfig, changed_meanings, load_config
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.core.files import storage_errors, write_atomic
 from radpref.data.imaging.images import ImageStore
@@ -29,6 +30,8 @@ class Study:
         if not self.root.is_dir():
             raise NotFound(f"no study at {root}; make one with `radpref study new {root}`")
         self.config: StudyConfig = load_config(self.root / "study.toml")
+        if line := changed_meanings(self.config):
+            logging.getLogger(__name__).warning("%s: %s", self.root, line)
         self.db = StudyDatabase(self.root / "study.db")
 
     @cached_property

@@ -10,10 +10,12 @@ import os
 import secrets
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from radpref.data.config.study_config import parse_config
 from radpref.data.core.errors import Conflict, InvalidInput
 from radpref.data.reader_study.raters import Role, add_rater
 from radpref.data.study.pools import PROXY_FILTERED, PROXY_FINETUNED
@@ -220,7 +222,7 @@ def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = F
     toml = read_template(DEMO_TEMPLATES[model, size])
     root = root.resolve()
     study = Study(root) if (root / "study.toml").exists() else Study.create(root, toml)
-    if (root / "study.toml").read_text(encoding="utf-8") != toml:
+    if study.config != parse_config(tomllib.loads(toml)):
         raise Conflict(f"{root} holds another study; give another folder with --study")
     if model != "embedded":
         import radpref.generation.fidelity.shipping

@@ -1,8 +1,17 @@
+import logging
+import tomllib
+
 import pytest
 
-from radpref.data.config.study_config import StudyConfig, load_config, parse_config
+from radpref.data.config import study_config
+from radpref.data.config.data import DataConfig
+from radpref.data.config.downstream import TaskConfig
+from radpref.data.config.generation import GeneratorConfig
+from radpref.data.config.study_config import StudyConfig, load_config, newest_format, parse_config
 from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.study.study import Study
 from radpref.data.study.templates import named_template, read_template, template_names
+from tests.support import ROOT
 from tests.support.errors import refuses
 
 
@@ -118,3 +127,70 @@ def test_templates_parse_and_take_a_name(tmp_path):
 def test_policies_of_data_sets_are_checked_in_one_line(key, value, named):
     with refuses(InvalidInput, *named):
         parse_config({"data": {key: value}})
+
+
+# ---- formats of study.toml
+
+
+def test_templates_and_examples_are_of_the_newest_format():
+    examples = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "examples").glob("*.toml"))]
+    assert len(examples) > 5
+    for text in [*map(read_template, template_names()), *examples]:
+        assert tomllib.loads(text)["format"] == newest_format()
+
+
+def test_an_older_format_opens_with_one_line_on_what_changed_since(tmp_path, monkeypatch, caplog):
+    opened = Study.create(tmp_path / "study", 'name = "x"\n')
+    opened.db.close()
+    assert not caplog.records  # nothing changed meaning up to now
+    changes = {2: "align.beta counts each image once", 3: "sets.n counts conditions"}
+    monkeypatch.setattr(study_config, "CHANGES", changes)
+    for toml, told in (("", (2, 3)), ("format = 2\n", (3,)), ("format = 3\n", ())):
+        (opened.root / "study.toml").write_text(toml)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            Study(opened.root).db.close()
+        assert len(caplog.records) == bool(told)
+        for number, text in changes.items():
+            assert (text in caplog.text) == (number in told)
+        assert caplog.text.count("\n") == bool(told)
+
+
+def test_a_newer_format_is_refused_before_its_keys_are(monkeypatch):
+    with pytest.raises(InvalidInput) as error:
+        parse_config({"format": newest_format() + 1, "key_to_come": 1})
+    assert f"format = {newest_format() + 1}" in one_line(error)
+    assert "key_to_come" not in one_line(error)
+    for bad in (0, "two"):
+        with pytest.raises(InvalidInput) as error:
+            parse_config({"format": bad})
+        assert "format" in one_line(error)
+
+
+# ---- dumps of older versions
+
+
+def test_a_dump_is_completed_with_defaults_at_every_depth():
+    whole = DataConfig().model_dump(mode="json")
+    assert DataConfig.completed({}) == whole
+    assert DataConfig.completed({"columns": {}, "phantom": {"normal_fraction": 0.15}}) == whole
+    assert DataConfig.completed({"phantom": {"normal_fraction": 0.2}})["phantom"]["normal_fraction"] == 0.2
+    task = {"name": "x", "kind": "binary"}
+    full = TaskConfig(**task).model_dump(mode="json")
+    content = parse_config({"downstream": {"tasks": [task]}}).downstream
+    assert type(content).completed({"tasks": [task]}) == content.model_dump(mode="json")
+    assert type(content).completed({"tasks": [task]})["tasks"] == [full]
+    assert TaskConfig.completed({"kind": "binary"}).keys() == full.keys() - {"name"}  # no default, nothing made up
+
+
+def test_a_removed_key_counts_only_where_it_was_not_at_its_default():
+    class Later(GeneratorConfig):
+        REMOVED = {"old_key": 3}  # noqa: RUF012
+
+    assert Later.completed({"old_key": 3}) == Later.completed({})
+    assert Later.completed({"old_key": 4}) == {**Later.completed({}), "old_key": 4}
+    assert GeneratorConfig.completed({"unheard_of": 1})["unheard_of"] == 1
+
+
+def test_what_changes_no_result_is_left_out():
+    assert GeneratorConfig.completed({"compile": True, "compile_mode": "default"}) == GeneratorConfig.completed({})

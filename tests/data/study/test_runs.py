@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound, StorageFull
+from radpref.data.study import runs
 from radpref.data.study.run_lock import only_one
 from radpref.data.study.runs import finished_run, latest_run, once, provenance, start_run
 from radpref.data.upkeep.verify import verify
@@ -64,6 +65,28 @@ def test_provenance_names_versions():
     found = provenance({})
     assert {"python", "packages", "git", "inputs"} <= set(found)
     assert "numpy" in found["packages"]
+
+
+def test_the_revision_is_of_radpref_not_of_a_repository_around_its_installation(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    installed = tmp_path / "environment" / "runs.py"
+    installed.parent.mkdir()
+    installed.write_text("# the package\n")
+    (tmp_path / "notebook.py").write_text("# theirs\n")
+    monkeypatch.setattr(runs, "__file__", str(installed))
+    assert runs.git_revision() is None  # no repository
+    git("init", "-q")
+    git("add", "notebook.py")
+    git("commit", "-qm", "theirs")
+    assert runs.git_revision() is None
+    git("add", ".")
+    git("commit", "-qm", "the package too: a checkout")
+    assert runs.git_revision() == git("rev-parse", "HEAD")
+    installed.write_text("# changed\n")
+    assert runs.git_revision() == git("rev-parse", "HEAD") + "+"
 
 
 @pytest.mark.parametrize("error", [InvalidInput, NotFound, Conflict])
