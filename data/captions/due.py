@@ -36,6 +36,35 @@ MANY = 20_000
 """From so many records on, looking at their captions takes more than a moment."""
 
 
+Due = tuple[str, str | None]
+"""(record_id, present caption) of what is due."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of the records that were looked at: captions that stay, and rule -> how many broke it."""
+
+    n_records: int
+    n_kept: int
+    broken: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What asking would take: ``place`` is where the endpoint is, ``cost`` None where no price is set."""
+
+    endpoint: str
+    place: str
+    model: str | None
+    n_due: int
+    n_reports: int
+    n_cached: int
+    n_to_ask: int
+    tokens_sent: int
+    tokens_answered: int
+    cost: float | None
+
+
 @dataclass
 class Work:
     """One due record: what is known of it, and what came out."""
@@ -79,9 +108,9 @@ def version_of(source: str, model: str | None) -> str:
 
 def due_records(
     study: Study, version: str, split: str | None, unfinished: str | None, *, redo: bool, missing: bool = False
-) -> tuple[list[tuple[str, str | None]], dict[str, Any]]:
-    """(record_id, present caption) of what is due, and counts of what is not; ``missing``: what is there stays."""
-    due: list[tuple[str, str | None]] = []
+) -> tuple[list[Due], Counts]:
+    """What is due, and counts of what is not; ``missing``: what is there stays."""
+    due: list[Due] = []
     broken: Counter[str] = Counter()
     n_records = n_kept = 0
     total = int(study.db.value("SELECT count(*) FROM records WHERE ? IS NULL OR split = ?", (split, split)))
@@ -98,7 +127,7 @@ def due_records(
             due.append((str(record_id), caption))
         else:
             n_kept += 1
-    return due, {"n_records": n_records, "n_kept": n_kept, "broken": dict(sorted(broken.items()))}
+    return due, Counts(n_records, n_kept, dict(sorted(broken.items())))
 
 
 def batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -107,7 +136,7 @@ def batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield items[start : start + BATCH]
 
 
-def load(study: Study, due: Sequence[tuple[str, str | None]]) -> list[Work]:
+def load(study: Study, due: Sequence[Due]) -> list[Work]:
     """Reports and labels of a batch, the impressions read out of them."""
     ids = [record_id for record_id, _ in due]
     marks = ",".join("?" * len(ids))
@@ -130,7 +159,7 @@ def known_answers(study: Study) -> dict[str, Answer]:
     return {str(key): Answer(text, sent, answered) for key, text, sent, answered in rows}
 
 
-def estimate(study: Study, endpoint: ChatEndpoint, record_ids: Sequence[str]) -> dict[str, Any]:
+def estimate(study: Study, endpoint: ChatEndpoint, record_ids: Sequence[str]) -> Estimate:
     """What asking for these records would take: reports, answers already paid for, tokens, and the price if known."""
     known = known_answers(study)
     n_reports = n_cached = sent = answered = 0
@@ -147,24 +176,15 @@ def estimate(study: Study, endpoint: ChatEndpoint, record_ids: Sequence[str]) ->
     settings = endpoint.settings
     prices = (settings.price_input, settings.price_output)
     cost = None if None in prices else (sent * float(prices[0] or 0) + answered * float(prices[1] or 0)) / 1e6
-    return {
-        "endpoint": endpoint.url,
-        "place": endpoint.place,
-        "model": settings.model,
-        "n_due": len(record_ids),
-        "n_reports": n_reports,
-        "n_cached": n_cached,
-        "n_to_ask": n_reports - n_cached,
-        "tokens_sent": sent,
-        "tokens_answered": answered,
-        "cost": cost,
-    }
+    n_to_ask = n_reports - n_cached
+    return Estimate(endpoint.url, endpoint.place, settings.model, len(record_ids), n_reports, n_cached, n_to_ask,
+                    sent, answered, cost)  # fmt: skip
 
 
 def estimate_only(
     study: Study, *, redo: bool = False, missing: bool = False, split: str | None = None, limit: int | None = None,
     environ: Mapping[str, str] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> Estimate:  # fmt: skip
     """The estimate for what :func:`write_captions` would ask the endpoint; nothing is sent and nothing written."""
     chosen_source(study, "endpoint", split, redo=redo, missing=missing)
     endpoint = ChatEndpoint(study.config.captions, environ or {})

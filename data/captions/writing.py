@@ -12,34 +12,68 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from threading import Event
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from radpref.data.captions.due import (
+    Due,
+    Estimate,
     Work,
     batches,
     chosen_source,
     due_records,
     estimate,
-    known_answers,
     load,
     version_of,
 )
-from radpref.data.captions.endpoint import Answer, ChatEndpoint, EndpointFailed
-from radpref.data.captions.prompt import again, first_messages, read_answer
+from radpref.data.captions.endpoint import ChatEndpoint
+from radpref.data.captions.writers import Asked, CaptionWriter, EndpointWriter, RulesWriter
 from radpref.data.core.errors import Conflict
 from radpref.data.core.progress import bar
 from radpref.data.reader_study.lifecycle import stage
 from radpref.data.study.conditions import asked_attributes
 from radpref.data.study.runs import Run, now, start_run, unfinished_run
 from radpref.data.study.study import Study
-from radpref.data.text.caption_rules import broken_rules
-from radpref.data.text.rule_captions import rule_caption
 
 N_EXAMPLES = 8
 """Captions that are shown when a run ends."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A caption beside the beginning of what it was made of."""
+
+    record: str
+    caption: str
+    text: str
+
+
+@dataclass(frozen=True)
+class CaptionResult:
+    """What was due and what was written.
+
+    n_kept: captions that stay; broken: rule -> captions that were there and broke it; by: writer -> captions; n_unread:
+    records that say nothing a caption can be made of; rejected: rule -> answers that broke it; n_asking: of n_labelled
+    captions of records with labels, those that ask for a label; n_conditions_kept: conditions that keep an older text.
+    """
+
+    source: str
+    version: str
+    n_records: int
+    n_kept: int
+    broken: Mapping[str, int]
+    n_due: int
+    run_id: str | None = None
+    n_written: int = 0
+    by: Mapping[str, int] = field(default_factory=dict)
+    n_unread: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    n_labelled: int = 0
+    n_asking: int = 0
+    n_conditions_kept: int = 0
+    asked: Asked = field(default_factory=Asked)
+    examples: tuple[Example, ...] = ()
 
 
 def write_captions(
@@ -51,10 +85,10 @@ def write_captions(
     split: str | None = None,
     limit: int | None = None,
     environ: Mapping[str, str] | None = None,
-    confirm: Callable[[dict[str, Any]], None] | None = None,
+    confirm: Callable[[Estimate], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> dict[str, Any]:
-    """Write the captions that are due; returns counts and examples, JSON-ready. The same call again resumes.
+) -> CaptionResult:
+    """Write the captions that are due. The same call again resumes.
 
     Args:
         source: "rules" or "endpoint"; default: captions.source of study.toml.
@@ -71,102 +105,91 @@ def write_captions(
     source = chosen_source(study, source, split, redo=redo, missing=missing)
     if (found := stage(study.db)) in ("locked", "frozen"):
         raise Conflict(f"the study is {found}: its captions are fixed; caption another study")
+    settings = study.config.captions
     with ExitStack() as stack:
         endpoint = None
         if source == "endpoint":
-            endpoint = stack.enter_context(ChatEndpoint(study.config.captions, environ or {}, sleep))
-        version = version_of(source, study.config.captions.model)
-        config = _run_config(study, source, version, redo, split, limit)
+            endpoint = stack.enter_context(ChatEndpoint(settings, environ or {}, sleep))
+        version = version_of(source, settings.model)
+        config = {
+            "source": source, "version": version, "redo": redo, "split": split, "limit": limit,
+            "endpoint": settings.model_dump(mode="json") if endpoint else {},
+        }  # fmt: skip
         unfinished = unfinished_run(study, "caption", config) if redo else None  # a redo goes on in it
         earlier = None if unfinished is None else unfinished.run_id
         due, counts = due_records(study, version, split, earlier, redo=redo, missing=missing)
         due = due[:limit]
-        result: dict[str, Any] = {"source": source, "version": version, **counts, "n_due": len(due)}
+        nothing = CaptionResult(source, version, counts.n_records, counts.n_kept, counts.broken, len(due))
         if not due:
-            return {**result, "run_id": None, "n_written": 0}
+            return nothing
         if endpoint is not None and confirm is not None:
             confirm(estimate(study, endpoint, [record_id for record_id, _ in due]))
-        runs: list[Run] = []
-
-        def begin() -> Run:  # with the first caption: a call that finds nothing to write leaves no run
-            if not runs:
-                runs.append(stack.enter_context(start_run(study, "caption", config)))
-            return runs[0]
-
-        result |= _write_all(study, begin, due, version, endpoint)
-        result["run_id"] = runs[0].run_id if runs else None
-        if runs:
-            result["n_conditions_kept"] = _conditions_of(study, runs[0])
-            runs[0].result = dict(result)
+        writer: CaptionWriter = EndpointWriter(study, endpoint) if endpoint else RulesWriter()
+        run, tally = _write_all(study, stack, writer, due, config)
+        result = replace(tally.onto(nothing), asked=writer.asked)
+        if run is not None:
+            result = replace(result, run_id=run.run_id, n_conditions_kept=_conditions_of(study, run))
+            run.result = asdict(result)
     return result
-
-
-def _run_config(
-    study: Study, source: str, version: str, redo: bool, split: str | None, limit: int | None
-) -> dict[str, Any]:
-    settings = study.config.captions.model_dump(mode="json") if source == "endpoint" else {}
-    return {"source": source, "version": version, "redo": redo, "split": split, "limit": limit, "endpoint": settings}
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Tally:
+    """What became of the records so far."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    examples: list[Example] = field(default_factory=list)
+
+    def add(self, works: Sequence[Work]) -> None:
+        for work in works:
+            self.rejected.update(work.rejected)
+            if work.skipped:
+                continue
+            self.counts["unread" if work.caption is None else work.source] += 1
+            self.counts["labelled"] += any(value == 1 for value in work.labels.values())
+            self.counts["asking"] += bool(asked_attributes(work.caption or "", work.labels))
+            if work.caption and len(self.examples) < N_EXAMPLES:
+                text = work.found.text if work.found else "(labels only)"
+                self.examples.append(Example(work.record_id, work.caption, text[:160]))
+
+    def onto(self, nothing: CaptionResult) -> CaptionResult:
+        by = {name: self.counts[name] for name in ("rules", "endpoint", "fallback")}
+        return replace(
+            nothing,
+            n_written=sum(by.values()),
+            by=by,
+            n_unread=self.counts["unread"],
+            rejected=dict(sorted(self.rejected.items())),
+            n_labelled=self.counts["labelled"],
+            n_asking=self.counts["asking"],
+            examples=tuple(self.examples),
+        )
+
+
 def _write_all(
-    study: Study,
-    begin: Callable[[], Run],
-    due: Sequence[tuple[str, str | None]],
-    version: str,
-    endpoint: ChatEndpoint | None,
-) -> dict[str, Any]:
-    counts: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
-    examples: list[dict[str, Any]] = []
-    known = known_answers(study) if endpoint else {}
-    n_before, usage = len(known), [0, 0]
+    study: Study, stack: ExitStack, writer: CaptionWriter, due: Sequence[Due], config: dict[str, Any]
+) -> tuple[Run | None, _Tally]:
+    """Write batch by batch; the run begins with the first caption, so a call that finds nothing to write leaves none.
+
+    The run ends with ``stack``.
+    """
+    run, tally = None, _Tally()
     with bar("captions", len(due)) as advance:
         for batch in batches(due):
             works = load(study, batch)
-            if endpoint is None:
-                for work in works:
-                    _by_rules(work)
-            else:
-                try:
-                    _by_endpoint(study, works, endpoint, known)
-                except BaseException:
-                    _store_answers(study, works)  # they were paid for
-                    raise
-            if endpoint is not None:
-                _store_answers(study, works)
+            writer.write(works)
             if ready := [work for work in works if work.caption is not None and not work.skipped]:
-                _store(study, begin(), ready, version)
-            for work in works:
-                rejected.update(work.rejected)
-                for answer in work.fresh.values():
-                    usage[0] += answer.prompt_tokens or 0
-                    usage[1] += answer.completion_tokens or 0
-                if work.skipped:
-                    continue
-                counts["unread" if work.caption is None else work.source] += 1
-                counts["labelled"] += any(value == 1 for value in work.labels.values())
-                counts["asking"] += bool(asked_attributes(work.caption or "", work.labels))
-                if work.caption and len(examples) < N_EXAMPLES:
-                    text = work.found.text if work.found else "(labels only)"
-                    examples.append({"record": work.record_id, "caption": work.caption, "text": text[:160]})
+                run = run or stack.enter_context(start_run(study, "caption", config))
+                _store(study, run, ready, str(config["version"]))
+            tally.add(works)
             if failed := next((work.failed for work in works if work.failed), None):
                 raise failed
             advance(len(batch))
-    written = {name: counts[name] for name in ("rules", "endpoint", "fallback")}
-    return {
-        "n_written": sum(written.values()),
-        "by": written,
-        "n_unread": counts["unread"],
-        "rejected": dict(sorted(rejected.items())),
-        "n_labelled": counts["labelled"],
-        "n_asking": counts["asking"],
-        "n_conditions_kept": 0,
-        "asked": {"n_answers": len(known) - n_before, "tokens_sent": usage[0], "tokens_answered": usage[1]},
-        "examples": examples,
-    }
+    return run, tally
 
 
 def _conditions_of(study: Study, run: Run) -> int:
@@ -178,75 +201,6 @@ def _conditions_of(study: Study, run: Run) -> int:
             (run.run_id,),
         )
     )
-
-
-def _by_rules(work: Work) -> None:
-    caption = rule_caption(work.found.text if work.found else None, work.labels)
-    work.caption = caption if caption and not broken_rules(caption) else None
-
-
-def _by_endpoint(study: Study, works: Sequence[Work], endpoint: ChatEndpoint, known: dict[str, Answer]) -> None:
-    """Ask for a batch, equal impressions once; a failure stops what has not begun."""
-    groups: dict[str, list[Work]] = {}
-    for work in works:
-        if work.found is None:
-            _by_rules(work)
-        else:
-            groups.setdefault(work.found.text, []).append(work)
-    stop = Event()
-    with ThreadPoolExecutor(study.config.captions.concurrency) as pool:
-        try:
-            list(pool.map(lambda group: _ask(group[0], endpoint, known, stop), groups.values()))
-        except BaseException:
-            stop.set()  # what has not begun is not asked
-            raise
-    for first, *others in groups.values():
-        known |= first.fresh
-        for work in others:
-            if first.skipped or first.source == "endpoint":
-                work.caption, work.source, work.skipped = first.caption, first.source, first.skipped
-                continue
-            _by_rules(work)  # the labels of each record are its own
-            work.source = "fallback"
-
-
-def _ask(work: Work, endpoint: ChatEndpoint, known: Mapping[str, Answer], stop: Event) -> None:
-    """Ask for one caption, again with the reason where it breaks the rules; at last the rules write it."""
-    assert work.found is not None
-    messages = first_messages(work.found.text)
-    for _ in range(endpoint.settings.re_ask + 1):
-        key = endpoint.key(messages)
-        answer = known.get(key) or work.fresh.get(key)
-        if answer is None:
-            if stop.is_set():
-                work.skipped = True
-                return
-            try:
-                answer = work.fresh[key] = endpoint.ask(messages)
-            except EndpointFailed as error:
-                stop.set()
-                work.failed, work.skipped = error, True
-                return
-        caption = read_answer(answer.text)
-        broken = broken_rules(caption)
-        if not broken:
-            work.caption, work.source = caption, "endpoint"
-            return
-        work.rejected.append(broken[0].rule)
-        messages = again(messages, answer.text, broken)
-    _by_rules(work)
-    work.source = "fallback"
-
-
-def _store_answers(study: Study, works: Sequence[Work]) -> None:
-    """The endpoint's answers, whatever becomes of them."""
-    rows = [
-        (key, study.config.captions.model, one.text, one.prompt_tokens, one.completion_tokens, now())
-        for work in works
-        for key, one in work.fresh.items()
-    ]
-    with study.db.write() as connection:
-        connection.executemany("INSERT INTO caption_answers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
 
 def _store(study: Study, run: Run, works: Sequence[Work], version: str) -> None:

@@ -6,13 +6,16 @@ Registered in data/cli/study_commands.py; what is heavy is imported inside.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radpref.data.core.console import JsonOption, StudyOption, emit
+
+if TYPE_CHECKING:
+    from radpref.data.captions.due import Estimate
+    from radpref.data.captions.writing import CaptionResult
 
 
 def caption(
@@ -41,16 +44,16 @@ def caption(
 
     opened = Study(study)
     if estimate:
-        found = estimate_only(opened, redo=redo, missing=missing, split=split, limit=limit, environ=os.environ)
-        emit(found, True) if as_json else print_estimate(found)
+        cost = estimate_only(opened, redo=redo, missing=missing, split=split, limit=limit, environ=os.environ)
+        emit(cost, True) if as_json else print_estimate(cost)
         return
 
-    def confirm(expected: dict[str, Any]) -> None:
+    def confirm(expected: Estimate) -> None:
         if not as_json:
             print_estimate(expected)
-        if yes or not expected["n_to_ask"] or expected["place"] == "this machine":
+        if yes or not expected.n_to_ask or expected.place == "this machine":
             return
-        question = f"The impressions of {expected['n_to_ask']} reports leave this machine for {expected['endpoint']}."
+        question = f"The impressions of {expected.n_to_ask} reports leave this machine for {expected.endpoint}."
         if as_json or not sys.stdin.isatty():
             from radpref.data.core.errors import Conflict
 
@@ -63,47 +66,47 @@ def caption(
     emit(found, True) if as_json else print_captions(found)
 
 
-def print_estimate(found: Mapping[str, Any]) -> None:
+def print_estimate(found: Estimate) -> None:
     """The estimate for people."""
-    cost = "unknown: set captions.price_input and price_output" if found["cost"] is None else f"{found['cost']:.2f}"
+    cost = "unknown: set captions.price_input and price_output" if found.cost is None else f"{found.cost:.2f}"
     typer.echo(
-        f"{found['n_due']} captions are due, {found['n_reports']} of them have a report to ask about; "
-        f"{found['n_cached']} answers are here already.\n"
-        f"{found['n_to_ask']} questions to {found['endpoint']} ({found['place']}), model {found['model']}: "
-        f"about {found['tokens_sent']} tokens sent, {found['tokens_answered']} answered; price {cost}."
+        f"{found.n_due} captions are due, {found.n_reports} of them have a report to ask about; "
+        f"{found.n_cached} answers are here already.\n"
+        f"{found.n_to_ask} questions to {found.endpoint} ({found.place}), model {found.model}: "
+        f"about {found.tokens_sent} tokens sent, {found.tokens_answered} answered; price {cost}."
     )
-    if found["place"] != "this machine":
-        typer.echo("Scrubbed impressions leave this machine; scrubbing is no de-identification (docs/texts.md).")
+    if found.place != "this machine":
+        typer.echo("Scrubbed impressions leave this machine; scrubbing does not de-identify (docs/texts.md).")
 
 
-def print_captions(found: Mapping[str, Any]) -> None:
+def print_captions(found: CaptionResult) -> None:
     """What was written, for people: counts, what was refused, examples."""
     typer.echo(
-        f"{found['n_records']} records: {found['n_kept']} captions stay, {found['n_due']} were due, "
-        f"{found['n_written']} written ({found['version']})."
+        f"{found.n_records} records: {found.n_kept} captions stay, {found.n_due} were due, "
+        f"{found.n_written} written ({found.version})."
     )
-    if found["broken"]:
-        listed = ", ".join(f"{n} {rule}" for rule, n in found["broken"].items())
+    if found.broken:
+        listed = ", ".join(f"{n} {rule}" for rule, n in found.broken.items())
         typer.echo(f"Captions that were there and broke a rule: {listed}.")
-    if not found["n_due"]:
+    if not found.n_due:
         return
-    by = found["by"]
-    if found["source"] == "endpoint":
-        asked = found["asked"]
+    by = found.by
+    if found.source == "endpoint":
+        asked = found.asked
         typer.echo(
             f"By the endpoint {by['endpoint']}, by the rules instead {by['fallback']}, without a report {by['rules']}; "
-            f"{asked['n_answers']} new answers, {asked['tokens_sent']} tokens sent, "
-            f"{asked['tokens_answered']} answered."
+            f"{asked.n_answers} new answers, {asked.tokens_sent} tokens sent, "
+            f"{asked.tokens_answered} answered."
         )
-    if found["rejected"]:
-        typer.echo("Answers rejected: " + ", ".join(f"{n} {rule}" for rule, n in found["rejected"].items()) + ".")
-    if found["n_unread"]:
-        typer.echo(f"{found['n_unread']} records say nothing a caption can be made of; what they had stays.")
-    typer.echo(f"{found['n_asking']} of {found['n_labelled']} captions of records with labels ask for one of them.")
-    if found["n_conditions_kept"]:
-        typer.echo(f"{found['n_conditions_kept']} conditions were drawn from earlier captions and keep their text.")
-    for one in found["examples"]:
-        typer.echo(f"  {one['caption']:<44} <- {' '.join(one['text'].split())[:70]}")
+    if found.rejected:
+        typer.echo("Answers rejected: " + ", ".join(f"{n} {rule}" for rule, n in found.rejected.items()) + ".")
+    if found.n_unread:
+        typer.echo(f"{found.n_unread} records say nothing a caption can be made of; what they had stays.")
+    typer.echo(f"{found.n_asking} of {found.n_labelled} captions of records with labels ask for one of them.")
+    if found.n_conditions_kept:
+        typer.echo(f"{found.n_conditions_kept} conditions were drawn from earlier captions and keep their text.")
+    for one in found.examples:
+        typer.echo(f"  {one.caption:<44} <- {' '.join(one.text.split())[:70]}")
 
 
 def export(

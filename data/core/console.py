@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
 
 
-def emit(result: Mapping[str, Any], as_json: bool) -> None:
-    """Print a result: one JSON object, or one indented line per value."""
+def emit(result: Mapping[str, Any] | DataclassInstance, as_json: bool) -> None:
+    """Print a result, a mapping or a dataclass: one JSON object, or one indented line per value."""
+    result = result if isinstance(result, Mapping) else asdict(result)
     if as_json:
         typer.echo(json.dumps(dict(result), default=str))
     else:

@@ -12,8 +12,9 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from radpref.data.config.study_config import parse_config
 from radpref.data.core.errors import Conflict, InvalidInput
@@ -21,6 +22,9 @@ from radpref.data.reader_study.raters import Role, add_rater
 from radpref.data.study.pools import PROXY_FILTERED, PROXY_FINETUNED
 from radpref.data.study.study import Study
 from radpref.data.study.templates import read_template
+
+if TYPE_CHECKING:
+    from radpref.data.captions.due import Estimate
 
 Step = tuple[str, Callable[[], dict[str, Any]]]
 N_WORKERS = min(4, os.cpu_count() or 1)
@@ -57,15 +61,15 @@ def _missing_captions(study: Study) -> dict[str, Any]:
     from radpref.data.captions.writing import write_captions
     from radpref.data.reader_study.lifecycle import stage
 
-    def refuse(expected: dict[str, Any]) -> None:
-        if expected["place"] == "this machine":
+    def refuse(expected: Estimate) -> None:
+        if expected.place == "this machine":
             return
         raise Conflict("captions come from an endpoint off this machine: write them first with `radpref data caption`")
 
     if stage(study.db) in ("locked", "frozen"):
         return {}
     found = write_captions(study, missing=True, environ=os.environ, confirm=refuse)
-    return {"captions": found} if found["n_due"] else {}
+    return {"captions": asdict(found)} if found.n_due else {}
 
 
 def before_scoring(study: Study) -> list[Step]:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from radpref.data.captions.due import estimate_only
+from radpref.data.captions.due import Estimate, estimate_only
 from radpref.data.captions.endpoint import Answer, ChatEndpoint, EndpointFailed, where
 from radpref.data.captions.prompt import estimated_tokens, read_answer
+from radpref.data.captions.writers import Asked
 from radpref.data.captions.writing import write_captions
 from radpref.data.cli import data_app
 from radpref.data.config.data import CaptionsConfig
@@ -95,17 +96,15 @@ class Slept(list[float]):
 def test_rules_write_every_caption_and_say_so(filled: Study) -> None:
     found = write_captions(filled)
     assert captions_of(filled) == CAPTIONS
-    assert (found["n_due"], found["n_written"], found["n_unread"]) == (4, 4, 0)
-    assert (found["n_labelled"], found["n_asking"]) == (1, 1)
-    assert [one["caption"] for one in found["examples"]] == CAPTIONS
-    assert "___" not in json.dumps(found)
+    assert (found.n_due, found.n_written, found.n_unread) == (4, 4, 0)
+    assert (found.n_labelled, found.n_asking) == (1, 1)
+    assert [one.caption for one in found.examples] == CAPTIONS
+    assert "___" not in str(found)
     rows = events(filled)
-    assert {(row["run_id"], row["source"], row["version"]) for row in rows} == {
-        (found["run_id"], "rules", found["version"])
-    }
+    assert {(row["run_id"], row["source"], row["version"]) for row in rows} == {(found.run_id, "rules", found.version)}
     assert [json.loads(row["detail"])["section"] for row in rows] == ["impression"] * 3 + ["findings"]
     again = write_captions(filled)
-    assert (again["run_id"], again["n_due"], again["n_kept"]) == (None, 0, 4)
+    assert (again.run_id, again.n_due, again.n_kept) == (None, 0, 4)
     assert len(events(filled)) == 4
     assert verify(filled)["ok"]
 
@@ -116,7 +115,7 @@ def test_what_the_data_set_brought_stays_where_it_keeps_the_rules(study: Study) 
     assert any("captions break the study's rules" in note for note in verify(study)["notes"])
     found = write_captions(study)
     assert captions_of(study) == ["Effusion on the right", *CAPTIONS[1:]]
-    assert found["broken"] == {"comma": 1, "comparison": 1}
+    assert found.broken == {"comma": 1, "comparison": 1}
     assert [row["previous"] for row in events(study)] == brought[1:]
     assert not any("captions break" in note for note in verify(study)["notes"])
     write_captions(study, redo=True)
@@ -124,9 +123,9 @@ def test_what_the_data_set_brought_stays_where_it_keeps_the_rules(study: Study) 
 
 
 def test_split_and_limit(filled: Study) -> None:
-    assert write_captions(filled, split="val")["n_written"] == 1
+    assert write_captions(filled, split="val").n_written == 1
     assert captions_of(filled) == [None, None, None, "Left pneumothorax"]
-    assert write_captions(filled, limit=1)["n_written"] == 1
+    assert write_captions(filled, limit=1).n_written == 1
     assert captions_of(filled)[:2] == ["Small right pleural effusion", None]
 
 
@@ -135,7 +134,7 @@ def test_a_record_that_says_nothing_keeps_what_it_has(study: Study) -> None:
     with study.db.write() as connection:
         connection.execute("UPDATE labels SET value = NULL")
     found = write_captions(study)
-    assert (found["n_written"], found["n_unread"]) == (0, 2)
+    assert (found.n_written, found.n_unread) == (0, 2)
     assert captions_of(study) == ["Stable chest, as before", None]
 
 
@@ -144,7 +143,7 @@ def test_nothing_to_write_leaves_no_run(study: Study) -> None:
     with study.db.write() as connection:
         connection.execute("UPDATE labels SET value = NULL")
     found = write_captions(study)
-    assert (found["n_due"], found["n_unread"], found["run_id"]) == (1, 1, None)
+    assert (found.n_due, found.n_unread, found.run_id) == (1, 1, None)
     assert study.db.rows("SELECT * FROM runs") == []
 
 
@@ -163,7 +162,7 @@ def test_the_overview_names_the_step(filled: Study) -> None:
 def test_missing_replaces_nothing(study: Study) -> None:
     add_records(study, list(REPORTS), ["Stable, effusion", None, "Edema", None])
     found = write_captions(study, missing=True)
-    assert (found["n_due"], found["n_written"]) == (2, 2)
+    assert (found.n_due, found.n_written) == (2, 2)
     assert captions_of(study) == ["Stable, effusion", "Normal", "Edema", "Left pneumothorax"]
 
 
@@ -181,8 +180,8 @@ def test_the_estimate_counts_what_missing_would_ask(study: Study) -> None:
     """A caption that is there, whether or not it keeps the rules, is not asked for under --missing."""
     add_records(study, list(REPORTS), ["Normal", "worse than before, much worse indeed", None, None])
     study = with_endpoint(study, "http://127.0.0.1:9/v1")
-    assert estimate_only(study)["n_due"] == 3
-    assert estimate_only(study, missing=True)["n_due"] == 2
+    assert estimate_only(study).n_due == 3
+    assert estimate_only(study, missing=True).n_due == 2
 
 
 def test_a_round_captions_what_it_imports(filled: Study) -> None:
@@ -215,7 +214,7 @@ def test_a_new_version_of_the_rules_rewrites_only_its_own(filled: Study, monkeyp
         connection.execute("UPDATE records SET caption = 'Right effusion' WHERE record_id = 'r0'")  # by hand
     monkeypatch.setattr("radpref.data.captions.due.CAPTIONER_VERSION", 2)
     found = write_captions(filled)
-    assert (found["n_due"], found["n_kept"]) == (3, 1)
+    assert (found.n_due, found.n_kept) == (3, 1)
     assert captions_of(filled)[0] == "Right effusion"
 
 
@@ -232,13 +231,13 @@ def test_a_locked_study_keeps_its_captions(filled: Study) -> None:
 def test_conditions_keep_the_text_that_was_shown(filled: Study) -> None:
     add_rated_set(filled, source="r0")
     before = filled.db.rows("SELECT * FROM conditions")
-    assert write_captions(filled)["n_conditions_kept"] == 1
+    assert write_captions(filled).n_conditions_kept == 1
     assert filled.db.rows("SELECT * FROM conditions") == before
 
 
 def test_an_interrupted_run_goes_on(filled: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("radpref.data.captions.due.BATCH", 1)
-    import radpref.data.captions.writing as module
+    import radpref.data.captions.writers as module
 
     real, calls = module._by_rules, iter(range(100))
 
@@ -253,9 +252,9 @@ def test_an_interrupted_run_goes_on(filled: Study, monkeypatch: pytest.MonkeyPat
     assert captions_of(filled) == [*CAPTIONS[:2], None, None]
     monkeypatch.setattr(module, "_by_rules", real)
     found = write_captions(filled, redo=True)  # a redo goes on where it was, too
-    assert (found["n_due"], found["n_written"]) == (2, 2)
+    assert (found.n_due, found.n_written) == (2, 2)
     assert captions_of(filled) == CAPTIONS
-    assert {row["run_id"] for row in events(filled)} == {found["run_id"]}
+    assert {row["run_id"] for row in events(filled)} == {found.run_id}
 
 
 # --- endpoint ----------------------------------------------------------------------------------------------------
@@ -266,15 +265,15 @@ def test_the_endpoint_writes_and_a_rerun_costs_nothing(filled: Study, endpoint: 
     endpoint.reply = by_report
     found = write_captions(study, environ={"MY_KEY": "secret-key"})
     assert captions_of(study) == CAPTIONS
-    assert found["by"] == {"rules": 0, "endpoint": 4, "fallback": 0}
-    assert found["asked"] == {"n_answers": 4, "tokens_sent": 360, "tokens_answered": 20}
+    assert found.by == {"rules": 0, "endpoint": 4, "fallback": 0}
+    assert found.asked == Asked(n_answers=4, tokens_sent=360, tokens_answered=20)
     assert {body["temperature"] for body in endpoint.requests} == {0.0}
     assert {headers["Authorization"] for headers in endpoint.headers} == {"Bearer secret-key"}
     sent = json.dumps(endpoint.requests)
     assert "___" not in sent
     assert "FINDINGS" not in sent  # only what the impression says leaves
     again = write_captions(study, redo=True, environ={"MY_KEY": "other"})
-    assert (again["n_written"], len(endpoint.requests)) == (4, 4)
+    assert (again.n_written, len(endpoint.requests)) == (4, 4)
     stored = (study.root / "study.db").read_bytes() + b"".join(
         path.read_bytes() for path in (study.root / "runs").rglob("*") if path.is_file()
     )
@@ -286,7 +285,7 @@ def test_equal_reports_are_asked_once(study: Study, endpoint: Endpoint) -> None:
     add_records(study, ["IMPRESSION: Edema."] * 3)
     study = with_endpoint(study, endpoint.url)
     endpoint.reply = lambda body: completion("pulmonary edema.")
-    assert write_captions(study, "endpoint")["by"]["endpoint"] == 3
+    assert write_captions(study, "endpoint").by["endpoint"] == 3
     assert captions_of(study) == ["Pulmonary edema"] * 3
     assert len(endpoint.requests) == 1
 
@@ -297,7 +296,7 @@ def test_a_caption_that_breaks_the_rules_is_asked_again_with_the_reason(study: S
     endpoint.script = [completion("Stable, small left effusion"), completion(""), completion("Small left effusion")]
     found = write_captions(study, "endpoint")
     assert captions_of(study) == ["Small left effusion"]
-    assert found["rejected"] == {"comma": 1, "empty": 1}
+    assert found.rejected == {"comma": 1, "empty": 1}
     assert "comma" in endpoint.requests[1]["messages"][-1]["content"]
     assert "compares with an earlier study" in endpoint.requests[1]["messages"][-1]["content"]
     assert json.loads(events(study)[0]["detail"])["rejected"] == ["comma", "empty"]
@@ -309,11 +308,11 @@ def test_after_so_many_bad_answers_the_rules_write(filled: Study, endpoint: Endp
     study = with_endpoint(filled, endpoint.url, "re_ask = 1\nconcurrency = 1\n")
     endpoint.reply = lambda body: completion("I am sorry, but there is nothing that I could say about this report")
     found = write_captions(study, "endpoint")
-    assert found["by"] == {"rules": 0, "endpoint": 0, "fallback": 4}
+    assert found.by == {"rules": 0, "endpoint": 0, "fallback": 4}
     assert captions_of(study) == CAPTIONS
     assert len(endpoint.requests) == 8
     assert {row["source"] for row in events(study)} == {"fallback"}
-    assert write_captions(study, "endpoint")["n_due"] == 0
+    assert write_captions(study, "endpoint").n_due == 0
     assert all(broken_rules(caption) == [] for caption in captions_of(study))
 
 
@@ -323,7 +322,7 @@ def test_a_changed_rule_asks_only_what_it_must(filled: Study, endpoint: Endpoint
     endpoint.reply = by_report
     write_captions(study, "endpoint")
     monkeypatch.setattr("radpref.data.captions.due.RULES_VERSION", 2)
-    import radpref.data.captions.writing as module
+    import radpref.data.captions.writers as module
 
     def stricter(caption: str | None) -> list[Broken]:
         return broken_rules(caption) or ([Broken("no size", "no sizes")] if "mall" in str(caption) else [])
@@ -331,7 +330,7 @@ def test_a_changed_rule_asks_only_what_it_must(filled: Study, endpoint: Endpoint
     monkeypatch.setattr(module, "broken_rules", stricter)
     endpoint.reply = lambda body: completion("Right pleural effusion")
     found = write_captions(study, "endpoint")
-    assert found["n_due"] == 4
+    assert found.n_due == 4
     assert len(endpoint.requests) == 5
     assert captions_of(study) == ["Right pleural effusion", *CAPTIONS[1:]]
 
@@ -373,7 +372,7 @@ def test_nonsense_is_one_line_and_nothing_is_lost(filled: Study, endpoint: Endpo
     assert captions_of(study) == [CAPTIONS[0], None, None, None]
     endpoint.reply = by_report
     found = write_captions(study, "endpoint")
-    assert (found["n_due"], found["n_written"]) == (3, 3)
+    assert (found.n_due, found.n_written) == (3, 3)
     assert len(endpoint.requests) == 6
     assert captions_of(study) == CAPTIONS
 
@@ -511,28 +510,28 @@ def test_the_estimate_asks_nothing(filled: Study, endpoint: Endpoint) -> None:
     study = with_endpoint(filled, endpoint.url, "price_input = 1000000.0\nprice_output = 2000000.0\n")
     found = estimate_only(study)
     sent = sum(estimated_tokens(text.split(": ", 1)[1].replace(" since ___", " since"))[0] for text in REPORTS)
-    assert (found["n_due"], found["n_reports"], found["n_to_ask"], found["n_cached"]) == (4, 4, 4, 0)
-    assert (found["tokens_sent"], found["tokens_answered"]) == (sent, 32)
-    assert found["cost"] == pytest.approx(sent + 64)
+    assert (found.n_due, found.n_reports, found.n_to_ask, found.n_cached) == (4, 4, 4, 0)
+    assert (found.tokens_sent, found.tokens_answered) == (sent, 32)
+    assert found.cost == pytest.approx(sent + 64)
     assert endpoint.requests == []
     assert study.db.rows("SELECT * FROM runs") == []
     endpoint.reply = by_report
     write_captions(study, "endpoint", split="val")
     after = estimate_only(study, redo=True)
-    assert (after["n_to_ask"], after["n_cached"]) == (3, 1)
+    assert (after.n_to_ask, after.n_cached) == (3, 1)
 
 
 def test_before_reports_leave_the_machine_somebody_says_so(filled: Study) -> None:
     study = with_endpoint(filled, "https://api.example.com/v1", "allow_remote = true\n")
-    asked: list[dict[str, Any]] = []
+    asked: list[Estimate] = []
 
-    def refuse(expected: dict[str, Any]) -> None:
+    def refuse(expected: Estimate) -> None:
         asked.append(expected)
         raise Conflict("no")
 
     with pytest.raises(Conflict, match="no"):
         write_captions(study, "endpoint", confirm=refuse)
-    assert (asked[0]["place"], asked[0]["n_to_ask"]) == ("remote", 4)
+    assert (asked[0].place, asked[0].n_to_ask) == ("remote", 4)
     assert study.db.rows("SELECT * FROM runs") == []
 
 
@@ -562,7 +561,7 @@ def test_the_command(filled: Study, endpoint: Endpoint) -> None:
     shown = runner.invoke(data_app, ["caption", "--study", str(remote.root), "--source", "endpoint", "--redo"])
     assert isinstance(shown.exception, Conflict)
     assert "4 reports leave this machine" in str(shown.exception)
-    assert "scrubbing is no de-identification" in shown.output
+    assert "Scrubbed impressions leave this machine" in shown.output
 
 
 def test_captions_of_old_configurations(tmp_path: Path) -> None:
