@@ -1,5 +1,5 @@
 """Figures and ratios, each by one command: ``python -m benchmarks.NAME --size tiny|full --json``."""
 
-from radpref import torchvision_compat
+from radpref import before_torch
 
-torchvision_compat.install()
+before_torch.prepare()

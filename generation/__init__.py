@@ -6,9 +6,9 @@ look at images) > `training` > `sampling` > `stack` (what a generator and its co
 
 from pathlib import Path
 
-from radpref import torchvision_compat
+from radpref import before_torch
 
-torchvision_compat.install()
+before_torch.prepare()
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 """What is shipped: a folder for each generator, and `measure` with the measuring networks and the proxy."""

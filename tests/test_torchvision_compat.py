@@ -57,12 +57,12 @@ def test_existing_operators_are_left_alone() -> None:
 
 def test_installing_imports_neither_torch_nor_torchvision() -> None:
     code = (
-        "import sys, torchvision_compat; torchvision_compat.install(); "
+        "import sys; from radpref import torchvision_compat; torchvision_compat.install(); "
         "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_torchvision_and_peft_import_in_a_fresh_process() -> None:
-    code = "import generation, torchvision, peft; from torchvision.ops import nms"
+    code = "import radpref.generation, torchvision, peft; from torchvision.ops import nms"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True)
