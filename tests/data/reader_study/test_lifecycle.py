@@ -304,7 +304,7 @@ def test_freeze_says_who_is_not_done(rated: Study, at: tuple[str, str]) -> None:
 
 
 def test_a_person_at_the_terminal_is_asked(rated: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    from radpref.data import cli
+    from radpref.data.cli import study_commands as cli
 
     asked: list[str] = []
     monkeypatch.setattr(cli.sys.stdin, "isatty", lambda: True, raising=False)
