@@ -22,16 +22,16 @@ def run_command(
     """Train every cell that is not finished yet; compare arms."""
     from radpref.data.study.study import Study
     from radpref.downstream.grid import run_grid
+    from radpref.downstream.inference.comparisons import PairedComparison
 
     result = run_grid(Study(study), tasks=task or None, n_workers=workers)
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(result.to_json()))
         return
-    typer.echo(f"grid {result['run_id']}: {len(result['cells'])} cells")
-    for row in result["comparisons"]:
-        shown = f"{row['difference']:+.4f}" if "difference" in row else row.get("reason", "")
-        place = f"{row['task']} {row['fraction']:g} {row['multiple']}x"
-        typer.echo(f"  {place} {row['comparison']}: {shown} ({row['verdict']})")
+    typer.echo(f"grid {result.run_id}: {len(result.cells)} cells")
+    for row in result.comparisons:
+        shown = f"{row.difference:+.4f}" if isinstance(row, PairedComparison) else row.reason
+        typer.echo(f"  {row.task} {row.fraction:g} {row.multiple}x {row.comparison}: {shown} ({row.verdict})")
 
 
 @app.command("report")

@@ -17,16 +17,25 @@ import numpy.typing as npt
 
 from radpref.data.core.errors import NotFound
 from radpref.data.core.files import sha256_bytes, write_atomic
-from radpref.data.core.sqlite import sqlite3
 from radpref.data.study.runs import now
-from radpref.downstream.cells.training import Outcome
+from radpref.downstream.cells.metrics import Metrics, nan_to_null, null_to_nan
 
 if TYPE_CHECKING:
     from radpref.data.study.runs import Run
     from radpref.data.study.study import Study
 
+Predictions = dict[str, npt.NDArray[Any]]
+"""Per test image: "patients", and "labels", "probabilities", "thresholds" or "areas", "areas_half"."""
 RECIPE_VERSION = 1
 """Raised when the training code changes what a cell gives."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training gives: metrics on the test set, and the arrays from which they are computed."""
+
+    metrics: Metrics
+    arrays: Predictions
 
 
 @dataclass(frozen=True)
@@ -69,16 +78,50 @@ class Cell:
     cell_id: str
     run_id: str
     spec: CellSpec
-    metrics: dict[str, Any]
+    metrics: Metrics
 
-    def summary(self) -> dict[str, Any]:
-        """One flat row: where the cell stands in the grid, and its metrics without the per-class table."""
-        own = {
-            name: getattr(self.spec, name)
-            for name in ("task", "kind", "arm", "fraction", "multiple", "seed", "n_real", "n_synthetic")
-        }
-        flat = {name: value for name, value in self.metrics.items() if not isinstance(value, dict)}
-        return {"cell_id": self.cell_id, "run_id": self.run_id, **own, **flat}
+    def row(self) -> CellRow:
+        """The cell as the grid's result lists it."""
+        spec = self.spec
+        return CellRow(
+            self.cell_id, self.run_id, spec.task, spec.kind, spec.arm, spec.fraction, spec.multiple, spec.seed,
+            spec.n_real, spec.n_synthetic, self.metrics.values,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """A cell in a grid's result: its place in the grid and its metrics, without those of single classes."""
+
+    cell_id: str
+    run_id: str
+    task: str
+    kind: str
+    arm: str
+    fraction: float
+    multiple: int
+    seed: int
+    n_real: int
+    n_synthetic: int
+    metrics: dict[str, float]
+
+    @classmethod
+    def from_json(cls, stored: CellRow | dict[str, Any]) -> CellRow:
+        """A stored row: flat, metrics beside the place."""
+        if isinstance(stored, CellRow):
+            return stored
+        names = [field.name for field in fields(cls) if field.name != "metrics"]
+        place = {name: stored[name] for name in names}
+        return cls(**place, metrics=null_to_nan({name: stored[name] for name in stored if name not in place}))
+
+    def to_json(self) -> dict[str, Any]:
+        """The flat row that `from_json` reads."""
+        place = asdict(self)
+        return place | nan_to_null(place.pop("metrics"))
+
+    def value(self, metric: str) -> float:
+        """One metric; NaN where the cell has none of that name."""
+        return self.metrics.get(metric, float("nan"))
 
 
 def predictions_path(study: Study, run_id: str, cell_id: str) -> Path:
@@ -93,31 +136,26 @@ def find_cell(study: Study, cell_id: str) -> Cell | None:
         return None
     spec = json.loads(row["spec"])
     spec["labels"] = tuple(spec["labels"])
-    return Cell(cell_id, row["run_id"], CellSpec(**spec), json.loads(row["metrics"]))
+    return Cell(cell_id, row["run_id"], CellSpec(**spec), Metrics.from_json(json.loads(row["metrics"])))
 
 
 def save_cell(study: Study, run: Run, spec: CellSpec, outcome: Outcome) -> Cell:
     """Store predictions first, then the row, so that a row always has its file."""
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = dict(outcome.arrays)
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **outcome.arrays)  # type: ignore[arg-type]  # its stub has allow_pickle among the names
     write_atomic(predictions_path(study, run.run_id, spec.cell_id), buffer.getvalue())
-    content = json.dumps(_without_nan(outcome.metrics))
+    content = json.dumps(outcome.metrics.to_json())
     with study.db.write() as connection:
-        _insert(connection, run.run_id, spec, content)
-    return Cell(spec.cell_id, run.run_id, spec, json.loads(content))
+        connection.execute(
+            "INSERT INTO cells(cell_id, run_id, spec, metrics, finished_at) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT(cell_id) DO UPDATE SET run_id = excluded.run_id, metrics = excluded.metrics, "
+            "finished_at = excluded.finished_at",
+            (spec.cell_id, run.run_id, json.dumps(asdict(spec)), content, now()),
+        )
+    return Cell(spec.cell_id, run.run_id, spec, outcome.metrics)
 
 
-def _insert(connection: sqlite3.Connection, run_id: str, spec: CellSpec, content: str) -> None:
-    connection.execute(
-        "INSERT INTO cells(cell_id, run_id, spec, metrics, finished_at) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT(cell_id) DO UPDATE SET run_id = excluded.run_id, metrics = excluded.metrics, "
-        "finished_at = excluded.finished_at",
-        (spec.cell_id, run_id, json.dumps(asdict(spec)), content, now()),
-    )
-
-
-def load_predictions(study: Study, cell: Cell) -> dict[str, npt.NDArray[Any]]:
+def load_predictions(study: Study, cell: Cell) -> Predictions:
     """The arrays of a finished cell (see `training.evaluate_network`).
 
     Raises:
@@ -128,12 +166,3 @@ def load_predictions(study: Study, cell: Cell) -> dict[str, npt.NDArray[Any]]:
         raise NotFound(f"predictions of cell {cell.cell_id} are missing at {path}; run `radpref downstream run` again")
     with np.load(path, allow_pickle=False) as content:
         return {name: content[name] for name in content.files}
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN as None: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -6,14 +6,19 @@ Input: labels and probabilities. Output: plain numbers; NaN where a metric is un
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BeforeValidator
 
 from radpref.data.core.statistics import auroc
 
 Float = npt.NDArray[np.float64]
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A figure that is null in JSON where it is undefined (NaN) or infinite; read back as NaN."""
 
 PRIMARY_METRIC = {"multilabel": "f1", "binary": "f1", "segmentation": "dice_positives"}
 """The metric on which primary comparisons are decided, fixed before any grid runs."""
@@ -28,6 +33,36 @@ METRIC_NAMES = {
     "dice_empty_one_half": "Dice at 0.5, empty on empty counts 1",
     "dice_pooled_half": "Dice at 0.5, all pixels pooled",
 }
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of one cell on the test set, by name; NaN where undefined."""
+
+    values: dict[str, float]
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Class -> metric -> value; classification only."""
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Metrics:
+        """The metrics of a row of table ``cells``: flat, and "per_class" nested."""
+        per_class = stored.pop("per_class", {})
+        return cls(null_to_nan(stored), {name: null_to_nan(values) for name, values in per_class.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` reads it."""
+        per_class = {name: nan_to_null(values) for name, values in self.per_class.items()}
+        return nan_to_null(self.values) | ({"per_class": per_class} if per_class else {})
+
+
+def null_to_nan(stored: dict[str, float | None]) -> dict[str, float]:
+    """Figures out of JSON."""
+    return {name: math.nan if value is None else value for name, value in stored.items()}
+
+
+def nan_to_null(values: dict[str, float]) -> dict[str, Any]:
+    """Figures for JSON, which has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def f1_counts(labels: Float, probabilities: Float, thresholds: Float) -> Float:
@@ -109,32 +144,24 @@ def pixel_areas(masks: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) 
     return np.stack([(masks & predicted).sum(axes), predicted.sum(axes), masks.sum(axes)], axis=1).astype(np.float64)
 
 
-def classification_metrics(
-    labels: Float, probabilities: Float, thresholds: Float, names: tuple[str, ...]
-) -> dict[str, Any]:
+def classification_metrics(labels: Float, probabilities: Float, thresholds: Float, names: tuple[str, ...]) -> Metrics:
     """All classification metrics of one cell on the test set; the means pass over undefined classes."""
     at_threshold = f1_from_counts(f1_counts(labels, probabilities, thresholds).sum(axis=0))
     at_half = f1_from_counts(f1_counts(labels, probabilities, np.full(len(names), 0.5)).sum(axis=0))
     areas = np.array([auroc(labels[:, i], probabilities[:, i]) for i in range(len(names))])
-    return {
-        "f1": float(mean_over_classes(at_threshold)),
-        "f1_half": float(mean_over_classes(at_half)),
-        "auroc": float(mean_over_classes(areas)),
-        "per_class": {
-            name: {
-                "f1": float(at_threshold[i]), "f1_half": float(at_half[i]), "auroc": float(areas[i]),
-                "threshold": float(thresholds[i]), "n_positive": int((labels[:, i] == 1).sum()),
-                "n_known": int((~np.isnan(labels[:, i])).sum()),
-            }
-            for i, name in enumerate(names)
-        },
+    scores = {"f1": at_threshold, "f1_half": at_half, "auroc": areas}
+    per_class = {
+        name: {
+            **{metric: float(values[i]) for metric, values in scores.items()}, "threshold": float(thresholds[i]),
+            "n_positive": int((labels[:, i] == 1).sum()), "n_known": int((~np.isnan(labels[:, i])).sum()),
+        }
+        for i, name in enumerate(names)
     }  # fmt: skip
+    return Metrics({metric: float(mean_over_classes(values)) for metric, values in scores.items()}, per_class)
 
 
-def segmentation_metrics(areas: Float, areas_half: Float, threshold: float) -> dict[str, Any]:
+def segmentation_metrics(areas: Float, areas_half: Float, threshold: float) -> Metrics:
     """All segmentation metrics of one cell on the test set, at the validation threshold and at 0.5."""
     half = {f"{name}_half": value for name, value in dice_three_ways(areas_half).items()}
-    return {
-        **dice_three_ways(areas), **half, "threshold": threshold,
-        "n_positive": int((areas[:, 2] > 0).sum()), "n_images": len(areas),
-    }  # fmt: skip
+    counts = {"n_positive": int((areas[:, 2] > 0).sum()), "n_images": len(areas)}
+    return Metrics({**dice_three_ways(areas), **half, "threshold": threshold, **counts})

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.study.empty_splits import require_split
 from radpref.data.study.pools import pool_run
-from radpref.data.study.splits import real_fraction
 from radpref.downstream.cells.loaders import Bytes, image_array, mask_array
 
 if TYPE_CHECKING:
@@ -165,12 +164,6 @@ def _assemble(
     labels = np.array([row[3] for row in rows], np.float64).reshape(len(rows), len(task_labels(task)))
     shas = tuple(f"{row[0]}:{row[2] or ''}" for row in rows)
     return TaskData(images, labels, masks, tuple(row[1] for row in rows), shas)
-
-
-def real_subset(data: TaskData, fraction: float, rng: np.random.Generator) -> Indices:
-    """Rows of the real subset, by `radpref.data.study.splits.real_fraction`: whole patients, 1 % inside 10 % inside
-    100 %."""
-    return real_fraction(data.patients, data.labels, fraction, rng)
 
 
 def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:

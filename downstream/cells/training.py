@@ -6,7 +6,6 @@ Input: training, validation and test data of one cell. Output: metrics and what 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from radpref.downstream.cells import metrics
+from radpref.downstream.cells.cells import Outcome
 from radpref.downstream.cells.loaders import Bytes, augment, batch_indices, normalise
 from radpref.downstream.cells.networks import LEARNING_RATE, build_network
 from radpref.downstream.cells.tasks import TaskData
@@ -36,14 +36,6 @@ class Recipe:
     seed: int
     is_balanced: bool = False  # class-balanced draws of the training images (control arm "real_balanced")
     device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a cell: metrics (JSON) and arrays per test image (npz)."""
-
-    metrics: dict[str, Any]
-    arrays: dict[str, npt.NDArray[Any]]
 
 
 def balance_weights(labels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

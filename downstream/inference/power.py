@@ -7,6 +7,7 @@ the number of comparisons where Bonferroni is used. One-tailed, as the study tes
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -77,19 +78,35 @@ def seeds_needed(d_z: float, alpha: float, power: float = 0.8, max_seeds: int = 
     return low
 
 
-def power_table(n_seeds: int, family_size: int, alpha: float) -> list[dict[str, float | int | None]]:
+@dataclass(frozen=True)
+class PowerRow:
+    """What ``n_seeds`` find: d_z found with 80 % power in a single test and within the family, power for d_z = 1."""
+
+    n_seeds: int
+    detectable_dz_single: float
+    detectable_dz_family: float
+    power_dz_1_family: float
+
+
+def power_table(n_seeds: int, family_size: int, alpha: float) -> tuple[PowerRow, ...]:
     """For several numbers of seeds: the effect found with 80 % power, alone and within the family (Bonferroni)."""
-    rows: list[dict[str, float | int | None]] = []
-    for n in sorted({2, 3, 5, 10, 20, n_seeds} - {0, 1}):
-        rows.append({
-            "n_seeds": n,
-            "detectable_dz_single": detectable_effect(n, alpha),
-            "detectable_dz_family": detectable_effect(n, alpha / max(family_size, 1)),
-            "power_dz_1_family": power_paired(1.0, n, alpha / max(family_size, 1)),
-        })  # fmt: skip
-    return rows
+    level = alpha / max(family_size, 1)
+    return tuple(
+        PowerRow(n, detectable_effect(n, alpha), detectable_effect(n, level), power_paired(1.0, n, level))
+        for n in sorted({2, 3, 5, 10, 20, n_seeds} - {0, 1})
+    )
 
 
-def study_example() -> dict[str, float]:
+@dataclass(frozen=True)
+class DesignPower:
+    """A design of two independent arms and the power that it has for an effect of ``d`` standard deviations."""
+
+    n_per_arm: int
+    family_size: int
+    d: float
+    power: float
+
+
+def study_example() -> DesignPower:
     """The published design: two trials per arm, 48 comparisons under Bonferroni, an effect of 5 SD. About 5 %."""
-    return {"n_per_arm": 2, "family_size": 48, "d": 5.0, "power": power_independent(5.0, 2, 0.05 / 48)}
+    return DesignPower(2, 48, 5.0, power_independent(5.0, 2, 0.05 / 48))

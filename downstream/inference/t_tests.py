@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
 from radpref.data.core.errors import InvalidInput
+from radpref.downstream.cells.metrics import Number
 from radpref.downstream.inference.power import detectable_effect, noncentral_t_cdf, seeds_needed
 
 Verdict = Literal["better", "worse", "no difference shown", "too small to conclude"]
@@ -34,7 +35,7 @@ class Test:
     name: str
     n: int
     difference: float
-    t: float
+    t: Number
     df: float
     p: float
     ci: tuple[float, float]
@@ -111,8 +112,8 @@ class Effect:
     """A standardised effect with its two-sided CI from the noncentral t distribution."""
 
     name: str
-    value: float
-    ci: tuple[float, float]
+    value: Number
+    ci: tuple[Number, Number]
 
 
 def cohen_d(a: Values, b: Values, confidence: float = 0.95) -> Effect:
@@ -151,8 +152,11 @@ def verdict(
     p_better, p_worse: Holm-adjusted one-tailed P of a > b and a < b. detectable: difference found with 80 % power.
     Fewer than `MIN_SEEDS` seeds never conclude; "no difference shown" needs power for the ``relevant`` difference.
     """
-    if n < MIN_SEEDS:
-        return "too small to conclude"
+    return conclude(p_better, p_worse, detectable, alpha, relevant) if n >= MIN_SEEDS else "too small to conclude"
+
+
+def conclude(p_better: float, p_worse: float, detectable: float, alpha: float, relevant: float) -> Verdict:
+    """The rule of `verdict` where there are enough data to conclude at all."""
     if p_better < alpha:
         return "better"
     if p_worse < alpha:
@@ -160,11 +164,38 @@ def verdict(
     return "no difference shown" if detectable <= relevant else "too small to conclude"
 
 
-def compare(a: Values, b: Values, alpha: float, family_size: int, confidence: float = 0.95) -> dict[str, Any]:
-    """Everything about "a > b" for one comparison, before adjustment over the family.
+@dataclass(frozen=True)
+class Difference:
+    """Everything about "a > b" over paired seeds, before adjustment over the family."""
 
-    Returns JSON-ready keys: n, flag, means, SDs, difference, ci, the three tests, effects, detectable difference
-    (80 % power at alpha / family_size), seeds_needed for the observed effect.
+    n: int
+    flag: str  # a warning to print beside the row, or ""
+    mean_a: float
+    sd_a: float
+    mean_b: float
+    sd_b: float
+    difference: float  # mean(a - b)
+    ci: tuple[float, float]
+    confidence: float
+    sd_difference: float
+    test: str
+    t: Number
+    df: float
+    p: float  # one-tailed, a > b, as all P but p_worse
+    p_worse: float
+    p_independent: float
+    p_welch: float
+    tests: tuple[Test, ...]
+    cohen_d: Effect
+    d_z: Effect
+    detectable_difference: float  # found with 80 % power at alpha / family size
+    seeds_needed: int | None  # for the observed effect at that power and level; None: too many
+
+
+def compare(a: Values, b: Values, alpha: float, family_size: int, confidence: float = 0.95) -> Difference:
+    """Test "a > b" three ways and say what could have been found.
+
+    a, b: one value per seed, paired. alpha: level of the whole family of ``family_size`` comparisons.
 
     Raises:
         InvalidInput: fewer than 2 seeds, unequal numbers of seeds, or undefined values.
@@ -174,16 +205,15 @@ def compare(a: Values, b: Values, alpha: float, family_size: int, confidence: fl
     spread = float((left - right).std(ddof=1))
     d_z = cohen_dz(a, b, confidence)
     level = alpha / max(family_size, 1)
-    return {
-        "n": paired.n,
-        "flag": "n = 2: almost no power, the spread is a guess" if paired.n == 2 else "",
-        "mean_a": float(left.mean()), "sd_a": float(left.std(ddof=1)),
-        "mean_b": float(right.mean()), "sd_b": float(right.std(ddof=1)),
-        "difference": paired.difference, "ci": list(paired.ci), "confidence": confidence, "sd_difference": spread,
-        "test": paired.name, "t": paired.t, "df": paired.df, "p": paired.p, "p_worse": 1.0 - paired.p,
-        "p_independent": independent.p, "p_welch": welch.p,
-        "tests": [asdict(test) for test in (paired, independent, welch)],
-        "cohen_d": asdict(cohen_d(a, b, confidence)), "d_z": asdict(d_z),
-        "detectable_difference": detectable_effect(paired.n, level) * spread,
-        "seeds_needed": seeds_needed(abs(d_z.value), level) if math.isfinite(d_z.value) and d_z.value else None,
-    }  # fmt: skip
+    return Difference(
+        n=paired.n,
+        flag="n = 2: almost no power, the spread is a guess" if paired.n == 2 else "",
+        mean_a=float(left.mean()), sd_a=float(left.std(ddof=1)),
+        mean_b=float(right.mean()), sd_b=float(right.std(ddof=1)),
+        difference=paired.difference, ci=paired.ci, confidence=confidence, sd_difference=spread,
+        test=paired.name, t=paired.t, df=paired.df, p=paired.p, p_worse=1.0 - paired.p,
+        p_independent=independent.p, p_welch=welch.p, tests=(paired, independent, welch),
+        cohen_d=cohen_d(a, b, confidence), d_z=d_z,
+        detectable_difference=detectable_effect(paired.n, level) * spread,
+        seeds_needed=seeds_needed(abs(d_z.value), level) if math.isfinite(d_z.value) and d_z.value else None,
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from radpref.data.core.errors import NotFound
 from radpref.data.reader_study.lifecycle import early_unblinding
 from radpref.data.study.runs import Run, latest_run
+from radpref.downstream.inference.grid_result import GridResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +48,7 @@ class Evidence:
     finetune: Run | None
     pairs: dict[str, Any] | None
     evaluation: Run | None
-    grid: dict[str, Any] | None
-    grid_run_id: str | None
+    grid: GridResult | None
     pool_pairs: list[PoolPair]
     runs: list[dict[str, Any]]
     models: list[dict[str, Any]]
@@ -84,8 +84,7 @@ def gather(study: Study) -> Evidence:
         finetune=_latest(study, "finetune"),
         pairs=pairs.result if pairs else None,
         evaluation=_latest(study, "evaluate"),
-        grid=grid.result if grid else None,
-        grid_run_id=grid.run_id if grid else None,
+        grid=GridResult.from_json(grid.run_id, grid.result) if grid else None,
         pool_pairs=_pool_pairs(study),
         runs=_runs(study),
         models=study.db.rows("SELECT arm, model_id, run_id, path, sha256, created_at FROM models ORDER BY created_at"),

@@ -13,6 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from radpref.data.core.charts import INK, MUTED, arm_style, draw
+from radpref.downstream.cells.cells import CellRow
+from radpref.downstream.cells.metrics import METRIC_NAMES, PRIMARY_METRIC
+from radpref.downstream.inference.comparisons import Comparison, PairedComparison
+from radpref.downstream.inference.power import detectable_effect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,12 +97,9 @@ def _curve(ax: Axes, lines: Sequence[dict[str, Any]], names: dict[str, tuple[str
         ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", color=MUTED)
 
 
-def seed_slopes(cells: Sequence[dict[str, Any]], metric_of: dict[str, tuple[str, str]]) -> str:
-    """One panel per task and fraction: each seed a thin line through the arms, the mean with its 95 % CI on top.
-
-    metric_of: task kind -> (key, name). Cells as in a grid's result.
-    """
-    panels = list(dict.fromkeys((cell["task"], cell["fraction"]) for cell in cells))
+def seed_slopes(cells: Sequence[CellRow]) -> str:
+    """One panel per task and fraction: each seed a thin line through the arms, the mean with its 95 % CI on top."""
+    panels = list(dict.fromkeys((cell.task, cell.fraction) for cell in cells))
     columns = list(dict.fromkeys(task for task, _ in panels))
     rows = sorted({fraction for _, fraction in panels})
 
@@ -106,22 +107,22 @@ def seed_slopes(cells: Sequence[dict[str, Any]], metric_of: dict[str, tuple[str,
         axes = figure.subplots(len(rows), len(columns), squeeze=False)
         for i, fraction in enumerate(rows):
             for j, task in enumerate(columns):
-                own = [cell for cell in cells if (cell["task"], cell["fraction"]) == (task, fraction)]
-                _slopes(axes[i, j], own, metric_of, f"{task}, {fraction:.0%} of real data" if len(rows) > 1 else task)
+                own = [cell for cell in cells if (cell.task, cell.fraction) == (task, fraction)]
+                _slopes(axes[i, j], own, f"{task}, {fraction:.0%} of real data" if len(rows) > 1 else task)
 
     return draw(8.6, 0.5 + 2.7 * len(rows), plot)
 
 
-def _slopes(ax: Axes, cells: Sequence[dict[str, Any]], metric_of: dict[str, tuple[str, str]], title: str) -> None:
+def _slopes(ax: Axes, cells: Sequence[CellRow], title: str) -> None:
     from scipy import stats
 
     if not cells:
         ax.set_axis_off()
         return
-    key, name = metric_of[cells[0]["kind"]]
-    places = list(dict.fromkeys((cell["arm"], cell["multiple"]) for cell in cells))
-    table = {(cell["seed"], cell["arm"], cell["multiple"]): cell.get(key) for cell in cells}
-    seeds = sorted({cell["seed"] for cell in cells})
+    metric = PRIMARY_METRIC[cells[0].kind]
+    places = list(dict.fromkeys((cell.arm, cell.multiple) for cell in cells))
+    table = {(cell.seed, cell.arm, cell.multiple): cell.value(metric) for cell in cells}
+    seeds = sorted({cell.seed for cell in cells})
     values = np.array([[table.get((seed, *place)) for place in places] for seed in seeds], dtype=np.float64)
     for row in values:
         ax.plot(range(len(places)), row, color=MUTED, linewidth=0.8, alpha=0.55, marker=".", markersize=4)
@@ -138,29 +139,28 @@ def _slopes(ax: Axes, cells: Sequence[dict[str, Any]], metric_of: dict[str, tupl
         )
     labels = [arm.replace("_", "\n") + (f"\n{multiple}x" if multiple else "\nonly") for arm, multiple in places]
     ax.set_xticks(range(len(places)), labels)
-    ax.set(title=title, ylabel=name.split(",")[0], xlim=(-0.4, len(places) - 0.6))
+    ax.set(title=title, ylabel=METRIC_NAMES[metric].split(",")[0], xlim=(-0.4, len(places) - 0.6))
     if ends:
         margin = max(0.05 * (max(ends) - min(ends)), 0.01)
         ax.set_ylim(max(0.0, min(ends) - margin), min(1.0, max(ends) + margin))
     ax.grid(axis="x", visible=False)
 
 
-def forest(rows: Sequence[dict[str, Any]], relevant: float) -> str:
+def forest(rows: Sequence[Comparison], relevant: float) -> str:
     """Differences of the primary comparisons: 95 % CI over seeds (thick) and over seeds and patients (thin)."""
-    shown = [row for row in rows if row.get("difference") is not None]
-    reach = max([relevant * 2, *(abs(v) for row in shown for v in (*_clip(row), row["difference"]))]) * 1.08
+    shown = [row for row in rows if isinstance(row, PairedComparison)]
+    reach = max([relevant * 2, *(abs(v) for row in shown for v in (*_clip(row), row.difference))]) * 1.08
 
     def plot(figure: Figure) -> None:
         ax = figure.subplots()
         ax.axvspan(-relevant, relevant, color="#eef1f4", zorder=0)
         ax.axvline(0, color=INK, linewidth=0.9)
         for y, row in enumerate(shown):
-            colour, marker = arm_style(row["a"])
-            low, high = row["ci_bootstrap"]
-            if low is not None and high is not None:
-                ax.plot([low, high], [y + 0.22, y + 0.22], color=colour, linewidth=1.0, alpha=0.75)
-            ax.plot(np.clip(row["ci"], -reach, reach), [y, y], color=colour, linewidth=2.6, solid_capstyle="butt")
-            ax.plot(row["difference"], y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
+            colour, marker = arm_style(row.a)
+            if np.isfinite(row.ci_bootstrap).all():
+                ax.plot(row.ci_bootstrap, [y + 0.22, y + 0.22], color=colour, linewidth=1.0, alpha=0.75)
+            ax.plot(np.clip(row.ci, -reach, reach), [y, y], color=colour, linewidth=2.6, solid_capstyle="butt")
+            ax.plot(row.difference, y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
             ax.annotate(_note(row), (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=INK)
         ax.set_yticks(range(len(shown)), [_label(row) for row in shown])
         ax.set(ylim=(len(shown) - 0.4, -0.6), xlim=(-reach, reach))
@@ -170,25 +170,22 @@ def forest(rows: Sequence[dict[str, Any]], relevant: float) -> str:
     return draw(8.6, 1.0 + 0.42 * max(len(shown), 1), plot)
 
 
-def _clip(row: dict[str, Any]) -> list[float]:
+def _clip(row: PairedComparison) -> list[float]:
     """Ends of the intervals, but no more than 0.5 away: a wild interval at n = 2 must not flatten the rest."""
-    ends = [*row["ci"], *row["ci_bootstrap"]]
-    return [float(np.clip(value, -0.5, 0.5)) for value in ends if value is not None]
+    return [float(np.clip(value, -0.5, 0.5)) for value in (*row.ci, *row.ci_bootstrap) if np.isfinite(value)]
 
 
-def _note(row: dict[str, Any]) -> str:
-    return f"{row['difference']:+.3f}   P(Holm) {row['p_holm']:.2f}".replace("-", "−")
+def _note(row: PairedComparison) -> str:
+    return f"{row.difference:+.3f}   P(Holm) {row.p_holm:.2f}".replace("-", "−")
 
 
-def _label(row: dict[str, Any]) -> str:
-    place = f"{row['fraction']:.0%}" + (f", {row['multiple']}x" if row["multiple"] else "")
-    return f"{row['task']} ({place}): {row['a']} > {row['b']}"
+def _label(row: PairedComparison) -> str:
+    place = f"{row.fraction:.0%}" + (f", {row.multiple}x" if row.multiple else "")
+    return f"{row.task} ({place}): {row.a} > {row.b}"
 
 
 def power_curve(n_seeds: int, family_size: int, alpha: float) -> str:
     """Effect found with 80 % power against the number of seeds, for a single test and for one of the family."""
-    from radpref.downstream.inference.power import detectable_effect
-
     seeds = np.unique(np.concatenate([np.arange(3, 11), [12, 15, 20, 30]]))
 
     def plot(figure: Figure) -> None:

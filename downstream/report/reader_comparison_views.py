@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from radpref.data.core.charts import INK, MUTED, arm_style, draw
 from radpref.downstream.inference.reader_comparison import ALL, MIN_CONDITIONS, MIN_RATERS, OVERALL, RELEVANT_GAIN
-from radpref.downstream.report.tables import TONES, Table, interval, number, p_value
+from radpref.downstream.report.table import TONES, Table, interval, number, p_value
 from radpref.downstream.report.verdicts import arm_name
 
 if TYPE_CHECKING:

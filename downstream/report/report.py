@@ -24,12 +24,12 @@ from radpref.data.core.files import storage_errors, write_atomic
 from radpref.data.imaging.images import to_uint8
 from radpref.data.study.runs import start_run
 from radpref.data.study.templates import page_style
-from radpref.downstream.cells.metrics import METRIC_NAMES, PRIMARY_METRIC
-from radpref.downstream.report import figures, tables
+from radpref.downstream.inference.comparisons import PairedComparison, UntestedComparison
+from radpref.downstream.report import figures, grid_tables, tables
 from radpref.downstream.report import reader_comparison_views as reader_views
 from radpref.downstream.report.evidence import Evidence, evaluation_sheets, gather, watch_sheet
 from radpref.downstream.report.published import CAVEATS
-from radpref.downstream.report.tables import Table
+from radpref.downstream.report.table import Table
 from radpref.downstream.report.verdicts import scope_note, sentences
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def build_context(study: Study, evidence: Evidence, page: Page, written_at: date
         "comparison": _comparison_part(study, evidence, page),
         "evaluation": _evaluation_part(evidence, page), "samples": _samples_part(study, evidence, page),
         "downstream": _downstream_part(evidence, page), "caveats": CAVEATS,
-        "published": page.table(tables.published_table(evidence.grid["cells"] if evidence.grid else [])),
+        "published": page.table(grid_tables.published_table(evidence.grid.cells if evidence.grid else ())),
         "provenance": _provenance_part(evidence, page), "scope": scope_note(evidence.n_alignment_runs),
     }  # fmt: skip
     names = {
@@ -248,27 +248,24 @@ def _sheet(path: Path) -> dict[str, str]:
 
 def _downstream_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
     grid = evidence.grid
-    if grid is None or not grid.get("cells"):
+    if grid is None or not grid.cells:
         return None
-    rules, rows, cells = grid["rules"], grid["comparisons"], grid["cells"]
-    metric_of = {kind: (key, METRIC_NAMES[key]) for kind, key in PRIMARY_METRIC.items()}
-    page.table(Table("cells", "Every cell", (), [], [dict(cell) for cell in cells]))
-    page.table(
-        Table("per-class", "Every class of every cell", (), [], [dict(row) for row in grid.get("per_class", [])])
-    )
-    tested = [row for row in rows if row.get("difference") is not None]
-    power_figure = figures.power_curve(rules["n_seeds"], rules["family_size"], rules["alpha"])
+    rules, rows, stored = grid.rules, grid.comparisons, grid.to_json()
+    page.table(Table("cells", "Every cell", (), [], stored["cells"]))
+    page.table(Table("per-class", "Every class of every cell", (), [], stored["per_class"]))
+    tested = [row for row in rows if isinstance(row, PairedComparison)]
+    power_figure = figures.power_curve(rules.n_seeds, rules.family_size, rules.alpha)
     return {
-        "run_id": evidence.grid_run_id, "rules": rules, "sentences": sentences(grid),
-        "tables": [page.table(table) for table in tables.cell_table(cells)],
-        "comparisons": [page.table(table) for table in tables.comparison_tables(rows, rules)],
-        "untested": [row for row in rows if row.get("difference") is None],
-        "slopes": page.figure("downstream", figures.seed_slopes(cells, metric_of)),
-        "forest": page.figure("forest", figures.forest(rows, rules["relevant_difference"])) if tested else None,
-        "power": page.table(tables.power_rows(grid["power"], rules["family_size"])),
+        "sentences": sentences(grid),
+        "tables": [page.table(table) for table in grid_tables.cell_tables(grid.cells)],
+        "comparisons": [page.table(table) for table in grid_tables.comparison_tables(grid)],
+        "untested": [row for row in rows if isinstance(row, UntestedComparison)],
+        "slopes": page.figure("downstream", figures.seed_slopes(grid.cells)),
+        "forest": page.figure("forest", figures.forest(rows, rules.relevant_difference)) if tested else None,
+        "power": page.table(grid_tables.power_rows(grid.power, rules.family_size)),
         "power_figure": page.figure("power", power_figure),
-        "study_power": grid["study_power"], "n_test": max((row.get("n_test_patients", 0) for row in rows), default=0),
-        "flags": sorted({row["flag"] for row in rows if row.get("flag")}),
+        "study_power": grid.study_power, "n_test": max((row.n_test_patients for row in tested), default=0),
+        "flags": sorted({row.flag for row in tested if row.flag}),
     }  # fmt: skip
 
 

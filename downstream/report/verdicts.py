@@ -1,14 +1,17 @@
 """The report's sentences: what the primary comparisons of a grid allow one to say, in plain words.
 
-Pure functions of a grid's result (`radpref.downstream.grid.grid_result`). The first sentence answers the first primary
-comparison; the others follow. Nothing here softens or strengthens a verdict of
+Pure functions of a grid's result (`radpref.downstream.inference.grid_result`). The first sentence answers the first
+primary comparison; the others follow. Nothing here softens or strengthens a verdict of
 `radpref.downstream.inference.t_tests.verdict`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+
+from radpref.downstream.inference.comparisons import Comparison, PairedComparison
+from radpref.downstream.inference.grid_result import GridResult, Rules
 
 ARM_NAMES = {
     "real": "real images only",
@@ -21,6 +24,14 @@ ARM_NAMES = {
 }
 ALIGNMENT_RUNS_NEEDED = 3
 """Alignment runs (the outer level) that a claim about alignment itself needs."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence of the report and its colour."""
+
+    tone: str  # "good", "bad", "even" or "open"
+    sentence: str
 
 
 def arm_name(arm: str) -> str:
@@ -36,55 +47,54 @@ def question(comparison: str) -> str:
     return f"adding {arm_name(a)} is better than adding {arm_name(b)}"
 
 
-def headline(rows: Sequence[dict[str, Any]], rules: dict[str, Any]) -> tuple[str, str]:
-    """(tone, sentence) for one primary comparison over its tasks; tone is "good", "bad", "even" or "open"."""
-    asked = question(rows[0]["comparison"])
-    verdicts = [row["verdict"] for row in rows]
+def headline(rows: Sequence[Comparison], rules: Rules) -> Statement:
+    """What one primary comparison says over its tasks."""
+    asked = question(rows[0].comparison)
+    verdicts = [row.verdict for row in rows]
     n_better, n_worse = verdicts.count("better"), verdicts.count("worse")
     n_open = verdicts.count("too small to conclude")
     places = f"{len(rows)} comparison" + ("s" if len(rows) > 1 else "")
     if n_better and n_worse:
-        return "even", f"Mixed: {asked} in {n_better} of {places} and worse in {n_worse}."
+        return Statement("even", f"Mixed: {asked} in {n_better} of {places} and worse in {n_worse}.")
     if n_better:
-        return "good", f"In {n_better} of {places}, {asked} (Holm-adjusted P < {rules['alpha']:g})."
+        return Statement("good", f"In {n_better} of {places}, {asked} (Holm-adjusted P < {rules.alpha:g}).")
     if n_worse:
-        return "bad", f"In {n_worse} of {places} the opposite holds: it is not true that {asked}; it is worse."
+        return Statement(
+            "bad", f"In {n_worse} of {places} the opposite holds: it is not true that {asked}; it is worse."
+        )
     if n_open < len(rows):
         n_even = len(rows) - n_open
-        shown = f"no difference of {rules['relevant_difference']:g} or more was shown in {n_even} of {places}"
-        return "even", f"Whether {asked}: {shown}; the others are too small to conclude."
-    return "open", f"Too small to conclude whether {asked}: {_why_small(rows, rules)}."
+        shown = f"no difference of {rules.relevant_difference:g} or more was shown in {n_even} of {places}"
+        return Statement("even", f"Whether {asked}: {shown}; the others are too small to conclude.")
+    return Statement("open", f"Too small to conclude whether {asked}: {_why_small(rows, rules)}.")
 
 
-def _why_small(rows: Sequence[dict[str, Any]], rules: dict[str, Any]) -> str:
-    n = min(row["n"] for row in rows)
-    tested = [row for row in rows if row.get("difference") is not None]
+def _why_small(rows: Sequence[Comparison], rules: Rules) -> str:
+    n = min(row.n for row in rows)
+    tested = [row for row in rows if isinstance(row, PairedComparison)]
     if not tested:
-        return f"n = {n} paired seeds, would need at least {rules['min_seeds']}"
-    largest = max(tested, key=lambda row: abs(row["difference"]))
-    seen = f"the largest observed difference ({largest['difference']:+.3f}, {largest['task']})".replace("-", "−")
-    needed = largest.get("seeds_needed")
+        return f"n = {n} paired seeds, would need at least {rules.min_seeds}"
+    largest = max(tested, key=lambda row: abs(row.difference))
+    seen = f"the largest observed difference ({largest.difference:+.3f}, {largest.task})".replace("-", "−")
+    needed = largest.seeds_needed
     if needed is None:
         would = "would need more than 10,000"
-    elif needed <= rules["min_seeds"]:
-        would = f"would need at least {rules['min_seeds']}"
+    elif needed <= rules.min_seeds:
+        would = f"would need at least {rules.min_seeds}"
     else:
         would = f"would need about {needed:,}"
-    detectable = max(row["detectable_difference"] for row in tested)
+    detectable = max(row.detectable_difference for row in tested)
     return (
         f"n = {n} paired seeds, and {seen} {would}. Only differences above {detectable:.2f} were likely (80 %) "
         "to be found here"
     )
 
 
-def sentences(result: dict[str, Any]) -> list[dict[str, str]]:
-    """One entry per primary comparison: comparison, tone, sentence; the first is the report's verdict."""
-    rules = result["rules"]
+def sentences(result: GridResult) -> list[Statement]:
+    """One statement per primary comparison; the first is the report's verdict."""
     found = []
-    for comparison in dict.fromkeys(row["comparison"] for row in result["comparisons"]):
-        rows = [row for row in result["comparisons"] if row["comparison"] == comparison]
-        tone, sentence = headline(rows, rules)
-        found.append({"comparison": comparison, "tone": tone, "sentence": sentence})
+    for comparison in dict.fromkeys(row.comparison for row in result.comparisons):
+        found.append(headline([row for row in result.comparisons if row.comparison == comparison], result.rules))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from radpref.downstream.cells.networks import build_network
 from radpref.downstream.cells.training import balance_weights, best_dice_threshold
 from radpref.downstream.cli import app
 from radpref.downstream.inference.comparisons import parse_comparison, patient_score, patient_sums, planned_family
+from radpref.downstream.inference.grid_result import GridResult
 from tests.support.downstream import DOWNSTREAM_TOML, study_with_pools, with_downstream
 
 
@@ -70,42 +72,48 @@ def finished(tmp_path_factory, _tiny_template):
     study.db.close()
 
 
+def _rows(result):
+    """Cells with null for what is undefined, so that equal rows are equal."""
+    return [cell.to_json() for cell in result.cells]
+
+
 def test_grid_trains_compares_and_resumes(finished, monkeypatch):
     study, result = finished
     trained = []
     original = grid.Job.run
     monkeypatch.setattr(grid.Job, "run", lambda job: (trained.append(job.spec), original(job))[1])
-    assert len(result["cells"]) == 3 * 3 * 3  # tasks x (real, baseline, aligned) x seeds
-    assert len(result["comparisons"]) == result["rules"]["family_size"] == 9
-    for row in result["comparisons"]:
-        assert row["verdict"] == "too small to conclude"  # 3 seeds
-        assert row["n"] == 3
-        assert 0 <= row["p"] <= row["p_holm"] <= row["p_bonferroni"] <= 1
-        assert row["ci"][0] <= row["difference"] <= row["ci"][1]
-    counts = {(c["task"], c["seed"]): set() for c in result["cells"]}
-    for cell in result["cells"]:
-        if cell["arm"] != "real":
-            counts[cell["task"], cell["seed"]].add(cell["n_synthetic"])
-            assert cell["n_synthetic"] == cell["n_real"]
+    assert len(result.cells) == 3 * 3 * 3  # tasks x (real, baseline, aligned) x seeds
+    assert len(result.comparisons) == result.rules.family_size == 9
+    for row in result.comparisons:
+        assert row.verdict == "too small to conclude"  # 3 seeds
+        assert row.n == 3
+        assert 0 <= row.p <= row.p_holm <= row.p_bonferroni <= 1
+        assert row.ci[0] <= row.difference <= row.ci[1]
+    counts = {(cell.task, cell.seed): set() for cell in result.cells}
+    for cell in result.cells:
+        if cell.arm != "real":
+            counts[cell.task, cell.seed].add(cell.n_synthetic)
+            assert cell.n_synthetic == cell.n_real
     assert all(len(found) == 1 for found in counts.values())
-    json.dumps(result, allow_nan=False)
-    assert latest_run(study, "grid").result["cells"] == result["cells"]
+    run = latest_run(study, "grid")
+    json.dumps(run.result, allow_nan=False)
+    assert run.result == result.to_json() == GridResult.from_json(run.run_id, run.result).to_json()
     manifest = split_manifest(study.db)
-    assert result["splits"] == manifest
-    stored = json.loads((study.root / "runs" / result["run_id"] / "config.json").read_text())
+    assert result.splits == manifest
+    stored = json.loads((study.root / "runs" / result.run_id / "config.json").read_text())
     assert stored["provenance"]["inputs"]["splits"] == manifest["sha256"]
 
     again = grid.run_grid(study)
     assert not trained
-    assert again["cells"] == result["cells"]
+    assert _rows(again) == _rows(result)
 
-    lost = result["cells"][4]
-    predictions_path(study, lost["run_id"], lost["cell_id"]).unlink()
-    third = grid.run_grid(study, tasks=[lost["task"]])
+    lost = result.cells[4]
+    predictions_path(study, lost.run_id, lost.cell_id).unlink()
+    third = grid.run_grid(study, tasks=[lost.task])
     assert len(trained) == 1
-    assert find_cell(study, lost["cell_id"]).metrics.keys()
-    same = next(cell for cell in third["cells"] if cell["cell_id"] == lost["cell_id"])
-    assert {k: v for k, v in same.items() if k != "run_id"} == {k: v for k, v in lost.items() if k != "run_id"}
+    assert find_cell(study, lost.cell_id).metrics.values
+    same = next(cell for cell in third.cells if cell.cell_id == lost.cell_id)
+    assert replace(same, run_id=lost.run_id).to_json() == lost.to_json()
 
 
 def test_an_interrupted_grid_keeps_its_cells_and_its_run(tiny_study, monkeypatch):
@@ -124,19 +132,18 @@ def test_an_interrupted_grid_keeps_its_cells_and_its_run(tiny_study, monkeypatch
     run_id = study.db.value("SELECT run_id FROM runs WHERE kind = 'grid'")
     assert study.db.value("SELECT count(*) FROM cells") == 3
     result = grid.run_grid(study, tasks=["two"])
-    assert result["run_id"] == run_id
+    assert result.run_id == run_id
     assert len(count) == 4 + 6
     assert len((study.root / "runs" / run_id / "metrics.jsonl").read_text().splitlines()) == 9
 
 
 def test_bootstrap_sums_give_the_reported_metric(finished):
     study, result = finished
-    for summary, metric in ((result["cells"][0], "f1"), (result["cells"][-1], "dice_positives")):
-        cell = find_cell(study, summary["cell_id"])
+    for row, metric in ((result.cells[0], "f1"), (result.cells[-1], "dice_positives")):
+        cell = find_cell(study, row.cell_id)
         sums = patient_sums(load_predictions(study, cell), cell.spec.kind)
         value = float(patient_score(cell.spec.kind)(sums.sum(axis=0)[None])[0])
-        expected = summary[metric]
-        assert (np.isnan(value) and expected is None) or value == pytest.approx(expected)
+        assert value == pytest.approx(row.value(metric), nan_ok=True)
 
 
 @pytest.mark.slow
@@ -151,10 +158,10 @@ def test_two_workers_give_the_same_cells(tiny_study):
         two = grid.run_grid(study, tasks=["effusion"], n_workers=2)
     finally:
         torch.set_num_threads(threads)
-    keys = ("f1", "auroc")
-    assert [c["cell_id"] for c in one["cells"]] == [c["cell_id"] for c in two["cells"]]
-    for left, right in zip(one["cells"], two["cells"], strict=True):
-        assert [left[key] for key in keys] == pytest.approx([right[key] for key in keys])
+    assert [cell.cell_id for cell in one.cells] == [cell.cell_id for cell in two.cells]
+    for left, right in zip(one.cells, two.cells, strict=True):
+        for metric in ("f1", "auroc"):
+            assert left.value(metric) == pytest.approx(right.value(metric), nan_ok=True)
 
 
 def test_the_balanced_control_needs_no_pool(tiny_study):
@@ -163,8 +170,8 @@ def test_the_balanced_control_needs_no_pool(tiny_study):
     )
     study = with_downstream(tiny_study, toml)
     result = grid.run_grid(study, tasks=["two"])
-    assert {cell["arm"] for cell in result["cells"]} == {"real", "real_balanced"}
-    assert [row["multiple"] for row in result["comparisons"]] == [0]
+    assert {cell.arm for cell in result.cells} == {"real", "real_balanced"}
+    assert [row.multiple for row in result.comparisons] == [0]
 
 
 @pytest.mark.parametrize("text", ["aligned", "a>b>c", "a>a", ">b"])

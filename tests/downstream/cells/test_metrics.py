@@ -20,18 +20,19 @@ def test_f1_and_auroc_agree_with_sklearn():
     thresholds = np.array([0.4, 0.5, 0.6])
     found = metrics.classification_metrics(labels, scores, thresholds, ("a", "b", "c"))
     expected = [f1_score(labels[:, i], scores[:, i] >= thresholds[i]) for i in range(3)]
-    assert found["f1"] == pytest.approx(np.mean(expected))
-    assert found["per_class"]["b"]["f1"] == pytest.approx(expected[1])
-    assert found["auroc"] == pytest.approx(np.mean([roc_auc_score(labels[:, i], scores[:, i]) for i in range(3)]))
+    areas = [roc_auc_score(labels[:, i], scores[:, i]) for i in range(3)]
+    assert found.values["f1"] == pytest.approx(np.mean(expected))
+    assert found.per_class["b"]["f1"] == pytest.approx(expected[1])
+    assert found.values["auroc"] == pytest.approx(np.mean(areas))
 
 
 def test_unknown_labels_count_nowhere_and_empty_classes_are_undefined():
     labels = np.array([[1, 0], [np.nan, 0], [0, 0], [1, 0]], dtype=np.float64)
     scores = np.array([[0.9, 0.1], [0.9, 0.9], [0.8, 0.2], [0.1, 0.3]])
     found = metrics.classification_metrics(labels, scores, np.array([0.5, 0.5]), ("a", "b"))
-    assert found["per_class"]["a"]["f1"] == pytest.approx(2 / 4)  # TP 1, FP 1, FN 1
-    assert np.isnan(found["per_class"]["b"]["f1"])
-    assert found["f1"] == found["per_class"]["a"]["f1"]
+    assert found.per_class["a"]["f1"] == pytest.approx(2 / 4)  # TP 1, FP 1, FN 1
+    assert np.isnan(found.per_class["b"]["f1"])
+    assert found.values["f1"] == found.per_class["a"]["f1"]
 
 
 def test_threshold_is_the_best_over_all_cuts():

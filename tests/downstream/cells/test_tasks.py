@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
-from radpref.data.study.splits import real_order
+from radpref.data.study.splits import real_fraction, real_order
 from radpref.downstream.cells.loaders import augment, batch_indices, image_array, mask_array, normalise
-from radpref.downstream.cells.tasks import TaskData, load_pool, load_split, real_subset, synthetic_subset
+from radpref.downstream.cells.tasks import TaskData, load_pool, load_split, synthetic_subset
 from tests.support.downstream import add_pool, study_with_pools, with_downstream
 
 
@@ -22,11 +22,15 @@ def _data(n=300, rate=0.04, seed=0, per_patient=1):
     return TaskData(np.zeros((n, 2, 2), np.uint8), labels, None, patients, tuple(str(i) for i in range(n)))
 
 
+def _real_rows(data, fraction, rng):
+    return real_fraction(data.patients, data.labels, fraction, rng)
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("per_patient", [1, 3])
 def test_fractions_are_nested_whole_patients_with_both_classes(seed, per_patient):
     data = _data(seed=seed, per_patient=per_patient)
-    subsets = [real_subset(data, fraction, np.random.default_rng([5, seed])) for fraction in (0.01, 0.1, 1.0)]
+    subsets = [_real_rows(data, fraction, np.random.default_rng([5, seed])) for fraction in (0.01, 0.1, 1.0)]
     for small, large in itertools.pairwise(subsets):
         assert set(small) <= set(large)
     assert len(subsets[2]) == len(data)
@@ -40,7 +44,7 @@ def test_fractions_are_nested_whole_patients_with_both_classes(seed, per_patient
 
 def test_another_seed_redraws_and_the_same_seed_does_not():
     data = _data()
-    one, again, other = (real_subset(data, 0.1, np.random.default_rng(s)) for s in (1, 1, 2))
+    one, again, other = (_real_rows(data, 0.1, np.random.default_rng(s)) for s in (1, 1, 2))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
     order, n_minimum = real_order(data.patients, data.labels, np.random.default_rng(1))
@@ -51,7 +55,7 @@ def test_another_seed_redraws_and_the_same_seed_does_not():
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])
 def test_a_bad_fraction_is_refused(fraction):
     with pytest.raises(InvalidInput):
-        real_subset(_data(), fraction, np.random.default_rng(0))
+        _real_rows(_data(), fraction, np.random.default_rng(0))
 
 
 def test_records_become_arrays_of_each_kind(tiny_study):

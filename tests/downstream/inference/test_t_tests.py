@@ -64,7 +64,7 @@ def test_no_spread_is_no_crash():
     assert paired_t([0.4, 0.4], [0.5, 0.5]).p == 1.0
     same = paired_t([0.4, 0.4, 0.4], [0.4, 0.4, 0.4])
     assert (same.t, same.p) == (0.0, 0.5)
-    assert compare([0.5, 0.5, 0.5], [0.4, 0.4, 0.4], 0.05, 3)["seeds_needed"] is None
+    assert compare([0.5, 0.5, 0.5], [0.4, 0.4, 0.4], 0.05, 3).seeds_needed is None
 
 
 @pytest.mark.parametrize(("a", "b"), [([0.1], [0.2]), ([], []), ([0.1, 0.2], [0.1]), ([0.1, math.nan], [0.1, 0.2])])
@@ -76,7 +76,7 @@ def test_too_few_or_undefined_values_are_refused_on_one_line(a, b):
 
 def test_two_seeds_are_flagged_and_never_conclude():
     row = compare([0.9, 0.95], [0.1, 0.14], 0.05, 1)
-    assert "n = 2" in row["flag"]
+    assert "n = 2" in row.flag
     assert verdict(2, 1e-9, 1.0, 0.0, 0.05) == "too small to conclude"
 
 
@@ -139,9 +139,9 @@ def test_detectable_effect_and_seeds_needed_invert_the_power():
 
 
 def test_the_published_design_has_about_five_percent_power():
-    assert study_example()["power"] == pytest.approx(0.05, abs=0.01)
+    assert study_example().power == pytest.approx(0.05, abs=0.01)
     assert power_paired(0.0, 5, 0.05) == 0.05
-    assert [row["n_seeds"] for row in power_table(7, 9, 0.05)] == [2, 3, 5, 7, 10, 20]
+    assert [row.n_seeds for row in power_table(7, 9, 0.05)] == [2, 3, 5, 7, 10, 20]
     with pytest.raises(InvalidInput):
         power_paired(1.0, 1, 0.05)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,9 +18,13 @@ from radpref.data.study.runs import latest_run
 from radpref.data.study.study import Study
 from radpref.downstream.cli import app
 from radpref.downstream.grid import run_grid
+from radpref.downstream.inference.comparisons import PairedComparison, UntestedComparison
+from radpref.downstream.inference.grid_result import Rules
+from radpref.downstream.inference.t_tests import compare
 from radpref.downstream.report import report, tables, verdicts
 from radpref.downstream.report.published import CAVEATS, PUBLISHED
 from radpref.downstream.report.report import run_report
+from radpref.downstream.report.table import interval, number, p_value
 from tests.support.downstream import add_alignment, add_rated_sets, study_with_pools
 
 
@@ -177,15 +182,25 @@ def test_wide_sheets_are_reduced(tmp_path):
     assert sheet["uri"].startswith("data:image/png;base64,")
 
 
-def _row(verdict, **changes):
-    row = {
-        "comparison": "aligned>baseline", "task": "t", "n": 5, "verdict": verdict, "difference": 0.03,
-        "seeds_needed": 40, "detectable_difference": 0.2,
-    }  # fmt: skip
-    return row | changes
+RULES = Rules(0.05, 9, 5, 0.02, ("aligned>baseline",), 1000, 5)
 
 
-RULES = {"alpha": 0.05, "min_seeds": 5, "relevant_difference": 0.02}
+def _row(verdict, n=5, seeds_needed=40):
+    values = np.linspace(0.2, 0.4, n)
+    difference = replace(compare(values + 0.03 + np.arange(n) % 2 / 50, values, 0.05, 9), seeds_needed=seeds_needed)
+    return PairedComparison(
+        comparison="aligned>baseline", a="aligned", b="baseline", task="t", fraction=1.0, multiple=2,
+        **vars(difference), seeds=tuple(range(n)), metric="f1", metric_name="F1", ci_bootstrap=(0.0, 0.1),
+        values_a=tuple(values), values_b=tuple(values), n_test_patients=9, family_size=9, p_bonferroni=1.0,
+        p_holm=1.0, p_holm_worse=1.0, verdict=verdict,
+    )  # fmt: skip
+
+
+def _untested():
+    place = {"comparison": "aligned>baseline", "a": "aligned", "b": "baseline", "task": "t", "fraction": 1.0}
+    return UntestedComparison(
+        **place, multiple=2, seeds=tuple(range(5)), n=5, reason="no finished cells", family_size=9
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,13 +213,13 @@ RULES = {"alpha": 0.05, "min_seeds": 5, "relevant_difference": 0.02}
         ([_row("too small to conclude")], "open", "would need about 40."),
         ([_row("too small to conclude", n=3)], "open", "would need about 40"),
         ([_row("too small to conclude", seeds_needed=None)], "open", "would need more than 10,000"),
-        ([_row("too small to conclude", difference=None)], "open", "n = 5 paired seeds, would need at least 5."),
+        ([_untested()], "open", "n = 5 paired seeds, would need at least 5."),
     ],
 )
 def test_headline(rows, tone, text):
     found = verdicts.headline(rows, RULES)
-    assert found[0] == tone
-    assert text in found[1]
+    assert found.tone == tone
+    assert text in found.sentence
 
 
 def test_alignment_claims_need_three_runs():
@@ -213,10 +228,11 @@ def test_alignment_claims_need_three_runs():
 
 
 def test_numbers_read_well():
-    assert tables.number(-0.1234, signed=True) == "−0.123"
-    assert tables.number(None) == tables.number(float("nan")) == "–"
-    assert tables.number(12345) == "12,345"
-    assert [tables.p_value(p) for p in (0.0002, 0.0312, 0.4)] == ["< 0.001", "0.031", "0.40"]
+    assert number(-0.1234, signed=True) == "−0.123"
+    assert number(None) == number(float("nan")) == number(float("inf")) == "–"
+    assert number(12345) == "12,345"
+    assert interval(float("nan"), 1.0) == interval(None, None) == "–"
+    assert [p_value(p) for p in (0.0002, 0.0312, 0.4)] == ["< 0.001", "0.031", "0.40"]
 
 
 def test_published_figures_are_those_of_the_study():
