@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 ARGS ?=
 STAMP := $(VENV)/.installed
+NODE_STAMP := node_modules/.installed
 
 .PHONY: setup demo test check lint fmt bench browser nginx clean
 
+# The tools that check the pages' scripts come with npm; `make lint` and `make test` insist on them, the rest goes without.
 setup: $(STAMP)
+	@! command -v npm >/dev/null || $(MAKE) -s $(NODE_STAMP) || true
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "radpref needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 2; }
@@ -16,7 +19,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $(TORCH_ARGS) -e '.[dev]'
 	@touch $@
 
-demo: setup
+$(NODE_STAMP): package.json package-lock.json
+	@sh scripts/install_node.sh
+	npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+demo: $(STAMP)
 	$(BIN)/radpref demo $(ARGS)
 
 browser:
@@ -25,17 +33,19 @@ browser:
 nginx:
 	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || sh scripts/install_nginx.sh
 
-test: setup browser nginx
+test: setup $(NODE_STAMP) browser nginx
+	npm test --silent
 	$(BIN)/python -m pytest $(ARGS)
 
 check: setup browser
 	$(BIN)/python -m pytest -m "not slow and not browser" -x -q $(ARGS)
 
-lint: setup
+lint: setup $(NODE_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	npm run lint --silent
 
 fmt: setup
 	$(BIN)/ruff format .
@@ -50,4 +60,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.copies --size full --json
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) node_modules .mypy_cache .ruff_cache .pytest_cache

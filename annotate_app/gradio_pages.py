@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 STATIC = Path(__file__).parent / "static"
-PAGES = {"/read": ("Reading room", "reader"), "/admin": ("Reading room: dashboard", "admin")}
+PAGES = {"/read": ("Reading room", "scoring"), "/admin": ("Reading room: dashboard", "admin")}
 
 _LOAD = "import(new URL('../static/{script}.js', document.baseURI).href).then((module) => module.start(element));"
 _HEAD = """<meta name="color-scheme" content="dark">
@@ -47,10 +47,10 @@ def head_of(script: str) -> str:
     """What stands in the head of a page's HTML: the style, the modules at once instead of one import after the other.
 
     Gradio itself adds its ``head`` only when its own bundle has run. The scoring page's script also starts from here,
-    so that the first set is fetched meanwhile; see the end of reader.js.
+    so that the first set is fetched meanwhile; see the end of scoring.js.
     """
     parts = [_STYLE.format(script=script), *(_PRELOAD.format(name=name) for name in module_names(script))]
-    return "".join([*parts, _EARLY.format(script=script)] if script == "reader" else parts)
+    return "".join([*parts, _EARLY.format(script=script)] if script == "scoring" else parts)
 
 
 class Head:

@@ -24,8 +24,8 @@ async function send(base, body) {
   return answer;
 }
 
-function dialog(root, title, content, buttons) {
-  const box = h('dialog', { 'aria-label': title }, h('h3', {}, title), ...content, h('div', { class: 'buttons' }, ...buttons));
+function dialog(root, title, content, actions) {
+  const box = h('dialog', { 'aria-label': title }, h('h3', {}, title), ...content, h('div', { class: 'buttons' }, ...actions));
   box.addEventListener('close', () => box.remove());
   root.append(box);
   box.showModal();

@@ -19,7 +19,7 @@ const when = (text) => (text ? String(text).slice(0, 16).replace('T', ' ') : '�
 
 function stages(study) {
   const at = STAGES.findIndex(([name]) => name === study.stage);
-  const steps = STAGES.map(([name, word], k) => h('li', { class: k < at ? 'past' : k === at ? 'now' : 'next', 'aria-current': k === at ? 'step' : null }, k < at ? `✓ ${word}` : word));
+  const steps = STAGES.map(([, word], k) => h('li', { class: k < at ? 'past' : k === at ? 'now' : 'next', 'aria-current': k === at ? 'step' : null }, k < at ? `✓ ${word}` : word));
   const may = study.may || [];
   return [
     h('ol', { class: 'stages', 'aria-label': 'Stage of the study' }, ...steps),

@@ -3,50 +3,67 @@
 
 import { measure } from './timing.js';
 
+/** @import { Acknowledgement, RatingEvent, Waiting } from './types' */
+/**
+ * @typedef {object} OutboxListener
+ * @property {(text: string, kind: 'saved' | 'saving' | 'offline') => void} status
+ * @property {() => void} stale the set was changed in another window; nothing more is sent
+ * @property {() => void} login the session has ended; call drain() after a new login
+ * @property {(message: string, token: string) => void} refused an event was dropped
+ * @property {(token: string, answer: Acknowledgement) => void} acknowledged
+ */
+
 const RETRY_MS = [1000, 2000, 4000, 8000, 10000];
 const TIMEOUT_MS = 15000;
 
+/** A random (version 4) UUID. Plain http off localhost has no crypto.randomUUID. */
 export function uuid() {
-  if (crypto.randomUUID) return crypto.randomUUID();
-  const bytes = crypto.getRandomValues(new Uint8Array(16)); // plain http off localhost has no randomUUID
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
   bytes[8] = (bytes[8] & 0x3f) | 0x80;
-  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join('-');
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
 }
 
 export class Outbox {
-  // on: { status(text, kind), stale(), login(), refused(message, token), acknowledged(token, answer) }
+  /** @type {Waiting[]} unsent events, oldest first */
+  items = [];
+  prefix = ''; // of this rater's entries in the storage; empty until open()
+  tab = uuid();
+  stopped = false;
+  failures = 0;
+  counter = 0;
+  trouble = ''; // why the last try failed
+  /** @type {(() => void)[]} */
+  whenEmpty = [];
+  /** @type {Promise<void> | null} */
+  running = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  timer = undefined;
+
+  /** @param {URL} base address of the reading room @param {OutboxListener} on */
   constructor(base, on) {
     this.base = base;
     this.on = on;
-    this.tab = uuid();
-    this.items = [];
-    this.stopped = false;
-    this.failures = 0;
-    this.counter = 0;
-    this.trouble = '';
-    this.waiting = [];
     window.addEventListener('online', () => this.drain());
   }
 
-  // Take up what an earlier page of the same rater could not send.
+  /** Take up what an earlier page of the same rater could not send. @param {string} room names rater and study */
   open(room) {
     this.prefix = `radpref:${room}:`;
     const known = new Set(this.items.map((item) => item.key));
-    for (let index = 0; index < localStorage.length; index += 1) {
-      const key = localStorage.key(index);
+    for (const key of Object.keys(localStorage)) {
       if (!key.startsWith(this.prefix) || known.has(key)) continue;
       try {
-        this.items.push({ key, old: true, ...JSON.parse(localStorage.getItem(key)) });
+        this.items.push({ key, old: true, ...JSON.parse(localStorage.getItem(key) ?? '') });
       } catch {
         localStorage.removeItem(key);
       }
     }
     this.items.sort((a, b) => (a.key < b.key ? -1 : 1));
-    if (this.items.length) this.on.status(`Saving (${this.items.length})`, 'saving');
+    if (this.items.length) this.on.status(`Saving (${this.size})`, 'saving');
   }
 
+  /** @param {string} token */
   pendingFor(token) {
     return this.items.filter((item) => item.token === token).map((item) => item.body);
   }
@@ -55,18 +72,26 @@ export class Outbox {
     return this.items.length;
   }
 
-  // A promise that nothing is left to send.
+  /** @returns {Promise<void>} resolved when nothing is left to send */
   emptied() {
-    return this.items.length ? new Promise((resolve) => { this.waiting.push(resolve); }) : Promise.resolve();
+    return new Promise((resolve) => {
+      if (this.items.length) this.whenEmpty.push(resolve);
+      else resolve();
+    });
   }
 
+  /**
+   * Keep an event and send it.
+   * @param {string} token of the set
+   * @param {number} seen version of the set that the page knew
+   * @param {RatingEvent & {client: object}} event
+   */
   add(token, seen, event) {
     this.counter += 1;
     const order = `${String(Date.now()).padStart(15, '0')}-${String(this.counter).padStart(6, '0')}`;
-    const body = { ...event, uuid: uuid(), seen, tab: this.tab };
-    const item = { key: `${this.prefix}${order}`, token, body };
+    const item = { key: `${this.prefix}${order}`, token, body: { ...event, uuid: uuid(), seen, tab: this.tab } };
     try {
-      localStorage.setItem(item.key, JSON.stringify({ token, body }));
+      localStorage.setItem(item.key, JSON.stringify({ token, body: item.body }));
     } catch {
       // storage is full or closed: the event stays in memory
     }
@@ -75,20 +100,17 @@ export class Outbox {
     this.drain();
   }
 
+  /** Send what waits, now. */
   drain() {
     clearTimeout(this.timer);
-    if (!this.running) {
-      this.running = this.run().finally(() => {
-        this.running = null;
-      });
-    }
+    this.running ??= this.run().finally(() => { this.running = null; });
     return this.running;
   }
 
   async run() {
     while (this.items.length && !this.stopped) {
       if (!this.failures) this.on.status('Saving', 'saving');
-      const item = this.items[0];
+      const [item] = this.items;
       const sent = performance.now();
       let response;
       try {
@@ -99,56 +121,49 @@ export class Outbox {
           signal: AbortSignal.timeout(TIMEOUT_MS),
         });
       } catch {
-        this.later('Offline');
+        this.retry('Offline');
         return;
       }
       if (response.ok) measure('ack', sent);
       if (!(await this.settle(item, response))) return;
     }
-    if (!this.items.length) {
-      this.failures = 0;
-      this.on.status('Saved', 'saved');
-      for (const resolve of this.waiting.splice(0)) resolve();
-    }
+    if (this.items.length) return;
+    this.failures = 0;
+    this.on.status('Saved', 'saved');
+    for (const resolve of this.whenEmpty.splice(0)) resolve();
   }
 
-  // True: go on with the next event.
+  /** Whether to go on with the next event. @param {Waiting} item @param {Response} response */
   async settle(item, response) {
     const answer = (await response.json().catch((error) => ({ cut: !(error instanceof SyntaxError) }))) ?? {};
     if (response.ok ? !Number.isInteger(answer.version) : answer.cut) {
-      this.later('Offline'); // cut off on its way, or not our server's (a guest network's login page): ask again
+      this.retry('Offline'); // cut off on its way, or not from our server (a guest network's login page)
       return false;
     }
-    const answered = response.status < 500 && ![401, 403, 429].includes(response.status);
-    if (answered) {
-      this.failures = 0;
-      this.trouble = '';
-    }
-    if (response.ok) {
-      this.drop(item);
-      this.on.acknowledged(item.token, answer);
-      return true;
-    }
     if (response.status === 401) {
-      this.on.status(`Signed out (${this.items.length} waiting)`, 'offline');
+      this.on.status(`Signed out (${this.size} waiting)`, 'offline');
       this.on.login();
       return false;
     }
     if (response.status >= 500 || response.status === 429 || response.status === 403) {
-      this.later({ 507: 'Server disk full', 503: 'Server busy', 429: 'Server busy' }[response.status] || 'Offline');
+      this.retry(response.status === 507 ? 'Server disk full' : [503, 429].includes(response.status) ? 'Server busy' : 'Offline');
       return false;
     }
+    this.failures = 0;
+    this.trouble = '';
     if (response.status === 409 && answer.reason === 'stale' && !item.old) {
       this.stopped = true;
       this.on.status('Not saved: changed in another window', 'offline');
-      this.on.stale(this.items.length);
+      this.on.stale();
       return false;
     }
     this.drop(item);
-    this.on.refused(answer.error || `the server answered ${response.status}`, item.token);
+    if (response.ok) this.on.acknowledged(item.token, answer);
+    else this.on.refused(answer.error || `the server answered ${response.status}`, item.token);
     return true;
   }
 
+  /** @param {Waiting} item */
   drop(item) {
     this.items = this.items.filter((other) => other !== item);
     try {
@@ -158,8 +173,8 @@ export class Outbox {
     }
   }
 
-  // Try again by and by; what is the matter stands beside the number of entries that wait.
-  later(trouble) {
+  /** Send again after a wait that grows with every failure. @param {string} trouble shown beside the number of unsent entries */
+  retry(trouble) {
     this.trouble = trouble;
     this.on.status(`${trouble} (${this.size})`, 'offline');
     const wait = RETRY_MS[Math.min(this.failures, RETRY_MS.length - 1)];

@@ -1,19 +1,9 @@
 // Small charts as inline SVG, without any library. Each returns a <figure>: a title, what good looks like, the drawing
 // with a text alternative, and the numbers as a table. Texts become text nodes only.
 
-import { h } from './dom.js';
+import { h, s } from './dom.js';
 
-const NS = 'http://www.w3.org/2000/svg';
 const WIDTH = 640;
-
-export function s(tag, attributes = {}, ...children) {
-  const element = document.createElementNS(NS, tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined) element.setAttribute(name, value);
-  }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
-}
 
 export const fixed = (value, digits = 2) => (value === null || value === undefined ? '–' : Number(value).toFixed(digits).replace('-', '−'));
 export const percent = (value) => (value === null || value === undefined ? '–' : `${(100 * value).toFixed(value > 0 && value < 0.0995 ? 1 : 0)} %`);

@@ -1,128 +1,134 @@
 // What the rater does to the set on the page: scores, flags, comments, skips, undo, submit.
 
 import * as dialogs from './dialogs.js';
-import { Frame } from './frame.js';
 import { steps } from './history.js';
 import { apply, finished, missing, rows } from './sets.js';
 import { openTies } from './ties.js';
 import { measure, painted } from './timing.js';
 
-export class Rating extends Frame {
-  // A set is on the page and takes scores.
+/** @import { ScoringPage } from './scoring.js' */
+/** @import { Criterion, Flag, Letter, RatingEvent } from './types' */
+
+export class Rating {
+  blocked = false; // for good: the page must be loaded anew
+  busy = false; // for a moment: another set or an answer is on its way
+  taught = false; // the set on the page shows the feedback of the training
+
+  /** @param {ScoringPage} page */
+  constructor(page) {
+    this.page = page;
+  }
+
+  /** The set that takes scores now, if one does. */
   get editable() {
-    return Boolean(this.set) && !this.blocked && !this.busy && !this.reading;
+    return this.blocked || this.busy || this.taught ? null : this.page.grid.set;
   }
 
+  /** Apply an event to the set on the page and send it. @param {RatingEvent} event */
   send(event) {
-    if (!this.set || this.blocked) return;
-    const { state } = this.set;
+    const { grid, outbox, pace, frame } = this.page;
+    if (!grid.set || this.blocked) return;
+    const { state } = grid.set;
     apply(state, event);
-    this.outbox.add(state.token, state.version, { ...event, client: this.pace.times() });
-    this.history = steps(state.log);
-    if (event.letter) this.cells[event.letter].update(state);
-    this.updateTools();
+    outbox.add(state.token, state.version, { ...event, client: pace.times() });
+    if ('letter' in event) grid.cells[event.letter].update(state);
+    frame.updateTools();
   }
 
-  touch() {
-    this.pace.touch();
-  }
-
+  /** @param {Letter} letter @param {Criterion} criterion @param {number} value @param {number} [pressed] time of the key or click */
   score(letter, criterion, value, pressed) {
-    if (this.reading && this.set) this.say('This training set is done; Enter goes on');
-    if (!this.editable || !this.set.state.criteria.includes(criterion)) return;
-    const { state } = this.set;
-    if (state.scores[letter][criterion] !== value) {
+    if (this.taught) this.page.frame.say('This training set is done; Enter goes on');
+    const set = this.editable;
+    if (!set?.state.criteria.includes(criterion)) return;
+    const { scores, ranks } = set.state;
+    if (scores[letter][criterion] !== value) {
       this.send({ kind: 'score', letter, criterion, value });
-      this.unrank(letter, criterion);
+      // a rank among equals ends with the score that made them equal
+      if (ranks[letter][criterion] != null) this.send({ kind: 'rank', letter, criterion, value: null });
     }
-    this.advance(letter, criterion);
+    const order = rows(set.state);
+    const index = order.findIndex((row) => row.letter === letter && row.criterion === criterion);
+    const next = order[index + 1] || missing(set.state)[0];
+    if (next) this.page.grid.focus(next.letter, next.criterion);
     if (pressed) painted((at) => measure('echo', pressed, at));
   }
 
-  // A rank among equals ends with the score that made them equal.
-  unrank(letter, criterion) {
-    if ((this.set.state.ranks[letter][criterion] ?? null) !== null) this.send({ kind: 'rank', letter, criterion, value: null });
-  }
-
-  advance(letter, criterion) {
-    const order = rows(this.set.state);
-    const index = order.findIndex((row) => row.letter === letter && row.criterion === criterion);
-    const next = order[index + 1] || missing(this.set.state)[0];
-    if (next) this.focus(next.letter, next.criterion);
-  }
-
-  flag(letter, name) {
-    if (!this.editable) return;
-    this.send({ kind: 'flag', letter, criterion: name, value: this.set.state.flags[letter][name] === true ? 0 : 1 });
-    this.refocus();
+  /** Set a flag, or take it away. @param {Letter} letter @param {Flag} flag */
+  flag(letter, flag) {
+    const set = this.editable;
+    if (!set) return;
+    this.send({ kind: 'flag', letter, criterion: flag, value: set.state.flags[letter][flag] ? 0 : 1 });
+    this.page.grid.refocus();
   }
 
   undo() {
-    if (!this.editable) return;
-    const step = this.history[this.history.length - 1];
+    const set = this.editable;
+    if (!set) return;
+    const step = steps(set.state.log).at(-1);
     if (!step) {
-      this.say('Nothing to undo in this set');
+      this.page.frame.say('Nothing to undo in this set');
       return;
     }
     const [first] = step;
     for (const event of [...step].reverse()) this.send(event);
-    if (first.kind === 'comment') this.paintCondition();
-    else if (first.kind !== 'flag') this.focus(first.letter, first.criterion);
+    if (first.kind === 'comment') this.page.frame.paintCondition(set.state);
+    else if (first.kind === 'score' || first.kind === 'rank') this.page.grid.focus(first.letter, first.criterion);
   }
 
   async comment() {
-    if (!this.editable) return;
-    const { set } = this;
+    const set = this.editable;
+    if (!set) return;
     const text = await dialogs.comment(set.state.comment);
-    if (text !== null && text !== set.state.comment && this.editable && this.set === set) {
+    if (text !== null && text !== set.state.comment && this.editable === set) {
       this.send({ kind: 'comment', comment: text });
-      this.paintCondition();
+      this.page.frame.paintCondition(set.state);
     }
-    this.refocus();
+    this.page.grid.refocus();
   }
 
   async skip() {
-    if (!this.editable) return;
-    const { set } = this;
+    const set = this.editable;
+    if (!set) return;
     const reason = await dialogs.skip();
-    if (reason === null || !this.editable || this.set !== set) {
-      this.refocus();
+    if (reason === null || this.editable !== set) {
+      this.page.grid.refocus();
       return;
     }
     const before = finished(set.state);
-    this.entered = performance.now();
+    this.page.entered = performance.now();
     this.send({ kind: 'skip', comment: reason });
-    await this.goOn(before);
+    await this.page.goOn(set, before);
   }
 
+  /** @param {number} [pressed] time of the key or click */
   async submit(pressed = performance.now()) {
-    if (this.reading && this.set && !this.busy) {
-      this.entered = pressed;
-      await this.goOn(true);
+    const { grid, frame, ties } = this.page;
+    if (this.taught && grid.set && !this.busy) {
+      this.page.entered = pressed;
+      await this.page.goOn(grid.set, true);
       return;
     }
-    if (!this.editable) return;
-    const [first, ...others] = missing(this.set.state);
+    const set = this.editable;
+    if (!set) return;
+    const [first, ...others] = missing(set.state);
     if (first) {
-      this.say(others.length ? `${others.length + 1} scores are missing` : '1 score is missing');
-      this.focus(first.letter, first.criterion);
+      frame.say(others.length ? `${others.length + 1} scores are missing` : '1 score is missing');
+      grid.focus(first.letter, first.criterion);
       return;
     }
-    const ties = this.set.state.tie_break ? openTies(this.set.state) : [];
-    if (ties.length) this.ties.ask(ties);
+    const groups = set.state.tie_break ? openTies(set.state) : [];
+    if (groups.length) ties.ask(groups);
     else await this.finish(pressed);
   }
 
+  /** Submit a complete set. @param {number} [pressed] */
   async finish(pressed = performance.now()) {
-    const before = finished(this.set.state);
-    this.entered = pressed;
+    const { set } = this.page.grid;
+    if (!set) return;
+    const before = finished(set.state);
+    this.page.entered = pressed;
     this.send({ kind: 'submit' });
-    if (this.set.state.training) await this.learn(before);
-    else await this.goOn(before);
-  }
-
-  async help() {
-    await dialogs.help(this.set && this.set.state);
-    this.refocus();
+    if (set.state.training) await this.page.learn(set, before);
+    else await this.page.goOn(set, before);
   }
 }

@@ -1,50 +1,70 @@
 // Sets as the page knows them: state and pixels by token, fetched ahead.
 
 import { getBytes, getJson } from './dom.js';
-import { decodePixels, outlines, release, shaded, View } from './viewer.js';
+import { decodePixels, outlinesOf, release, shaded, View } from './viewer.js';
 
+/** @import { Letter, LoadedSet, Next, Outline, RatingEvent, Row, SetState } from './types' */
+/** @import { Outbox } from './outbox.js' */
+
+/** @type {Letter[]} */
 export const LETTERS = ['A', 'B', 'C', 'D'];
-const KEPT = 8;
+const CACHED_SETS = 8;
 
 export class Sets {
+  /** @type {Map<string, Promise<LoadedSet>>} */
+  loaded = new Map();
+
+  /** @param {URL} base address of the reading room @param {Outbox} outbox its events are not in the server's answers yet */
   constructor(base, outbox) {
     this.base = base;
     this.outbox = outbox;
-    this.known = new Map();
   }
 
+  /** Where the rater goes on. @returns {Promise<Next>} */
   next() {
     return getJson(new URL('api/next', this.base));
   }
 
-  // A promise of { state, pixels, outlines }; a failed one is forgotten, so that it can be asked for again.
+  /**
+   * A set with its pixels; a failed one is forgotten, so that it can be fetched again.
+   * @param {string} token
+   * @param {SetState} [state] where it is known already
+   */
   load(token, state) {
-    if (!this.known.has(token)) {
-      const promise = this.fetch(token, state);
-      promise.catch(() => this.known.delete(token));
-      this.known.set(token, promise);
-      if (this.known.size > KEPT) this.known.delete(this.known.keys().next().value);
-    }
-    return this.known.get(token);
+    const found = this.loaded.get(token);
+    if (found) return found;
+    const promise = this.fetch(token, state);
+    promise.catch(() => this.loaded.delete(token));
+    this.loaded.set(token, promise);
+    if (this.loaded.size > CACHED_SETS) this.forget([...this.loaded.keys()][0]);
+    return promise;
   }
 
+  /** @param {string} token */
   forget(token) {
-    this.known.delete(token);
+    this.loaded.delete(token);
   }
 
+  /**
+   * @param {string} token
+   * @param {SetState} [given]
+   * @returns {Promise<LoadedSet>} an error holds the `state` where that could be read
+   */
   async fetch(token, given) {
-    const url = (rest) => new URL(`api/sets/${token}${rest}`, this.base);
-    const state = complete(given || (await getJson(url(''))));
-    const images = LETTERS.map((letter) => getBytes(url(`/images/${letter}`)).then((buffer) => decodePixels(buffer, state.image)));
-    const mask = state.mask ? getBytes(url('/mask')).then((buffer) => outlines(buffer, state.mask)) : [];
-    const [pixels, lines] = await Promise.all([Promise.all(images), mask]).catch((error) => {
+    const url = (/** @type {string} */ rest) => new URL(`api/sets/${token}${rest}`, this.base);
+    const state = given || /** @type {SetState} */ (await getJson(url('')));
+    const { image, mask } = state;
+    const images = LETTERS.map((letter) => getBytes(url(`/images/${letter}`)).then((buffer) => decodePixels(buffer, image)));
+    /** @type {Outline[] | Promise<Outline[]>} */
+    const masks = mask ? getBytes(url('/mask')).then((buffer) => outlinesOf(buffer, mask)) : [];
+    const [pixels, outlines] = await Promise.all([Promise.all(images), masks]).catch((error) => {
       throw Object.assign(error, { state });
     });
     for (const event of this.outbox.pendingFor(token)) apply(state, event);
-    return { state, pixels, outlines: lines };
+    return { state, pixels, outlines };
   }
 
-  // Fetch the next two sets in the background, and make their first picture, so that showing one only draws.
+  /** Fetch the next two sets in the background, and make their first picture, so that showing one only draws. @param {string | null} token */
   async ahead(token) {
     for (let following = token, step = 0; following && step < 2; step += 1) {
       const { state, pixels } = await this.load(following);
@@ -56,9 +76,9 @@ export class Sets {
     }
   }
 
-  // Pictures of sets that are neither shown nor next are made again when they are needed.
+  /** Give back the memory of all pictures but those of `tokens`; they are made again when needed. @param {(string | null)[]} tokens */
   slim(tokens) {
-    for (const [token, promise] of this.known) {
+    for (const [token, promise] of this.loaded) {
       if (!tokens.includes(token)) promise.then(({ pixels }) => pixels.forEach(release)).catch(() => {});
     }
   }
@@ -66,37 +86,27 @@ export class Sets {
 
 const idle = () => new Promise((resolve) => { (window.requestIdleCallback || setTimeout)(resolve); });
 
-// Fields that a study without training or tie-breaks need not send.
-function complete(state) {
-  const blank = () => Object.fromEntries(LETTERS.map((letter) => [letter, {}]));
-  return { training: false, tie_break: false, feedback: null, ...state, ranks: state.ranks ?? blank(), log: state.log ?? [] };
-}
-
-// What an event does to the page's own copy of a set.
+/** What an event does to the page's own copy of a set. @param {SetState} state @param {RatingEvent} event */
 export function apply(state, event) {
   state.log.push(event);
   if (event.kind === 'score') state.scores[event.letter][event.criterion] = event.value;
   else if (event.kind === 'rank') state.ranks[event.letter][event.criterion] = event.value;
   else if (event.kind === 'flag') state.flags[event.letter][event.criterion] = event.value === 1;
   else if (event.kind === 'comment') state.comment = event.comment;
-  else if (event.kind === 'submit') state.state = 'submitted';
-  else if (event.kind === 'skip') state.state = 'skipped';
-  else if (event.kind === 'unskip') state.state = 'open';
+  else state.state = /** @type {const} */ ({ submit: 'submitted', skip: 'skipped', unskip: 'open' })[event.kind];
 }
 
-// Skipped, or submitted with every score.
+/** Skipped, or submitted with every score. @param {SetState} state */
 export function finished(state) {
   return state.state === 'skipped' || (state.state === 'submitted' && !missing(state).length);
 }
 
-// Rows of a set in the order of the keyboard: A text, A mask, B text, ...
+/** Rows of a set in the order of the keyboard: A text, A mask, B text, ... @param {SetState} state @returns {Row[]} */
 export function rows(state) {
   return LETTERS.flatMap((letter) => state.criteria.map((criterion) => ({ letter, criterion })));
 }
 
+/** Rows without a score; 0 is a score. @param {SetState} state */
 export function missing(state) {
-  return rows(state).filter(({ letter, criterion }) => {
-    const value = state.scores[letter][criterion];
-    return value === null || value === undefined; // 0 is a score
-  });
+  return rows(state).filter(({ letter, criterion }) => state.scores[letter][criterion] == null);
 }

@@ -1,90 +1,103 @@
 // The tie-break: which of equally scored images is better? Asked at Enter where the study wants it; never compulsory.
 
+import { CRITERIA } from './cells.js';
 import { h } from './dom.js';
+import { IMAGE_KEYS } from './keys.js';
 import { LETTERS } from './sets.js';
 
-const KEYS = { A: 'Q', B: 'W', C: 'A', D: 'S' };
-const NAMES = { text: 'Text', mask: 'Mask' };
+/** @import { Criterion, Letter, RatingEvent, SetState, Tie } from './types' */
+/**
+ * @typedef {object} TieListener
+ * @property {(event: RatingEvent) => void} send
+ * @property {() => void} finish every question was answered or passed over: submit
+ * @property {(question: HTMLElement | null, letters: Letter[], criterion?: Criterion) => void} show the question and the images it is about; null takes it away
+ * @property {(text: string) => void} say
+ */
 
-// Groups of images that share a score within a criterion and are not all ranked yet.
+/** Groups of images that share a score within a criterion and are not all ranked yet. @param {SetState} state @returns {Tie[]} */
 export function openTies(state) {
   return state.criteria.flatMap((criterion) => [5, 4, 3, 2, 1, 0].map((score) => {
     const letters = LETTERS.filter((letter) => state.scores[letter][criterion] === score);
     return { criterion, score, letters };
-  })).filter(({ criterion, letters }) => letters.length > 1 && letters.some((letter) => (state.ranks[letter][criterion] ?? null) === null));
+  })).filter(({ criterion, letters }) => letters.length > 1 && letters.some((letter) => state.ranks[letter][criterion] == null));
 }
 
+/** @param {Letter[]} letters */
 const listed = (letters) => `${letters.slice(0, -1).join(', ')} and ${letters[letters.length - 1]}`;
 
 export class Ties {
-  // page: set, cells, send(event), finish(), tieBar(element or null), say(text)
-  constructor(page) {
-    this.page = page;
-    this.group = null;
+  /** @type {Tie[]} groups still to ask about, the present one first */
+  groups = [];
+  /** @type {Letter[]} images of the present group, best first */
+  ranked = [];
+
+  /** @param {TieListener} on */
+  constructor(on) {
+    this.on = on;
   }
 
   get active() {
-    return this.group !== null;
+    return this.groups.length > 0;
   }
 
-  // Ask about the groups in turn, then finish the set.
+  /** Images of the present group without a rank. */
+  get left() {
+    return this.groups[0].letters.filter((letter) => !this.ranked.includes(letter));
+  }
+
+  /** Ask about the groups in turn, then finish the set. @param {Tie[]} groups */
   ask(groups) {
-    this.rest = groups.slice(1);
-    [this.group] = groups;
-    this.left = this.group.letters;
+    this.groups = groups;
     this.ranked = [];
     this.paint();
   }
 
   paint() {
-    const { criterion, score } = this.group;
-    const best = this.left.length > 2 ? 'Which is the best?' : 'Which is better?';
-    const same = this.ranked.length ? `between ${listed(this.left)}` : `${listed(this.left)} ${this.left.length > 2 ? 'all' : 'both'} have ${score}`;
-    const button = (id, name, key, action, kind = '') =>
+    const { left, groups: [{ criterion, score }] } = this;
+    const best = left.length > 2 ? 'Which is the best?' : 'Which is better?';
+    const same = this.ranked.length ? `between ${listed(left)}` : `${listed(left)} ${left.length > 2 ? 'all' : 'both'} have ${score}`;
+    const button = (/** @type {string} */ id, /** @type {string} */ name, /** @type {string} */ key, /** @type {() => void} */ action, kind = '') =>
       h('button', { type: 'button', class: kind, 'data-testid': `tie-${id}`, onclick: action }, name, ' ', h('kbd', {}, key));
-    this.page.tieBar(h('div', { class: 'tie', role: 'group', 'aria-label': 'Tie-break', 'data-testid': 'tie' },
-      h('span', { class: 'question', role: 'alert' }, h('b', {}, NAMES[criterion]), `: ${same}. ${best}`),
+    const keyOf = (/** @type {Letter} */ letter) => Object.keys(IMAGE_KEYS).find((key) => IMAGE_KEYS[key] === letter)?.toUpperCase() ?? '';
+    this.on.show(h('div', { class: 'tie', role: 'group', 'aria-label': 'Tie-break', 'data-testid': 'tie' },
+      h('span', { class: 'question', role: 'alert' }, h('b', {}, CRITERIA[criterion]), `: ${same}. ${best}`),
       h('span', { class: 'answers' },
-        ...this.left.map((letter) => button(letter, letter, KEYS[letter], () => this.choose(letter), 'pick')),
+        ...left.map((letter) => button(letter, letter, keyOf(letter), () => this.choose(letter), 'pick')),
         button('equal', 'Equal', 'E', () => this.equal()), h('i'),
         button('back', 'Back', 'Esc', () => this.cancel()),
-        button('skip', 'No answer', 'Enter', () => this.skip()))));
-    for (const letter of LETTERS) this.page.cells[letter].element.classList.toggle('aside', !this.left.includes(letter));
-    for (const letter of [this.left[1], this.left[0]]) this.page.focus(letter, criterion); // C compares these two
+        button('skip', 'No answer', 'Enter', () => this.skip()))), left, criterion);
   }
 
+  /** The best of those left. @param {Letter} letter */
   choose(letter) {
     if (!this.left.includes(letter)) {
-      this.page.say(`${letter} is not one of them`);
+      this.on.say(`${letter} is not one of them`);
       return;
     }
-    this.ranked.push([letter]);
-    this.left = this.left.filter((other) => other !== letter);
+    this.ranked.push(letter);
     if (this.left.length > 1) this.paint();
-    else this.settle();
+    else this.equal();
   }
 
+  /** Images that are left share the last place. Nothing is sent before a group is answered. */
   equal() {
-    this.settle();
-  }
-
-  // Images that are left share the last place. Nothing is sent before a group is answered.
-  settle() {
-    const { criterion } = this.group;
-    const places = [...this.ranked, this.left].flatMap((letters, index) => letters.map((letter) => ({ letter, value: index + 1 })));
-    for (const { letter, value } of places) this.page.send({ kind: 'rank', letter, criterion, value });
-    if (this.rest.length) this.ask(this.rest);
+    const { left, ranked, groups: [{ criterion }, ...others] } = this;
+    for (const [index, letter] of [...ranked, ...left].entries()) {
+      this.on.send({ kind: 'rank', letter, criterion, value: Math.min(index, ranked.length) + 1 });
+    }
+    if (others.length) this.ask(others);
     else this.skip();
   }
 
+  /** Submit without an answer to what is still open. */
   skip() {
     this.cancel();
-    this.page.finish();
+    this.on.finish();
   }
 
+  /** Back to the scores. */
   cancel() {
-    this.group = null;
-    for (const letter of LETTERS) this.page.cells[letter].element.classList.remove('aside');
-    this.page.tieBar(null);
+    this.groups = [];
+    this.on.show(null, LETTERS);
   }
 }

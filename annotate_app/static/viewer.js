@@ -9,53 +9,64 @@ export const STRUCTURE_STYLES = [
   { colour: '#ff8a65', dash: [4, 2, 1, 2] },
 ];
 
+/** @import { Geometry, Mask, Outline, Pixels } from './types' */
+
+/** Raw pixels of the server, row by row. @param {ArrayBuffer} buffer @param {Geometry} geometry @returns {Pixels} */
 export function decodePixels(buffer, { width, height, bits }) {
   const data = bits === 16 ? new Uint16Array(buffer) : new Uint8Array(buffer);
   if (data.length !== width * height) throw new Error('image of another size');
   return { width, height, bits, data };
 }
 
-// Borders of each structure along pixel edges, as Path2D in mask pixels.
-export function outlines(buffer, { width, height, structures }) {
+/**
+ * Borders of each structure along pixel edges, as Path2D in mask pixels.
+ * @param {ArrayBuffer} buffer 16 bits per pixel, one for each structure
+ * @param {Mask} mask
+ * @returns {Outline[]}
+ */
+export function outlinesOf(buffer, { width, height, structures }) {
   const field = new Uint16Array(buffer);
-  return structures.map((name, bit) => {
+  return structures.map((_, bit) => {
     const path = new Path2D();
-    const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && ((field[y * width + x] >> bit) & 1) === 1;
-    for (let y = 0; y <= height; y += 1) {
-      for (let x = 0, start = -1; x <= width; x += 1) {
-        const edge = x < width && inside(x, y) !== inside(x, y - 1);
-        if (edge && start < 0) start = x;
-        if (!edge && start >= 0) {
-          path.moveTo(start, y);
-          path.lineTo(x, y);
-          start = -1;
-        }
-      }
-    }
-    for (let x = 0; x <= width; x += 1) {
-      for (let y = 0, start = -1; y <= height; y += 1) {
-        const edge = y < height && inside(x, y) !== inside(x - 1, y);
-        if (edge && start < 0) start = y;
-        if (!edge && start >= 0) {
-          path.moveTo(x, start);
-          path.lineTo(x, y);
-          start = -1;
-        }
-      }
-    }
-    return { name, path, width, height };
+    const inside = (/** @type {number} */ x, /** @type {number} */ y) => x >= 0 && y >= 0 && x < width && y < height && ((field[y * width + x] >> bit) & 1) === 1;
+    edges(path, width, height, inside, (x, y) => [x, y]);
+    edges(path, height, width, (y, x) => inside(x, y), (y, x) => [x, y]);
+    return { path, width, height };
   });
 }
 
-export class View {
-  constructor() {
-    this.reset();
+/**
+ * Edges between a row of pixels and the one before, as one line for neighbours along the row.
+ * @param {Path2D} path the lines are added to it
+ * @param {number} length of a row
+ * @param {number} n rows
+ * @param {(along: number, row: number) => boolean} inside
+ * @param {(along: number, row: number) => [number, number]} point x and y
+ */
+function edges(path, length, n, inside, point) {
+  for (let row = 0; row <= n; row += 1) {
+    for (let along = 0, start = -1; along <= length; along += 1) {
+      const edge = along < length && inside(along, row) !== inside(along, row - 1);
+      if (edge && start < 0) start = along;
+      if (edge || start < 0) continue;
+      path.moveTo(...point(start, row));
+      path.lineTo(...point(along, row));
+      start = -1;
+    }
   }
+}
 
-  // zoom 1 fits the panel; pan is in parts of the image; centre and width of the window in parts of the full range.
+/** How an image is looked at. */
+export class View {
+  zoom = 1; // 1 fits the panel
+  panX = 0; // in parts of the image
+  panY = 0;
+  centre = 0.5; // of the window, in parts of the full range, as is its width
+  width = 1;
+  invert = false;
+
   reset() {
-    Object.assign(this, { zoom: 1, panX: 0, panY: 0, centre: 0.5, width: 1, invert: false });
-    return this;
+    Object.assign(this, new View());
   }
 
   copy() {
@@ -63,10 +74,17 @@ export class View {
   }
 }
 
-// Stored value to opaque grey, linear inside the window and clipped outside: every one of 256 or 65536 values has its
-// own entry, so a narrow window shows the full depth of a 16-bit image.
+const shared = { key: '', table: new Uint32Array(0) }; // the four linked images need the same table
+
+/**
+ * Stored value to opaque grey (ABGR), linear inside the window and clipped outside: every one of 256 or 65536 values has
+ * its own entry, so a narrow window shows the full depth of a 16-bit image.
+ * @param {View} view
+ * @param {8 | 16} bits
+ * @param {string} key
+ */
 function levels({ centre, width, invert }, bits, key) {
-  if (levels.key === key) return levels.table;
+  if (shared.key === key) return shared.table;
   const top = bits === 16 ? 65535 : 255;
   const table = new Uint32Array(top + 1);
   const low = (centre - width / 2) * top;
@@ -76,56 +94,72 @@ function levels({ centre, width, invert }, bits, key) {
     const grey = invert ? 255 - level : level;
     table[value] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
   }
-  Object.assign(levels, { key, table }); // the four linked images ask for the same one
+  Object.assign(shared, { key, table });
   return table;
 }
 
-// The image under a view's window, on a canvas of its own that stays with the pixels until the window changes.
+/** @param {HTMLCanvasElement} canvas */
+const context2d = (canvas) => /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d'));
+
+/** The image under a view's window, on a canvas of its own that stays with the pixels until the window changes. @param {Pixels} pixels @param {View} view */
 export function shaded(pixels, view) {
   const key = `${view.centre}/${view.width}/${view.invert}/${pixels.bits}`;
   if (pixels.canvas && pixels.shades === key) return pixels.canvas;
-  pixels.canvas ??= Object.assign(document.createElement('canvas'), { width: pixels.width, height: pixels.height });
-  pixels.shades = key;
+  const canvas = pixels.canvas ?? Object.assign(document.createElement('canvas'), { width: pixels.width, height: pixels.height });
   const table = levels(view, pixels.bits, key);
   const image = new ImageData(pixels.width, pixels.height);
   const target = new Uint32Array(image.data.buffer);
   for (let index = 0; index < target.length; index += 1) target[index] = table[pixels.data[index]];
-  pixels.canvas.getContext('2d').putImageData(image, 0, 0);
-  return pixels.canvas;
+  context2d(canvas).putImageData(image, 0, 0);
+  Object.assign(pixels, { canvas, shades: key });
+  return canvas;
 }
 
-// Give the memory of the picture back; the pixels stay.
+/** Give the memory of the picture back; the pixels stay. @param {Pixels} pixels */
 export function release(pixels) {
-  pixels.canvas = null;
+  Object.assign(pixels, { canvas: null });
 }
 
+/** A canvas that shows an image under a view. */
 export class Panel {
+  /** @type {Pixels | null} */
+  pixels = null;
+  /** @type {Outline[]} */
+  outlines = [];
+  outlineOpacity = 0;
+  frame = 0; // the animation frame that will paint; 0 for none
+  view = new View();
+
+  /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     this.canvas = canvas;
-    this.context = canvas.getContext('2d');
-    this.view = new View();
+    this.context = context2d(canvas);
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
+  /** @param {Pixels} pixels */
   show(pixels) {
     this.pixels = pixels;
     this.draw();
   }
 
-  // Scale (device pixels per image pixel) and top-left corner of the image on the canvas.
-  placement() {
-    const { width, height } = this.canvas;
-    const fit = Math.min(width / this.pixels.width, height / this.pixels.height);
-    const scale = fit * this.view.zoom;
-    const drawn = { width: this.pixels.width * scale, height: this.pixels.height * scale };
-    const left = (width - drawn.width) / 2 + this.view.panX * drawn.width;
-    const top = (height - drawn.height) / 2 + this.view.panY * drawn.height;
-    return { scale, left, top, ...{ drawnWidth: drawn.width, drawnHeight: drawn.height } };
+  /** Scale (device pixels per image pixel), top-left corner and size of the image on the canvas. @param {Pixels} pixels */
+  placement(pixels) {
+    const { canvas, view } = this;
+    const scale = Math.min(canvas.width / pixels.width, canvas.height / pixels.height) * view.zoom;
+    const [width, height] = [pixels.width * scale, pixels.height * scale];
+    return { scale, width, height, left: (canvas.width - width) / 2 + view.panX * width, top: (canvas.height - height) / 2 + view.panY * height };
   }
 
+  /** Device pixels per CSS pixel of the canvas, and its box in CSS pixels. */
+  extent() {
+    const box = this.canvas.getBoundingClientRect();
+    return { box, ratio: this.canvas.width / Math.max(1, box.width) };
+  }
+
+  /** Paint with the next frame. */
   draw() {
-    if (this.frame) return;
-    this.frame = requestAnimationFrame(() => {
+    this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
       this.paint();
     });
@@ -142,25 +176,32 @@ export class Panel {
     context.fillRect(0, 0, width, height);
     if (!this.pixels) return;
     const picture = shaded(this.pixels, this.view);
-    const { scale, left, top } = this.placement();
+    const { scale, left, top } = this.placement(this.pixels);
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = 'high';
     context.setTransform(scale, 0, 0, scale, left, top);
     context.drawImage(picture, 0, 0);
-    if (this.outlineOpacity > 0) this.paintOutlines(scale, left, top, ratio);
+    if (this.outlineOpacity > 0) this.paintOutlines(this.pixels, scale, left, top, ratio);
   }
 
-  // All dark borders first, then the lines: so light lines stand out from bright organs, and none hides another.
-  paintOutlines(scale, left, top, ratio) {
+  /**
+   * All dark borders first, then the lines: so light lines differ from bright organs, and none hides another.
+   * @param {Pixels} pixels
+   * @param {number} scale
+   * @param {number} left
+   * @param {number} top
+   * @param {number} ratio device pixels per CSS pixel
+   */
+  paintOutlines(pixels, scale, left, top, ratio) {
     const { context } = this;
     const thick = Math.max(1, this.canvas.height / (ratio * 420)) * ratio;
     context.globalAlpha = this.outlineOpacity;
     context.lineCap = 'butt';
     for (const border of [true, false]) {
-      (this.outlines || []).forEach(({ path, width, height }, index) => {
+      this.outlines.forEach(({ path, width, height }, index) => {
         const style = STRUCTURE_STYLES[index % STRUCTURE_STYLES.length];
-        const x = (scale * this.pixels.width) / width;
-        const y = (scale * this.pixels.height) / height;
+        const x = (scale * pixels.width) / width;
+        const y = (scale * pixels.height) / height;
         context.setTransform(x, 0, 0, y, left, top);
         context.lineWidth = ((border ? 3 : 1.6) * thick) / x;
         context.setLineDash(style.dash.map((part) => (part * thick) / x));
@@ -172,31 +213,34 @@ export class Panel {
     context.setLineDash([]);
   }
 
-  // Zoom by `factor` so that the point under (clientX, clientY) stays where it is.
+  /**
+   * Zoom by `factor` so that the point under (clientX, clientY), the middle by default, stays where it is.
+   * @param {number} factor
+   * @param {number} [clientX]
+   * @param {number} [clientY]
+   */
   zoomAt(factor, clientX, clientY) {
-    if (!this.pixels) return;
-    const box = this.canvas.getBoundingClientRect();
-    const ratio = this.canvas.width / Math.max(1, box.width);
-    const x = clientX === undefined ? this.canvas.width / 2 : (clientX - box.left) * ratio;
-    const y = clientY === undefined ? this.canvas.height / 2 : (clientY - box.top) * ratio;
-    const before = this.placement();
-    const u = (x - before.left) / before.drawnWidth;
-    const v = (y - before.top) / before.drawnHeight;
-    const { view } = this;
+    const { view, pixels, canvas } = this;
+    if (!pixels) return;
+    const { box, ratio } = this.extent();
+    const x = clientX === undefined ? canvas.width / 2 : (clientX - box.left) * ratio;
+    const y = clientY === undefined ? canvas.height / 2 : (clientY - box.top) * ratio;
+    const before = this.placement(pixels);
     view.zoom = Math.max(1, Math.min(16, view.zoom * factor));
-    const after = this.placement();
-    view.panX += (x - (after.left + u * after.drawnWidth)) / after.drawnWidth;
-    view.panY += (y - (after.top + v * after.drawnHeight)) / after.drawnHeight;
+    const after = this.placement(pixels);
+    view.panX += (x - after.left) / after.width - (x - before.left) / before.width;
+    view.panY += (y - after.top) / after.height - (y - before.top) / before.height;
     if (view.zoom === 1) view.panX = view.panY = 0;
     this.keepInside();
   }
 
+  /** @param {number} dx @param {number} dy CSS pixels */
   pan(dx, dy) {
-    const box = this.canvas.getBoundingClientRect();
-    const ratio = this.canvas.width / Math.max(1, box.width);
-    const { drawnWidth, drawnHeight } = this.placement();
-    this.view.panX += (dx * ratio) / drawnWidth;
-    this.view.panY += (dy * ratio) / drawnHeight;
+    if (!this.pixels) return;
+    const { ratio } = this.extent();
+    const { width, height } = this.placement(this.pixels);
+    this.view.panX += (dx * ratio) / width;
+    this.view.panY += (dy * ratio) / height;
     this.keepInside();
   }
 
@@ -207,6 +251,7 @@ export class Panel {
     view.panY = Math.max(-limit, Math.min(limit, view.panY));
   }
 
+  /** @param {number} dx wider @param {number} dy brighter; 400 for the full range */
   window(dx, dy) {
     const { view } = this;
     view.width = Math.max(0.02, Math.min(2, view.width + dx / 400));

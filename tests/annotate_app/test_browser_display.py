@@ -128,7 +128,7 @@ def test_the_script_starts_before_gradio_has_loaded(room: Room) -> None:
     opened_set(page, 1)
     asked = room.traffic[page].asked
     assert asked.count(f"{room.url}api/next") == 1
-    assert asked.count(f"{room.url}static/reader.js") == 1
+    assert asked.count(f"{room.url}static/scoring.js") == 1
 
 
 CONTRAST = """() => {

@@ -205,6 +205,7 @@ def test_ties_are_asked_for_and_answered_by_letters(make_room: MakeRoom) -> None
     assert ranks(room)[-1]["value"] == 3
     page.keyboard.press("Enter")  # everything is answered: nothing is asked
     opened_set(page, 2, 2)
+    saved(page)
     assert room.events("submit") == 2
 
 

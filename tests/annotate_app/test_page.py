@@ -11,7 +11,7 @@ import pytest
 from radpref.annotate_app.gradio_pages import STATIC, Head, head_of, module_names
 
 
-@pytest.mark.parametrize("script", ["reader", "admin"])
+@pytest.mark.parametrize("script", ["scoring", "admin"])
 def test_every_imported_module_is_named(script: str) -> None:
     names = module_names(script)
     assert names[0] == f"{script}.js"
@@ -24,7 +24,7 @@ def test_every_imported_module_is_named(script: str) -> None:
 
 
 def test_only_the_scoring_page_starts_early() -> None:
-    assert head_of("reader").count("data-early") == 1
+    assert head_of("scoring").count("data-early") == 1
     assert "<script" not in head_of("admin")
 
 

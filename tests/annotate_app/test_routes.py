@@ -120,7 +120,7 @@ def fill(people: list[TestClient]) -> dict[str, str]:
 
 
 def concrete(template: str, fill: dict[str, str]) -> str:
-    name = "table.csv" if template.startswith("/report") else "reader.js"
+    name = "table.csv" if template.startswith("/report") else "scoring.js"
     for mark, value in {**fill, "{name}": name}.items():
         template = template.replace(mark, value)
     return template.split("{", 1)[0] + "x" if "{" in template else template

@@ -96,7 +96,7 @@ def test_who_may_do_what(login: Login, study: Study) -> None:
         "/admin/": (303, 303, 303, 200),
         "/read/theme.css": (401, 200, 200, 403),
         "/admin/theme.css": (401, 403, 403, 200),
-        "/static/reader.js": (200, 200, 200, 200),
+        "/static/scoring.js": (200, 200, 200, 200),
         "/manifest.json": (200, 200, 200, 200),
         "/favicon.ico": (204, 204, 204, 204),
         "/robots.txt": (200, 200, 200, 200),
@@ -372,7 +372,7 @@ def test_headers_of_every_answer(login: Login) -> None:
         "/login",
         "/read/",
         "/api/next",
-        "/static/reader.js",
+        "/static/scoring.js",
         "/nothing",
         f"/api/sets/{current(client)['token']}/images/A",
     ):
@@ -384,7 +384,7 @@ def test_headers_of_every_answer(login: Login) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert not [name for name in answer.headers if name.startswith("access-control")]
         assert "server" not in answer.headers
-        if path != "/static/reader.js":
+        if path != "/static/scoring.js":
             assert answer.headers["cache-control"] == "no-store"
 
 
