@@ -22,10 +22,11 @@ from radpref.generation.stack.autoencoder import build_vae
 from radpref.generation.stack.conditions import Condition
 from radpref.generation.stack.loading import load_stack
 from radpref.generation.stack.models import GeneratorStack, tiny_stack
+from radpref.generation.training.checkpoints import CHECKPOINT
 from radpref.generation.training.compute import Compute, Precision
 from radpref.generation.training.decoder_training import refine_decoder
 from radpref.generation.training.latents import encode_corpus
-from radpref.generation.training.loop import CHECKPOINT, Budget, LoopSettings
+from radpref.generation.training.loop import Budget, LoopSettings
 from radpref.generation.training.unet_training import train
 from radpref.generation.training.vae_training import VaeSettings, reconstruction_report, train_vae
 from tests.support.training import MIXED, training_corpus

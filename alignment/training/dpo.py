@@ -18,9 +18,11 @@ from torch import Tensor
 
 from radpref.alignment.preferences.preference_sets import CRITERIA, PreferenceSets
 from radpref.alignment.training import losses
+from radpref.alignment.training.draws import scheduled, step_generator
 from radpref.alignment.training.policy import Policy
-from radpref.alignment.training.trainer import scheduled, step_generator
+from radpref.data.reader_study.scores import N_SLOTS
 from radpref.generation.stack.conditions import ConditionBatch
+from radpref.generation.training.loop import Part
 
 if TYPE_CHECKING:
     from radpref.data.config.alignment import AlignConfig
@@ -137,18 +139,19 @@ def _of_terms(table: dict[str, Tensor], rows: Tensor, terms: Terms) -> Tensor:
 
 
 class DpoStep:
-    """step -> (loss, figures): which sets, which timestep and which noise follow from (seed, step) alone."""
+    """step -> loss and figures: which sets, which timestep and which noise follow from (seed, step) alone."""
 
     def __init__(self, policy: Policy, sets: PreferenceSets, settings: AlignConfig) -> None:
         self.policy, self.sets, self.settings = policy, sets, settings
         self.n_timesteps = int(policy.stack.scheduler.config.num_train_timesteps)
 
-    def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, step: int) -> Part:
         """The loss of one step, with gradient."""
         chosen = scheduled(step, len(self.sets), self.settings.sets_per_step, self.settings.seed)
         generator = step_generator(self.settings.seed, 606, step)
         drawn = draw(generator, len(chosen), self.sets.latents, self.n_timesteps)
-        return batch_loss(self.policy, self.sets, chosen, drawn, self.settings)
+        loss, figures = batch_loss(self.policy, self.sets, chosen, drawn, self.settings)
+        return Part(loss, len(chosen) * N_SLOTS, figures)
 
 
 class HeldOut:

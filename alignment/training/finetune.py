@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from radpref.alignment.preferences.preference_sets import CRITERIA, PreferenceSets
+from radpref.alignment.training.draws import scheduled, step_generator
 from radpref.alignment.training.policy import Policy
-from radpref.alignment.training.trainer import scheduled, step_generator
 from radpref.data.core.errors import NotFound
 from radpref.data.reader_study.scores import N_SLOTS
 from radpref.generation.stack.conditions import ConditionBatch
+from radpref.generation.training.loop import Part
 
 if TYPE_CHECKING:
     from radpref.data.config.alignment import AlignConfig
@@ -81,13 +82,13 @@ def selected_images(sets: PreferenceSets, selection: Selection) -> TrainingImage
 
 
 class FinetuneStep:
-    """step -> (loss, {}): the mean denoising error of as many images as a DPO step sees, a (t, noise) for each."""
+    """step -> loss: the mean denoising error of as many images as a DPO step sees, a (t, noise) for each."""
 
     def __init__(self, policy: Policy, images: TrainingImages, settings: AlignConfig) -> None:
         self.policy, self.images, self.settings = policy, images, settings
         self.n_timesteps = int(policy.stack.scheduler.config.num_train_timesteps)
 
-    def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, step: int) -> Part:
         """The loss of one step, with gradient."""
         images, settings = self.images, self.settings
         device = images.latents.device
@@ -100,4 +101,4 @@ class FinetuneStep:
         noise = torch.randn(latents.shape, generator=generator).to(device)
         routed = torch.ones(len(chosen), dtype=torch.bool, device=device)
         conditions = images.conditions.select(images.condition_of[chosen])
-        return self.policy.errors(latents, noise, steps, conditions, routed).mean(), {}
+        return Part(self.policy.errors(latents, noise, steps, conditions, routed).mean(), len(chosen))

@@ -16,8 +16,7 @@ from radpref.alignment.requests import check_training
 from radpref.alignment.training.dpo import DpoStep
 from radpref.alignment.training.finetune import FinetuneStep, image_scores, select_images, selected_images
 from radpref.alignment.training.policy import Policy, make_policy
-from radpref.alignment.training.train_arm import N_PROMPTS, train_arm
-from radpref.alignment.training.trainer import StepFunction
+from radpref.alignment.training.train_arm import N_PROMPTS, StepFunction, train_arm
 from radpref.data.core.errors import NotFound
 from radpref.data.study.conditions import StoredCondition, load_condition
 from radpref.data.study.runs import Run, once

@@ -1,19 +1,21 @@
 """What training an arm is, whatever it learns from: the loop, its watch, saving and registering.
 
-Input: a policy and a function step -> (loss, figures). Output: ``models/<run_id>/`` with a model card, a row of
+Input: a policy and a function step -> loss. Output: ``models/<run_id>/`` with a model card, a row of
 ``models``, and the figures of the run. Preference arms and the proxy's arm are trained by this same function.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from radpref.alignment.training.dpo import HeldOut, summary
-from radpref.alignment.training.trainer import StepFunction, Trainer, TrainSettings
 from radpref.alignment.training.watch import Watch, feature_function
 from radpref.generation.stack.adapters import register_model, save_adapters
+from radpref.generation.training.compute import Compute
+from radpref.generation.training.loop import Budget, LoopSettings, Part, TrainingLoop
 
 if TYPE_CHECKING:
     from radpref.alignment.preferences.preference_sets import PreferenceSets
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 N_PROMPTS = 4
 """Prompts of the drift and diversity watch."""
+StepFunction = Callable[[int], Part]
+"""step -> its loss, with gradient; which images, timesteps and noises it takes follows from the step alone."""
 
 
 def train_arm(
@@ -52,16 +56,27 @@ def train_arm(
     watch = Watch(study, prompts[:N_PROMPTS], features, run.folder / "watch", settings.seed)
     watch.set_baseline(policy.stack)  # before the checkpoint is taken up: the policy equals the baseline here
     measured = HeldOut(policy, held_out, settings.beta, settings.seed) if held_out else None
-    trainer = Trainer(run, policy, _loop_settings(settings))
-    trainer.train(step, ArmObserver(policy, watch, measured, settings.n_steps), f"training arm {arm}")
+    observer = ArmObserver(policy, watch, measured, settings.n_steps)
+    groups = [(list(policy.lora.values()), 1.0)]
+    if policy.control:
+        groups.append((list(policy.control.values()), settings.controlnet_learning_rate / settings.learning_rate))
+    loop = TrainingLoop(
+        run.folder,
+        groups,
+        None,
+        Budget(settings.n_steps),
+        _loop_settings(settings, observer.every),
+        Compute(policy.stack.device),
+    )
+    loop.run_parts(lambda number, _: [step(number)], observe=observer, title=f"training arm {arm}")
     result = {
         "run_id": run.run_id,
         "arm": arm,
         "n_steps": settings.n_steps,
         **facts,
         "train_controlnet": bool(policy.control),
-        "n_parameters": sum(p.numel() for p in trainer.parameters.values()),
-        "train_s": round(trainer.elapsed_s, 2),
+        "n_parameters": sum(p.numel() for p in loop.parameters),
+        "train_s": round(loop.elapsed_s, 2),
         "features": features_name,
         **summary(run.metrics()),
     }
@@ -70,12 +85,19 @@ def train_arm(
     return {**result, "sha256": sha256}
 
 
-def _loop_settings(settings: AlignConfig) -> TrainSettings:
-    return TrainSettings(
-        n_steps=settings.n_steps,
+def _loop_settings(settings: AlignConfig, observe_every: int) -> LoopSettings:
+    """AdamW at a constant rate after the warm-up, no moving average: what is trained is what is left."""
+    return LoopSettings(
         learning_rate=settings.learning_rate,
-        controlnet_learning_rate=settings.controlnet_learning_rate,
+        final_rate=1.0,
         warmup_steps=settings.warmup_steps,
+        betas=(0.9, 0.999),
+        ema_decay=0.0,
+        log_every=10,
+        log_each=True,
+        observe_every=observe_every,
+        way_out="lower align.sets_per_step",
+        if_diverged="lower align.learning_rate or align.beta",
     )
 
 
@@ -88,22 +110,27 @@ class ArmObserver:
     held_out: HeldOut | None
     n_steps: int
 
-    def _watch_due(self, step: int) -> bool:
-        return step % max(self.n_steps // 4, 50) == 0 or step == self.n_steps
+    @property
+    def held_out_every(self) -> int:
+        """Steps between held-out figures."""
+        return min(max(self.n_steps // 10, 10), 100)
 
-    def _held_out_due(self, step: int) -> bool:
-        every = min(max(self.n_steps // 10, 10), 100)
-        return self.held_out is not None and (step % every == 0 or step == self.n_steps)
+    @property
+    def watch_every(self) -> int:
+        """Steps between samples of the watch."""
+        return max(self.n_steps // 4, 50)
 
-    def due(self, step: int) -> bool:
-        """Whether the step has figures of its own."""
-        return self._watch_due(step) or self._held_out_due(step)
+    @property
+    def every(self) -> int:
+        """Steps of which some have figures and all others have none."""
+        return self.watch_every if self.held_out is None else math.gcd(self.held_out_every, self.watch_every)
 
-    def __call__(self, step: int) -> dict[str, Any]:
-        """The figures of one step."""
+    def __call__(self, step: int) -> dict[str, Any] | None:
+        """The figures of one step; None where none are due."""
         figures: dict[str, Any] = {}
-        if self.held_out is not None and self._held_out_due(step):
+        ended = step == self.n_steps
+        if self.held_out is not None and (ended or step % self.held_out_every == 0):
             figures |= self.held_out.measure()
-        if self._watch_due(step):
+        if ended or step % self.watch_every == 0:
             figures |= self.watch.observe(self.policy.stack, step)
-        return figures
+        return figures or None

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from radpref.generation.training.tensor_files import stored, write_tensors
+from radpref.generation.training.checkpoints import stored, write_tensors
 
 BEST = "best.safetensors"
 

@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from radpref.generation.stack.autoencoder import restore_signal, to_signal
 from radpref.generation.training.compute import Compute, Precision, prepare_module
-from radpref.generation.training.loop import Budget, TrainingLoop
+from radpref.generation.training.loop import Budget, Part, TrainingLoop
 from radpref.generation.training.vae_training import VaeSettings, gradient_distance
 
 LATENT_NOISE = 0.05
@@ -109,7 +109,7 @@ def refine_decoder(
     generator = torch.Generator().manual_seed(seed)
     loop = TrainingLoop(folder, groups, generator, budget, settings.loop, compute)
 
-    def loss_fn(step: int, progress: float) -> tuple[Tensor, int]:
+    def loss_fn(step: int, progress: float) -> Part:
         del progress
         chosen = np.sort(torch.randint(len(images), (settings.full_batch_size,), generator=generator).numpy())
         z = torch.from_numpy(np.asarray(latents[chosen]).astype(np.float32))
@@ -122,7 +122,7 @@ def refine_decoder(
         if critic is not None:
             weight = adversarial if step >= ADVERSARIAL_WARMUP_STEPS else 0.0
             fit = _against(critic, x, y, fit, weight, vae.decoder.conv_out.weight, compute.autocast(precision))
-        return fit, len(chosen)
+        return Part(fit, len(chosen))
 
     loop.run(loss_fn)
     loop.ema.copy_to_model()

@@ -1,41 +1,53 @@
-"""A resumable training loop: budget in steps or minutes, cosine rate, EMA, metrics, atomic checkpoints.
+"""The resumable training loop of generator and arms: budget, learning rate, averages, metrics, atomic checkpoints.
 
-Input: modules, a loss function of (step, progress) and a budget. Output: trained modules (their exponential moving
-average), ``metrics.jsonl`` and ``checkpoint.safetensors`` in a folder. In a step-bound run every random draw comes
-from one `torch.Generator` whose state is saved, so a resumed run equals an uninterrupted one. Several processes
-(`radpref.generation.training.compute`) may share the steps: all hold the same weights and generator, the main one
-writes.
+Input: modules, a loss function of (step, progress) and a budget in steps or minutes. Output: trained modules (their
+exponential moving average, where one is kept), ``metrics.jsonl`` and ``checkpoint.safetensors`` in a folder. In a
+step-bound run every random draw comes from one `torch.Generator` whose state is saved, or is a function of the step: a
+resumed run equals an uninterrupted one bit for bit. Several processes (`radpref.generation.training.compute`) may share
+the steps: all hold the same weights and generator, the main one writes.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
 from radpref.generation.training.averages import BEST, BestWeights, Ema
+from radpref.generation.training.checkpoints import CHECKPOINT, Checkpoint
 from radpref.generation.training.compute import FUSED_DEVICES, Compute, Precision, memory_errors
-from radpref.generation.training.tensor_files import stored, write_tensors
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
-Parts = Callable[[int, float], Iterable[tuple[Tensor, int]]]
-"""(step, progress) -> the step's losses, whose sum is minimised, each with its number of images."""
+
+
+class Part(NamedTuple):
+    """A part of a step's loss (their sum is minimised), its number of images, and figures for the log line."""
+
+    loss: Tensor
+    n_images: int
+    figures: Mapping[str, Tensor] = MappingProxyType({})
+
+
+Parts = Callable[[int, float], Iterable[Part]]
+"""(step, progress) -> the parts of the step's loss, computed one after the other."""
+Observe = Callable[[int], Mapping[str, Any] | None]
+"""step -> figures for metrics.jsonl; None where there is nothing to observe at this step."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +72,30 @@ class Budget:
 class LoopSettings:
     """Optimisation settings of one loop.
 
-    ema_decay: 0 for no average; checkpoint_s: seconds between checkpoints; observe_every: steps between observations
-    (each with a checkpoint), 0 for none; keep_best: name of the observed figure whose lowest value says which averaged
-    weights `TrainingLoop.keep` leaves, "" for the last ones; way_out: what to change where memory ends.
+    ema_decay: 0 for no average; checkpoint_s: seconds between checkpoints; log_every: steps between writes to
+    metrics.jsonl; log_each: a line for each of these steps, not one for their mean; observe_every: steps between
+    observations (each with a checkpoint), 0 for none; keep_best: name of the observed figure whose lowest value says
+    which averaged weights `TrainingLoop.keep` leaves, "" for the last ones; way_out, if_diverged: what to change where
+    memory ends, and where the loss is not a number any more.
     """
 
     learning_rate: float = 1e-3
-    final_rate: float = 0.02  # of learning_rate, where the cosine ends
+    final_rate: float = 0.02  # of learning_rate, where the cosine ends; 1 for a constant rate
     warmup_steps: int = 100
+    betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     ema_decay: float = 0.999
     max_grad_norm: float = 1.0
     checkpoint_s: float = 180.0
     log_every: int = 25
+    log_each: bool = False
     observe_every: int = 0
     keep_best: str = ""
     way_out: str = (
         "raise train.accumulation (the same result with less memory), set train.checkpointing = true, "
         "or lower train.batch_size"
     )
+    if_diverged: str = "lower the learning rate"
 
 
 def learning_rate_at(progress: float, step: int, settings: LoopSettings) -> float:
@@ -95,19 +112,20 @@ class TrainingLoop:
         self,
         folder: Path,
         parameter_groups: list[tuple[list[nn.Parameter], float]],
-        generator: torch.Generator,
+        generator: torch.Generator | None,
         budget: Budget,
         settings: LoopSettings,
         compute: Compute | None = None,
         precision: Precision = "f32",
     ) -> None:
-        """`parameter_groups`: (parameters, factor on the learning rate) each; `precision` decides on a loss scaler.
+        """`parameter_groups`: (parameters, factor on the learning rate) each; `generator`: None where every draw is a
+        function of the step; `precision` decides on a loss scaler.
 
         Raises:
             InvalidInput: the folder's checkpoint is of another model, a budget in minutes for several processes, or
                 fp16 without CUDA.
         """
-        self.folder, self.budget, self.settings, self.generator = folder, budget, settings, generator
+        self.folder, self.budget, self.settings = folder, budget, settings
         self.compute = compute or Compute()
         if budget.minutes is not None and self.compute.world > 1:
             raise InvalidInput(f"a budget of {budget.minutes} minutes needs one process: give steps for several")
@@ -120,7 +138,7 @@ class TrainingLoop:
         self.optimizer = torch.optim.AdamW(
             [{"params": group} for group in self.groups],
             lr=settings.learning_rate,
-            betas=(0.9, 0.99),
+            betas=settings.betas,
             weight_decay=settings.weight_decay,
             fused=self.compute.device.type in FUSED_DEVICES,
         )
@@ -128,16 +146,21 @@ class TrainingLoop:
         self.ema = Ema(self.parameters, settings.ema_decay)
         self.step, self.elapsed_s = 0, 0.0
         self.best = BestWeights(folder / BEST, settings.keep_best, self.parameters)
-        self._loss, self._n_losses = torch.zeros((), device=self.compute.device), 0
+        self._checkpoint = Checkpoint(folder / CHECKPOINT, self.parameters, self.optimizer, self.ema.shadow, generator)
+        self._waiting: list[dict[str, Any]] = []
+        """Log lines that are not written yet, so that not every step waits for the device."""
+        self._loss, self._figures = torch.zeros((), device=self.compute.device), dict[str, Tensor]()
+        self._n_losses, self._n_images, self._since, self._rate = 0, 0, 0.0, 0.0
+        """What happened since the last line."""
         self._resume()
 
     def run(
         self,
-        loss_fn: Callable[[int, float], tuple[Tensor, int]],
+        loss_fn: Callable[[int, float], Part],
         on_checkpoint: Callable[[int], None] | None = None,
         stop_after: int | None = None,
     ) -> bool:
-        """Train on `loss_fn(step, progress) -> (loss, n_images)`; True when the budget is used.
+        """Train on `loss_fn(step, progress)`; True when the budget is used.
 
         `stop_after` interrupts after so many steps (with a checkpoint).
         """
@@ -148,84 +171,85 @@ class TrainingLoop:
         parts: Parts,
         on_checkpoint: Callable[[int], None] | None = None,
         stop_after: int | None = None,
-        observe: Callable[[int], dict[str, Any]] | None = None,
+        observe: Observe | None = None,
+        title: str = "",
     ) -> bool:
         """As :meth:`run`, where a step's loss comes in parts that are computed one after the other.
 
         `observe(step)` is called with the averaged weights every `observe_every` steps and at the end, in the main
-        process; its figures go into metrics.jsonl.
+        process; its figures go into metrics.jsonl. `title` is that of the progress bar.
         """
-        last_checkpoint = last_log = time.monotonic()
-        n_images, first, rate = 0, self.step, 0.0
-        with self._bar() as advance:
+        first, last_checkpoint = self.step, time.monotonic()
+        self._since = last_checkpoint
+        with self._bar(title) as advance:
             while (progress := self.budget.progress(self.step, self.elapsed_s)) < 1:
                 started = time.monotonic()
-                rate = self._set_rate(progress)
                 with memory_errors(self.step, self.settings.way_out):
-                    n_images += self._one_step(parts, progress)
+                    self._one_step(parts, progress)
+                self.elapsed_s += time.monotonic() - started
                 advance(1)
-                now = time.monotonic()
-                self.elapsed_s += now - started
-                if self.step % self.settings.log_every == 0:
-                    self._log(n_images * self.compute.world / max(now - last_log, 1e-9), rate)
-                    n_images, last_log = 0, now
-                stopped = stop_after is not None and self.step - first >= stop_after
-                due = self._is_due()
-                if due and observe is not None and not stopped:
-                    self._observe(observe)
+                ended = self.budget.progress(self.step, self.elapsed_s) >= 1
+                stopped = not ended and stop_after is not None and self.step - first >= stop_after
+                observed = self._record(None if stopped else observe, ended)
+                if observed or stopped or time.monotonic() - last_checkpoint > self.settings.checkpoint_s:
+                    with self._pause():
+                        self.save()
+                        if on_checkpoint is not None and self.compute.is_main and not (ended or stopped):
+                            with self.ema.applied():
+                                on_checkpoint(self.step)
+                    last_checkpoint = time.monotonic()
                 if stopped:
-                    self.save()
-                    return self._is_used_up()
-                if now - last_checkpoint > self.settings.checkpoint_s or due:
-                    self.save()
-                    if on_checkpoint is not None and self.compute.is_main:
-                        with self.ema.applied():
-                            on_checkpoint(self.step)
-                    last_checkpoint = last_log = time.monotonic()
-                    n_images = 0
-        if self.step > first:
-            if self._n_losses:
-                self._log(n_images * self.compute.world / max(time.monotonic() - last_log, 1e-9), rate)
-            if observe is not None:
-                self._observe(observe)
-            self.save()
+                    return False
         return True
 
-    def _is_used_up(self) -> bool:
-        return self.budget.progress(self.step, self.elapsed_s) >= 1
-
-    def _is_due(self) -> bool:
-        """Whether to observe now; the end of the budget is observed in any case."""
-        every = self.settings.observe_every
-        return every > 0 and self.step % every == 0 and not self._is_used_up()
+    def _record(self, observe: Observe | None, ended: bool) -> bool:
+        """Log and observe what is due after this step; whether that was a step to observe."""
+        settings, every = self.settings, self.settings.observe_every
+        writes = ended or self.step % settings.log_every == 0
+        line = self._line() if writes or settings.log_each else {}
+        seen: Mapping[str, Any] | None = None
+        if ended or (every > 0 and self.step % every == 0):
+            self._check_finite(line.get("loss", self._loss))
+            seen = {} if observe is None else self._observe(observe)
+            line |= {"step": self.step, **seen} if seen else {}
+        if line:
+            self._waiting.append(line)
+        if writes or seen is not None:
+            self._write_lines()
+        return ended or seen is not None
 
     @contextmanager
-    def _bar(self) -> Iterator[Callable[[int], None]]:
+    def _pause(self) -> Iterator[None]:
+        """Time that does not count as training in the log's speed."""
+        started = time.monotonic()
+        yield
+        self._since += time.monotonic() - started
+
+    @contextmanager
+    def _bar(self, title: str) -> Iterator[Callable[[int], None]]:
         """A progress bar where the number of steps is known."""
         shown = self.budget.n_steps is not None and self.compute.is_main
-        with bar(f"train {self.folder.name}", self.budget.n_steps or 0) if shown else nullcontext(_nothing) as advance:
+        title = title or f"train {self.folder.name}"
+        with bar(title, self.budget.n_steps or 0) if shown else nullcontext(_nothing) as advance:
             advance(self.step)
             yield advance
 
-    def _set_rate(self, progress: float) -> float:
-        rate = learning_rate_at(progress, self.step, self.settings)
+    def _one_step(self, parts: Parts, progress: float) -> None:
+        """One optimizer step on the sum of the parts."""
+        self._rate = learning_rate_at(progress, self.step, self.settings)
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
-            group["lr"] = rate * factor
-        return rate
-
-    def _one_step(self, parts: Parts, progress: float) -> int:
-        """One optimizer step; returns the number of images of this process."""
-        n_images = 0
+            group["lr"] = self._rate * factor
         self.optimizer.zero_grad(set_to_none=True)
-        for loss, n in parts(self.step, progress):
+        for loss, n_images, figures in itertools.starmap(Part, parts(self.step, progress)):
             scaled = loss if self.scaler is None else self.scaler.scale(loss)
             scaled.backward()  # type: ignore[no-untyped-call]
             self._loss = self._loss + loss.detach()
-            n_images += n
+            self._n_images += n_images
+            self._figures |= figures
         self.compute.average_gradients(self.groups, self.active)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        self._figures["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -234,43 +258,52 @@ class TrainingLoop:
         self.step += 1
         self._n_losses += 1
         self.ema.update(self.step)
-        return n_images
 
-    def _log(self, images_per_s: float, rate: float) -> None:
-        """Mean loss since the last line; all processes call it. A loss that is no number stops the run."""
-        loss = float(self.compute.mean(self._loss)) / max(self._n_losses, 1)
-        self._loss, self._n_losses = torch.zeros_like(self._loss), 0
-        self._check_finite(loss, rate)
-        record = {
+    def _line(self) -> dict[str, Any]:
+        """Mean loss and speed since the last line; all processes call it. Tensors stay: no wait for the device."""
+        now = time.monotonic()
+        seconds = max(now - self._since, 1e-9)
+        line = {
             "step": self.step,
-            "loss": round(loss, 6),
-            "images_per_s": round(images_per_s, 2),
-            "learning_rate": round(rate, 8),
-            "elapsed_s": round(self.elapsed_s, 1),
+            "loss": self.compute.mean(self._loss) / self._n_losses,
+            **self._figures,
+            "learning_rate": self._rate,
+            "seconds": seconds / self._n_losses,
+            "images_per_s": self._n_images * self.compute.world / seconds,
+            "elapsed_s": self.elapsed_s,
         }
-        self._write(record)
-        if self.step % (self.settings.log_every * 4) == 0:
-            log.info("%s %s", self.folder.name, record)
+        self._loss, self._figures = torch.zeros_like(self._loss), {}
+        self._n_losses, self._n_images, self._since = 0, 0, now
+        return line
 
-    def _check_finite(self, loss: float, rate: float) -> None:
+    def _check_finite(self, loss: Tensor | float) -> None:
         if not math.isfinite(loss):
+            rate = float(self.optimizer.param_groups[0]["lr"])
             precision = "" if self.scaler is None else ', or use precision = "bf16"'
             raise InvalidInput(
-                f"the loss became {loss} at step {self.step}: lower the learning rate ({rate:.2g}){precision}"
+                f"the loss became {float(loss)} at step {self.step} (learning rate {rate:.2g}): "
+                f"{self.settings.if_diverged}{precision}"
             )
 
-    def _write(self, record: dict[str, Any]) -> None:
-        if self.compute.is_main:
+    def _write_lines(self) -> None:
+        """Write the waiting lines; all processes call it. A loss that is not a number stops the run."""
+        lines = [{key: _plain(value) for key, value in line.items()} for line in self._waiting]
+        for line in self._waiting:
+            self._check_finite(line.get("loss", 0.0))
+        self._waiting.clear()
+        if self.compute.is_main and lines:
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write("".join(json.dumps(line) + "\n" for line in lines))
+            if self.step % (self.settings.log_every * 4) == 0:
+                log.info("%s %s", self.folder.name, lines[-1])
 
-    def _observe(self, observe: Callable[[int], dict[str, Any]]) -> None:
-        if self.compute.is_main:
-            with self.ema.applied():
-                figures = observe(self.step)
-                self.best.offer(self.step, figures)
-            if figures:
-                self._write({"step": self.step, **figures})
+    def _observe(self, observe: Observe) -> Mapping[str, Any] | None:
+        if not self.compute.is_main:
+            return {}
+        with self._pause(), self.ema.applied():
+            figures = observe(self.step)
+            self.best.offer(self.step, figures or {})
+        return figures
 
     def keep(self) -> None:
         """Leave in the model what training was for: the averaged weights, of the best observation where one decides.
@@ -287,61 +320,27 @@ class TrainingLoop:
         """Write the checkpoint beside and rename (main process only).
 
         Raises:
-            InvalidInput: the loss is no number any more; the older checkpoint stays.
+            InvalidInput: the loss is not a number any more; the older checkpoint stays.
             StorageFull: the disk is full; the older checkpoint stays.
         """
         if not self.compute.is_main:
             return
-        self._check_finite(float(self._loss), float(self.optimizer.param_groups[0]["lr"]))
-        tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
-        for index, parameter in enumerate(self.parameters):
-            tensors[f"parameter.{index}"] = stored(parameter)
-            for name, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{index}.{name}"] = stored(value)
-        for index, shadow in enumerate(self.ema.shadow):
-            tensors[f"ema.{index}"] = stored(shadow)
+        self._write_lines()
+        self._check_finite(self._loss)
         metadata = {"step": str(self.step), "elapsed_s": repr(self.elapsed_s)}
         if self.scaler is not None:
             metadata["scaler"] = json.dumps(self.scaler.state_dict())
-        write_tensors(self.folder / CHECKPOINT, tensors, metadata)
+        self._checkpoint.save(metadata)
 
     def _resume(self) -> None:
-        path = self.folder / CHECKPOINT
-        if path.exists():
-            with safe_open(path, framework="pt") as file:
-                self._restore(file, path)
+        if known := self._checkpoint.restore():
+            self.step, self.elapsed_s = int(known["step"]), float(known["elapsed_s"])
+            if self.scaler is not None and "scaler" in known:
+                self.scaler.load_state_dict(json.loads(known["scaler"]))
             log.info("resumed %s at step %d (%.0f s used)", self.folder, self.step, self.elapsed_s)
         self.best.resume(self.step)
         if self.compute.is_main:
             self._forget_lines_after(self.step)
-
-    def _restore(self, file: Any, path: Path) -> None:
-        names = set(file.keys())
-        by_parameter: dict[int, dict[str, str]] = {}
-        for name in names:
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                by_parameter.setdefault(int(index), {})[key] = name
-        count = sum(name.startswith("parameter.") for name in names)
-        shapes = [tuple(file.get_slice(f"parameter.{i}").get_shape()) for i in range(count)]
-        if shapes != [tuple(p.shape) for p in self.parameters]:
-            raise InvalidInput(f"{path} holds another model than the one to train: remove that file")
-        metadata = file.metadata()
-        self.step, self.elapsed_s = int(metadata["step"]), float(metadata["elapsed_s"])
-        self.generator.set_state(file.get_tensor("generator"))
-        if self.scaler is not None and "scaler" in metadata:
-            self.scaler.load_state_dict(json.loads(metadata["scaler"]))
-        with torch.no_grad():
-            for index, parameter in enumerate(self.parameters):
-                parameter.copy_(file.get_tensor(f"parameter.{index}"))
-                if self.ema.shadow:
-                    average = f"ema.{index}" if f"ema.{index}" in names else f"parameter.{index}"
-                    self.ema.shadow[index].copy_(file.get_tensor(average))
-                state = {
-                    key: _like(parameter, file.get_tensor(name)) for key, name in by_parameter.get(index, {}).items()
-                }
-                if state:
-                    self.optimizer.state[parameter] = state
 
     def _forget_lines_after(self, step: int) -> None:
         """Drop log lines of steps that the checkpoint does not know; they will be made again."""
@@ -366,8 +365,10 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def _like(parameter: nn.Parameter, kept: Tensor) -> Tensor:
-    """Optimizer state on the parameter's device and in its memory layout, which fused optimizers insist on."""
-    if kept.shape != parameter.shape or kept.ndim == 0:
-        return kept.clone().to(parameter.device)
-    return torch.empty_like(parameter).copy_(kept)
+def _plain(value: Any) -> Any:
+    """A figure for JSON: a number of six digits, None for one that is not finite."""
+    if isinstance(value, Tensor):
+        value = float(value)
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -27,7 +27,7 @@ from radpref.generation.stack.conditions import ConditionBatch, make_batch, pred
 from radpref.generation.stack.models import GeneratorStack, choose_attention
 from radpref.generation.training.compute import Compute, Precision, prepare_module
 from radpref.generation.training.latents import LatentCorpus, cache_text_states
-from radpref.generation.training.loop import Budget, LoopSettings, TrainingLoop
+from radpref.generation.training.loop import Budget, LoopSettings, Part, TrainingLoop
 
 log = logging.getLogger(__name__)
 
@@ -272,12 +272,12 @@ class NoiseObjective:
             states: Tensor = self.stack.text_encoder(input_ids=ids).last_hidden_state
         return states.float()
 
-    def parts(self, draw: Draw) -> Iterator[tuple[Tensor, int]]:
+    def parts(self, draw: Draw) -> Iterator[Part]:
         """The losses of this process' rows, part by part; their sum is the mean over the rows."""
         n = self.settings.accumulation
         for part in range(n):
             own = self.compute.own_rows(len(draw.rows), part, n)
-            yield self.loss(draw, own) / n, own.stop - own.start
+            yield Part(self.loss(draw, own) / n, own.stop - own.start)
 
 
 def train(
@@ -317,7 +317,7 @@ def train(
     control_group = len(groups) - 1 if settings.control_rate > 0 and stack.controlnet is not None else None
     n_timesteps = int(stack.scheduler.config.num_train_timesteps)
 
-    def parts(step: int, progress: float) -> Iterator[tuple[Tensor, int]]:
+    def parts(step: int, progress: float) -> Iterator[Part]:
         del step, progress
         draw = draw_batch(corpus, settings, generator, n_timesteps)
         if control_group is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from radpref.generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, restore_signal, to_signal
 from radpref.generation.training.compute import Compute, Precision, prepare_module
 from radpref.generation.training.corpus import Corpus
-from radpref.generation.training.loop import Budget, LoopSettings, TrainingLoop
+from radpref.generation.training.loop import Budget, LoopSettings, Part, TrainingLoop
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def train_vae(
     generator = torch.Generator().manual_seed(seed)
     loop = TrainingLoop(folder, [(list(vae.parameters()), 1.0)], generator, budget, settings.loop, compute)
 
-    def loss_fn(step: int, progress: float) -> tuple[Tensor, int]:
+    def loss_fn(step: int, progress: float) -> Part:
         del step
         x = compute.put(draw_batch(corpus, settings, generator, full=progress >= settings.full_from))
         with compute.autocast(precision):
@@ -112,7 +112,7 @@ def train_vae(
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
         kl = kl / (x.shape[-1] * x.shape[-2])
         loss = F.l1_loss(y, x) + settings.gradient_weight * gradient_distance(y, x) + settings.kl_weight * 64 * kl
-        return loss, x.shape[0]
+        return Part(loss, x.shape[0])
 
     loop.run(loss_fn)
     loop.ema.copy_to_model()

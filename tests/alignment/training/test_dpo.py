@@ -13,11 +13,12 @@ from radpref.alignment.preferences.preference_sets import load_preference_sets
 from radpref.alignment.training import dpo, finetune, losses, watch
 from radpref.alignment.training import preference_arms as arms
 from radpref.alignment.training import train_arm as arm_training
+from radpref.alignment.training.draws import scheduled
 from radpref.alignment.training.policy import make_policy
-from radpref.alignment.training.trainer import CHECKPOINT, scheduled
 from radpref.data.core.errors import InvalidInput, NotFound, RadprefError
 from radpref.data.study.runs import latest_run
 from radpref.generation.stack.adapters import load_arm
+from radpref.generation.training.checkpoints import CHECKPOINT
 from tests.support import alignment as support
 from tests.support.errors import refuses
 
@@ -223,17 +224,15 @@ def _state(study, run_id):
 
 def _figures(study, run_id):
     lines = [json.loads(line) for line in (study.root / "runs" / run_id / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_s", "elapsed_s")} for line in lines]
 
 
 def test_resume_equals_an_uninterrupted_run_bit_for_bit(tmp_path, monkeypatch):
+    real_settings = arm_training._loop_settings
     monkeypatch.setattr(
-        arm_training,
-        "_loop_settings",
-        lambda s: arm_training.TrainSettings(
-            s.n_steps, s.learning_rate, s.controlnet_learning_rate, 2, checkpoint_every=2, log_every=1
-        ),
+        arm_training, "_loop_settings", lambda *given: dataclasses.replace(real_settings(*given), log_every=1)
     )
+    monkeypatch.setattr(arm_training.ArmObserver, "held_out_every", 2)  # and a checkpoint with it
     study = support.rated_study(tmp_path)
     run_pairs(study)
     real = dpo.DpoStep.__call__
@@ -319,8 +318,8 @@ def test_a_loss_that_is_no_number_stops_with_one_line(rated, monkeypatch):
     real = dpo.DpoStep.__call__
 
     def poisoned(self, step):
-        loss, figures = real(self, step)
-        return loss * float("nan"), figures
+        part = real(self, step)
+        return part._replace(loss=part.loss * float("nan"))
 
     monkeypatch.setattr(dpo.DpoStep, "__call__", poisoned)
     with refuses(RadprefError, "align.learning_rate", "nan"):

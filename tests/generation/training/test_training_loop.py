@@ -18,9 +18,10 @@ from radpref.generation.stack.conditions import ConditionBatch
 from radpref.generation.stack.models import GeneratorStack, tiny_stack
 from radpref.generation.training import unet_training
 from radpref.generation.training.averages import best_observation
+from radpref.generation.training.checkpoints import CHECKPOINT
 from radpref.generation.training.compute import Compute
 from radpref.generation.training.latents import LatentCorpus, encode_corpus
-from radpref.generation.training.loop import CHECKPOINT, Budget, TrainingLoop
+from radpref.generation.training.loop import Budget, TrainingLoop
 from radpref.generation.training.unet_training import TrainSettings, draw_batch, train
 from tests.support.training import FAST, MIXED, moved_networks, training_corpus
 
@@ -292,7 +293,7 @@ def test_without_a_deciding_figure_the_last_average_is_kept(tmp_path: Path) -> N
 def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
     model = _line()
     loop = _loop(model, tmp_path, n_steps=9, observe_every=2, log_every=100)
-    with pytest.raises(InvalidInput, match="the loss became nan at step 4: lower the learning rate"):
+    with pytest.raises(InvalidInput, match="nan at step 4"):
         loop.run(lambda step, progress: (model.weight.sum() * (1.0 if step < 3 else float("nan")), 1))
     assert torch.isfinite(load_file(tmp_path / CHECKPOINT)["parameter.0"]).all()
 
