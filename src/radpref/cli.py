@@ -6,6 +6,7 @@ Room commands live in ``<room>/cli.py`` and import what is heavy inside the comm
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -61,6 +62,21 @@ round_app = typer.Typer(
     help="One full round of the loop; stops where people must score and resumes after.", no_args_is_help=True
 )
 app.add_typer(round_app, name="round")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"radpref {importlib.metadata.version('radpref')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Radiologist preferences for synthetic chest X-rays: sample sets, score them blinded, align, prove it downstream."""
 
 
 radpref.annotate_app.cli.app.command("simulate")(radpref.alignment.cli.simulate)
