@@ -76,7 +76,7 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Radiologist preferences for synthetic chest X-rays: sample sets, score them blinded, align, prove it downstream."""
+    """Sample sets of synthetic chest X-rays, score them blinded, align the generator, prove it downstream."""
 
 
 radpref.annotate_app.cli.app.command("simulate")(radpref.alignment.cli.simulate)
