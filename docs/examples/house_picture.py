@@ -17,8 +17,12 @@ from matplotlib.patches import FancyBboxPatch
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {
-    "annotate_app": "#2f6f8f", "downstream": "#7a5195", "alignment": "#bc5090", "generation": "#d1743c", "data": "#3b7d4f",
-}  # fmt: skip
+    "annotate_app": "#2f6f8f",
+    "downstream": "#7a5195",
+    "alignment": "#bc5090",
+    "generation": "#d1743c",
+    "data": "#3b7d4f",
+}
 PLACES = {  # x, y, width, height: floors upwards
     "data": (0.02, 0.02, 0.96, 0.27),
     "generation": (0.02, 0.325, 0.96, 0.155),
