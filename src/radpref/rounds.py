@@ -74,42 +74,37 @@ def _missing_captions(study: Study) -> dict[str, Any]:
 
 def before_scoring(study: Study) -> list[Step]:
     """The steps up to the reading room."""
-    import radpref.generation.sampling.sets
+    from radpref.generation.sampling.sets import run_sets
 
     steps: list[Step] = [("Import real images", lambda: import_step(study))]
     if study.config.generator.model == "trained":
-        import radpref.generation.measuring.study_networks
-        import radpref.generation.training.study_training
+        from radpref.generation.measuring.study_networks import run_networks
+        from radpref.generation.training.study_training import run_train
 
-        steps.append(("Train the generator", lambda: radpref.generation.training.study_training.run_train(study)))
-        steps.append(
-            ("Train the measuring networks", lambda: radpref.generation.measuring.study_networks.run_networks(study))
-        )
-    return [*steps, ("Sample sets of four", lambda: radpref.generation.sampling.sets.run_sets(study))]
+        steps.append(("Train the generator", lambda: run_train(study)))
+        steps.append(("Train the measuring networks", lambda: run_networks(study)))
+    return [*steps, ("Sample sets of four", lambda: run_sets(study))]
 
 
 def after_scoring(study: Study, *, simulated: bool = False) -> list[Step]:
     """The steps from scores to the report."""
-    import radpref.alignment.evaluation.evaluate
-    import radpref.alignment.preferences.pairs
-    import radpref.alignment.training.preference_arms
-    import radpref.downstream.grid
-    import radpref.downstream.report.report
-    import radpref.generation.pools.pool
+    from radpref.alignment.evaluation.evaluate import run_evaluate
+    from radpref.alignment.preferences.pairs import run_pairs
+    from radpref.alignment.training.preference_arms import run_align, run_finetune
+    from radpref.downstream.grid import run_grid
+    from radpref.downstream.report.report import run_report
+    from radpref.generation.pools.pool import run_pool
 
     return [
-        ("Turn scores into preference pairs", lambda: radpref.alignment.preferences.pairs.run_pairs(study)),
-        ("Align with Diffusion-DPO", lambda: radpref.alignment.training.preference_arms.run_align(study)),
-        (
-            "Fine-tune on high scores (control arm)",
-            lambda: radpref.alignment.training.preference_arms.run_finetune(study),
-        ),
+        ("Turn scores into preference pairs", lambda: run_pairs(study)),
+        ("Align with Diffusion-DPO", lambda: run_align(study)),
+        ("Fine-tune on high scores (control arm)", lambda: run_finetune(study)),
         *proxy_steps(study),
-        ("Evaluate on held-out conditions", lambda: radpref.alignment.evaluation.evaluate.run_evaluate(study)),
+        ("Evaluate on held-out conditions", lambda: run_evaluate(study)),
         *comparison_steps(study, simulated=simulated),
-        ("Sample augmentation pools", lambda: radpref.generation.pools.pool.run_pool(study)),
-        ("Train the downstream models", lambda: radpref.downstream.grid.run_grid(study, n_workers=N_WORKERS)),
-        ("Write the report", lambda: {"report": str(radpref.downstream.report.report.run_report(study))}),
+        ("Sample augmentation pools", lambda: run_pool(study)),
+        ("Train the downstream models", lambda: run_grid(study, n_workers=N_WORKERS).to_json()),
+        ("Write the report", lambda: {"report": str(run_report(study))}),
     ]
 
 
@@ -118,10 +113,10 @@ def proxy_steps(study: Study) -> list[Step]:
     arms = [arm for arm in study.config.downstream.arms if arm in (PROXY_FILTERED, PROXY_FINETUNED)]
     if not arms:
         return []
-    import radpref.alignment.training.proxy_arm
+    from radpref.alignment.training.proxy_arm import run_proxy
 
     title = "Filter and fine-tune by the proxy (control arm)"
-    return [(title, lambda: radpref.alignment.training.proxy_arm.run_proxy(study, arms=arms))]
+    return [(title, lambda: run_proxy(study, arms=arms))]
 
 
 def comparison_steps(study: Study, *, simulated: bool) -> list[Step]:
@@ -129,17 +124,11 @@ def comparison_steps(study: Study, *, simulated: bool) -> list[Step]:
     n = study.config.sets.comparison
     if n == 0:
         return []
-    import radpref.alignment.evaluation.simulated_raters
-    import radpref.generation.sampling.sets
+    from radpref.alignment.evaluation.simulated_raters import run_simulate
+    from radpref.generation.sampling.sets import run_sets
 
-    sample: Step = (
-        "Sample comparison sets",
-        lambda: radpref.generation.sampling.sets.run_sets(study, n=n, arms=("baseline", "aligned")),
-    )
-    score: Step = (
-        "Simulated raters compare",
-        lambda: radpref.alignment.evaluation.simulated_raters.run_simulate(study),
-    )
+    sample: Step = ("Sample comparison sets", lambda: run_sets(study, n=n, arms=("baseline", "aligned")))
+    score: Step = ("Simulated raters compare", lambda: run_simulate(study))
     return [sample, score] if simulated else [sample]
 
 
@@ -187,13 +176,10 @@ def run_round(study: Study, *, simulated: bool = False) -> dict[str, Any]:
     total = len(first) + 1 + len(after_scoring(study, simulated=simulated))
     outcome = run_steps(first, total=total)
     if simulated:
-        import radpref.alignment.evaluation.simulated_raters
+        from radpref.alignment.evaluation.simulated_raters import run_simulate
 
-        outcome |= run_steps(
-            [("Simulated raters score", lambda: radpref.alignment.evaluation.simulated_raters.run_simulate(study))],
-            first=len(first) + 1,
-            total=total,
-        )
+        score: list[Step] = [("Simulated raters score", lambda: run_simulate(study))]
+        outcome |= run_steps(score, first=len(first) + 1, total=total)
     else:
         n_raters, left = open_presentations(study)
         if n_raters == 0 or left:
