@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 from radpref.data.core.errors import InvalidInput
-from radpref.data.reader_study.raters import password_hash_of
+from radpref.data.reader_study.raters import Role, add_rater, password_hash_of, set_password_hash
 from radpref.data.study.audit import audit
 from radpref.data.study.db import StudyDatabase
 
@@ -72,6 +72,32 @@ def check_new_password(username: str, password: str) -> None:
 def generate_password() -> str:
     """A password of four groups of four unambiguous characters (80 bits)."""
     return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(4))
+
+
+def add_account(db: StudyDatabase, name: str, role: str, password: str | None = None) -> str:
+    """Add a person; returns the password (made here unless given).
+
+    Raises:
+        InvalidInput: role, name or password is not usable.
+        Conflict: the name is taken.
+    """
+    if role not in get_args(Role):
+        raise InvalidInput(f"role '{role}' is unknown; choose rater or admin")
+    chosen = password if password is not None else generate_password()
+    add_rater(db, name, hash_password(chosen), "human", "admin" if role == "admin" else "rater")
+    return chosen
+
+
+def reset_account(db: StudyDatabase, name: str, password: str | None = None) -> str:
+    """Give a person a new password (made here unless given); returns it.
+
+    Raises:
+        NotFound: no such rater.
+        InvalidInput: the rater is simulated, or the password is not usable.
+    """
+    chosen = password if password is not None else generate_password()
+    set_password_hash(db, name, hash_password(chosen))
+    return chosen
 
 
 @functools.cache

@@ -1,11 +1,13 @@
 """What the study office sees: progress per rater and the latest report. Never part of a rater's pages.
 
-Input: a Study. Output: plain JSON values and paths. Simulated raters are marked wherever they appear.
+Input: a Study. Output: dataclasses whose fields are the JSON keys, and paths. Simulated raters are marked.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,48 @@ _WORK = f"s.purpose <> 'training' AND {COUNTED}"
 """SQL: presentation ``p`` of set ``s`` counts as work, as the progress does: repeats and checks are sets here."""
 
 
-def overview(study: Study) -> dict[str, Any]:
-    """Sets by mode, and per rater: kind, sets done / skipped / all, scores, flags, comments, mean score, pace."""
+@dataclass(frozen=True)
+class EventFigures:
+    """Counted scores of rating and comparison sets with their mean; flags and comments of all sets but training."""
+
+    n_scores: int
+    mean_score: float | None
+    n_flags: int
+    n_comments: int
+    last_event: str | None
+
+
+@dataclass(frozen=True)
+class RaterProgress:
+    """One rater's line. ``s_per_set``: median active time of a submitted set, seconds."""
+
+    username: str
+    kind: str
+    active: bool
+    has_password: bool
+    admitted: bool
+    n_sets: int
+    n_done: int
+    n_skipped: int
+    s_per_set: float | None
+    events: EventFigures
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The study, its rating sets by mode, its people. ``report``: whether one was written."""
+
+    study: str
+    title: str
+    n_sets: int
+    modes: dict[str, int]
+    raters: list[RaterProgress]
+    admins: list[str]
+    report: bool
+
+
+def overview(study: Study) -> Overview:
+    """Progress of the study as it is now."""
     modes = study.db.rows(
         "SELECT c.mode, count(*) AS n FROM image_sets s JOIN conditions c USING (condition_id)"
         " WHERE s.purpose = 'rating' GROUP BY c.mode ORDER BY c.mode"
@@ -30,18 +72,24 @@ def overview(study: Study) -> dict[str, Any]:
         " FROM raters r ORDER BY kind, rater_id"
     )
     n_sets = sum(int(row["n"]) for row in modes)
-    return {
-        "study": study.config.name,
-        "title": study.config.title,
-        "n_sets": n_sets,
-        "modes": {str(row["mode"]): int(row["n"]) for row in modes},
-        "raters": [_rater_line(study, row, n_sets) for row in raters if row["role"] == "rater"],
-        "admins": [str(row["username"]) for row in raters if row["role"] == "admin"],
-        "report": _report_folder(study) is not None,
-    }
+    return Overview(
+        study=study.config.name,
+        title=study.config.title,
+        n_sets=n_sets,
+        modes={str(row["mode"]): int(row["n"]) for row in modes},
+        raters=[_progress(study, row, n_sets) for row in raters if row["role"] == "rater"],
+        admins=[str(row["username"]) for row in raters if row["role"] == "admin"],
+        report=_report_folder(study) is not None,
+    )
 
 
-def _rater_line(study: Study, rater: dict[str, Any], n_sets: int) -> dict[str, Any]:
+def overview_json(found: Overview) -> dict[str, object]:
+    """The overview as the dashboard and ``rater list --json`` read it: the figures of the events beside the rest."""
+    raters = [asdict(rater) for rater in found.raters]
+    return {**asdict(found), "raters": [rater | rater.pop("events") for rater in raters]}
+
+
+def _progress(study: Study, rater: Mapping[str, Any], n_sets: int) -> RaterProgress:
     rater_id = int(rater["rater_id"])
     states = study.db.rows(
         "SELECT p.state, c.mode, (SELECT count(*) FROM current_scores v"
@@ -51,45 +99,34 @@ def _rater_line(study: Study, rater: dict[str, Any], n_sets: int) -> dict[str, A
         (rater_id,),
     )
     complete = [row for row in states if row["state"] != "skipped" and row["n"] >= len(required_scores(row["mode"]))]
-    return {
-        "username": rater["username"],
-        "kind": rater["kind"],
-        "active": bool(rater["active"]),
-        "has_password": bool(rater["has_password"]),
-        "admitted": bool(rater["admitted"]),
-        "n_sets": len(states) or n_sets,
-        "n_done": sum(row["state"] == "submitted" for row in complete),
-        "n_skipped": sum(row["state"] == "skipped" for row in states),
-        **_events(study, rater_id),
-        "s_per_set": None if rater["kind"] == "simulated" else seconds_per_set(study, rater_id),
-    }
+    return RaterProgress(
+        username=str(rater["username"]),
+        kind=str(rater["kind"]),
+        active=bool(rater["active"]),
+        has_password=bool(rater["has_password"]),
+        admitted=bool(rater["admitted"]),
+        n_sets=len(states) or n_sets,
+        n_done=sum(row["state"] == "submitted" for row in complete),
+        n_skipped=sum(row["state"] == "skipped" for row in states),
+        s_per_set=None if rater["kind"] == "simulated" else seconds_per_set(study, rater_id),
+        events=_event_figures(study, rater_id),
+    )
 
 
-def _events(study: Study, rater_id: int) -> dict[str, Any]:
-    """Counted scores of rating and comparison sets with their mean; flags and comments of all sets but training."""
-    scores = study.db.row(
-        "SELECT count(*) AS n, avg(v.value) AS mean FROM counted_presentations p JOIN current_scores v"
+def _event_figures(study: Study, rater_id: int) -> EventFigures:
+    n_scores, mean = study.db.connection.execute(
+        "SELECT count(*), avg(v.value) FROM counted_presentations p JOIN current_scores v"
         " USING (presentation_id) WHERE p.rater_id = ? AND p.purpose IN ('rating', 'comparison')"
         " AND p.state <> 'skipped'",
         (rater_id,),
-    ) or {"n": 0, "mean": None}
-    other = (
-        study.db.row(
-            f"SELECT sum(e.kind = 'flag' AND e.value = 1 AND {_WORK}) AS flags,"
-            f" sum(e.kind = 'comment' AND {_WORK}) AS comments, max(e.created_at) AS last"
-            " FROM score_events e JOIN presentations p USING (presentation_id) JOIN image_sets s USING (set_id)"
-            " WHERE e.rater_id = ?",
-            (rater_id,),
-        )
-        or {}
-    )
-    return {
-        "n_scores": int(scores["n"]),
-        "mean_score": None if scores["mean"] is None else round(float(scores["mean"]), 2),
-        "n_flags": int(other.get("flags") or 0),
-        "n_comments": int(other.get("comments") or 0),
-        "last_event": other.get("last"),
-    }
+    ).fetchone()
+    n_flags, n_comments, last = study.db.connection.execute(
+        f"SELECT sum(e.kind = 'flag' AND e.value = 1 AND {_WORK}), sum(e.kind = 'comment' AND {_WORK}),"
+        " max(e.created_at) FROM score_events e JOIN presentations p USING (presentation_id)"
+        " JOIN image_sets s USING (set_id) WHERE e.rater_id = ?",
+        (rater_id,),
+    ).fetchone()
+    return EventFigures(n_scores, None if mean is None else round(mean, 2), n_flags or 0, n_comments or 0, last)
 
 
 def seconds_per_set(study: Study, rater_id: int) -> float | None:

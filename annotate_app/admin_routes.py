@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
@@ -14,20 +16,23 @@ from radpref.data.study.study import Study
 
 def add_admin_routes(app: FastAPI, study: Study) -> None:
     """Everything under /api/admin, and /report."""
-    agreement_kept, quality_kept = (dashboard.Kept(study, of) for of in (dashboard.agreement, dashboard.quality))
+    cached_agreement, cached_quality = (
+        dashboard.CachedFigures(study, of) for of in (dashboard.agreement, dashboard.quality)
+    )
 
     @app.get("/api/admin/overview")
     def overview(_: Admin) -> JSONResponse:
-        return JSONResponse(admin.overview(study))
+        return JSONResponse(admin.overview_json(admin.overview(study)))
 
     @app.get("/api/admin/agreement")
     def agreement(_: Admin) -> JSONResponse:
-        return JSONResponse(agreement_kept.get())
+        return JSONResponse(cached_agreement.get())
 
     @app.get("/api/admin/quality")
     def quality(_: Admin) -> JSONResponse:
-        latest = {"remarks": dashboard.remarks(study), "audit": dashboard.audit_tail(study)}
-        return JSONResponse({**quality_kept.get(), **latest})
+        remarks = [one._asdict() for one in dashboard.remarks(study)]
+        audit = [one._asdict() for one in dashboard.audit_tail(study)]
+        return JSONResponse({**cached_quality.get(), "remarks": remarks, "audit": audit})
 
     @app.get("/api/admin/study")
     def stage(_: Admin) -> JSONResponse:
@@ -36,7 +41,8 @@ def add_admin_routes(app: FastAPI, study: Study) -> None:
     @app.post("/api/admin/raters")
     async def raters(request: Request, identity: Admin) -> JSONResponse:
         payload = await json_body(request)
-        return JSONResponse(await run_in_threadpool(invites.office_action, study.db, payload, identity.username))
+        done = await run_in_threadpool(invites.office_action, study.db, payload, identity.username)
+        return JSONResponse({key: value for key, value in asdict(done).items() if value is not None})
 
     @app.get("/report")
     def report_redirect(_: Admin) -> Response:

@@ -1,7 +1,7 @@
-"""Assignment: where a rater stands, and which set comes next. Orders come from data/reader_study/presentations.py and
-never change.
+"""Assignment: a rater's stage and worklist, and which set comes next.
 
-Input: a rater. Output: a :class:`Desk`: the stage, and the places of the rater's own order, named by random tokens.
+Input: a rater. Output: a :class:`Worklist`: the stage, and the rater's presentations in their own order, which never
+changes (data/reader_study/presentations.py), named by random tokens.
 
     training   sets with known answers come first (unless the study office let the rater in)
     gate       training is done, but too few answers were in the expected range
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from radpref.annotate_app import calibration as training
+from radpref.annotate_app import calibration
 from radpref.annotate_app.calibration import Gate
-from radpref.annotate_app.places import Place, attempts_of, places
+from radpref.annotate_app.presentations import Presentation, rater_presentations, training_attempts
 from radpref.data.core.errors import NotFound
 from radpref.data.reader_study.presentations import STARTED_ANEW, ensure_presentations
 from radpref.data.study.study import Study
@@ -28,27 +28,27 @@ Stage = Literal["training", "gate", "rating", "waiting", "done", "closed"]
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Where a rater stands. ``sets``: the places that count now, those of the training attempt or all others.
+class Worklist:
+    """A rater's stage and the presentations that count now: those of the training attempt, or all others.
 
-    ``gate``: the gate in front of which the rater stands, or which is open now and was not passed before.
+    ``gate``: the calibration gate that keeps the rater from going on, or that is open now and was not passed before.
     """
 
-    room: str
+    outbox_key: str
     stage: Stage
-    sets: list[Place]
+    sets: list[Presentation]
     gate: Gate | None = None
     opens_at: str | None = None
-    next: Place | None = None
+    next: Presentation | None = None
 
     @property
     def n_done(self) -> int:
         """How many of ``sets`` are done."""
-        return sum(place.done for place in self.sets)
+        return sum(presentation.done for presentation in self.sets)
 
 
 @dataclass(frozen=True)
-class Shown:
+class PresentedSet:
     """A presentation with what the rater may be asked about it. Stays on the server."""
 
     presentation_id: int
@@ -61,96 +61,100 @@ class Shown:
     text: str | None
 
 
-def open_study(study: Study, rater_id: int) -> None:
+def assign_sets(study: Study, rater_id: int) -> None:
     """Give the rater presentations of what there is by now."""
     settings = study.config.annotate
     ensure_presentations(study.db, rater_id, settings.seed, settings)
 
 
-def scored_sets(study: Study, everything: list[Place]) -> list[Place]:
+def scored_sets(study: Study, presentations: list[Presentation]) -> list[Presentation]:
     """All but the training: of the main phase only, where the lock left the pilot's scores out."""
     anew = bool(study.db.value(f"SELECT {STARTED_ANEW}"))
-    return [place for place in everything if place.purpose != "training" and (place.phase == "main" or not anew)]
+    return [
+        presentation
+        for presentation in presentations
+        if presentation.purpose != "training" and (presentation.phase == "main" or not anew)
+    ]
 
 
-def group_of(study: Study, everything: list[Place], token: str) -> list[Place]:
-    """The places among which a set is counted: its training attempt, or everything but training."""
-    for attempt in attempts_of(everything):
-        if any(place.token == token for place in attempt):
+def group_of(study: Study, presentations: list[Presentation], token: str) -> list[Presentation]:
+    """The presentations among which a set is counted: its training attempt, or everything but training."""
+    for attempt in training_attempts(presentations):
+        if any(presentation.token == token for presentation in attempt):
             return attempt
-    return scored_sets(study, everything)
+    return scored_sets(study, presentations)
 
 
-def look(study: Study, rater_id: int) -> Desk:
-    """Where the rater stands now."""
-    everything = places(study, rater_id)
-    room = room_key(everything)
-    rest = scored_sets(study, everything)
+def current_worklist(study: Study, rater_id: int) -> Worklist:
+    """The rater's worklist as it is now."""
+    presentations = rater_presentations(study, rater_id)
+    key = outbox_key(presentations)
+    rest = scored_sets(study, presentations)
     if study.db.value("SELECT stage FROM study_stage") == "frozen":
-        return Desk(room, "closed", rest)
-    attempts, gate = attempts_of(everything), None
-    if attempts and not training.is_admitted(study.db, rater_id):
+        return Worklist(key, "closed", rest)
+    attempts, gate = training_attempts(presentations), None
+    if attempts and not calibration.is_admitted(study.db, rater_id):
         current = attempts[-1]
-        if any(not place.done for place in current):
-            return Desk(room, "training", current, next=next_open(study, current))
+        if any(not presentation.done for presentation in current):
+            return Worklist(key, "training", current, next=next_open(study, current))
         if study.config.annotate.gate > 0:
-            gate = training.gate_of(study, current, len(attempts))
+            gate = calibration.gate_of(study, current, len(attempts))
             if not gate.is_open:
-                return Desk(room, "gate", current, gate)
+                return Worklist(key, "gate", current, gate)
     following = next_open(study, rest)
     if following is not None:
-        return Desk(room, "rating", rest, gate, next=following)
+        return Worklist(key, "rating", rest, gate, next=following)
     opening = openings(study, rest)
     if opening:
         when = min(opening.values()).replace(microsecond=0) + timedelta(seconds=1)  # not a moment too early
-        return Desk(room, "waiting", rest, gate, opens_at=when.isoformat())
-    return Desk(room, "done", rest, gate)
+        return Worklist(key, "waiting", rest, gate, opens_at=when.isoformat())
+    return Worklist(key, "done", rest, gate)
 
 
-def openings(study: Study, group: list[Place]) -> dict[int, datetime]:
+def openings(study: Study, group: list[Presentation]) -> dict[int, datetime]:
     """presentation_id -> when an unfinished repeat may be shown: ``repeat_gap_hours`` after its first showing ended.
 
     Repeats whose first showing is not done are left out: they are not to be had yet.
     """
-    first = {place.presentation_id: place for place in group if place.done}
+    first = {presentation.presentation_id: presentation for presentation in group if presentation.done}
     found = {}
-    for place in group:
-        if place.repeat_of in first and not place.done and place.purpose != "training":
+    for presentation in group:
+        if presentation.repeat_of in first and not presentation.done and presentation.purpose != "training":
             sql = "SELECT created_at FROM score_events WHERE event_id = ?"
-            finished = study.db.connection.execute(sql, (first[place.repeat_of].finish,)).fetchone()[0]
+            finished = study.db.connection.execute(sql, (first[presentation.repeat_of].finish,)).fetchone()[0]
             gap = timedelta(hours=study.config.annotate.repeat_gap_hours)
-            found[place.presentation_id] = datetime.fromisoformat(finished) + gap
+            found[presentation.presentation_id] = datetime.fromisoformat(finished) + gap
     return found
 
 
-def next_open(study: Study, group: list[Place], after: int = -1) -> Place | None:
+def next_open(study: Study, group: list[Presentation], after: int = -1) -> Presentation | None:
     """The first set to score behind position ``after``, else the first of all (but not ``after`` itself).
 
     Repeats that come too soon are passed over.
     """
     now = datetime.now(UTC)
     ready: dict[int, datetime] | None = None
-    later: Place | None = None
-    for place in group:
-        if place.done or place.position == after or (later is not None and place.position < after):
+    later: Presentation | None = None
+    for presentation in group:
+        if presentation.done or presentation.position == after or (later is not None and presentation.position < after):
             continue
-        if place.repeat_of is not None and place.purpose != "training":
+        if presentation.repeat_of is not None and presentation.purpose != "training":
             ready = openings(study, group) if ready is None else ready
-            if ready.get(place.presentation_id, now) >= now:
+            if ready.get(presentation.presentation_id, now) >= now:
                 continue
-        if place.position > after:
-            return place
-        later = place
+        if presentation.position > after:
+            return presentation
+        later = presentation
     return later
 
 
-def in_order_of_finishing(group: list[Place]) -> list[Place]:
+def in_order_of_finishing(group: list[Presentation]) -> list[Presentation]:
     """The sets that were finished at least once, in the order in which that happened."""
-    finished = [place for place in group if place.first_finish is not None]
-    return sorted(finished, key=lambda place: place.first_finish or 0)
+    finished = [presentation for presentation in group if presentation.first_finish is not None]
+    return sorted(finished, key=lambda presentation: presentation.first_finish or 0)
 
 
-def find_shown(study: Study, rater_id: int, token: str) -> Shown:
+def find_presented_set(study: Study, rater_id: int, token: str) -> PresentedSet:
     """The presentation behind a token, if it is this rater's own.
 
     Raises:
@@ -164,12 +168,12 @@ def find_shown(study: Study, rater_id: int, token: str) -> Shown:
     ).fetchone()
     if row is None:
         raise NotFound("there is no such set for you; reload the page")
-    return Shown(*row)
+    return PresentedSet(*row)
 
 
-def room_key(everything: list[Place]) -> str:
+def outbox_key(presentations: list[Presentation]) -> str:
     """Opaque name under which this rater's browser keeps unsent events, for ever; says nothing about the rater."""
-    if not everything:
+    if not presentations:
         return "empty"
-    first = min(everything, key=lambda place: place.presentation_id)
+    first = min(presentations, key=lambda presentation: presentation.presentation_id)
     return hashlib.sha256(f"room:{first.token}".encode()).hexdigest()[:16]

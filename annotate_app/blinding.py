@@ -6,7 +6,8 @@ names, hashes, metadata, nor the length of an answer tell anything about an imag
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,24 @@ from radpref.data.study.study import Study
 
 LETTERS = "ABCD"
 Pixel = TypeVar("Pixel", np.uint8, np.uint16)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Size in pixels and depth (8 or 16 bits) in which all images of a set are sent."""
+
+    width: int
+    height: int
+    bits: int
+
+
+class MaskRow(NamedTuple):
+    """A mask of a condition: its structure, file and size in pixels."""
+
+    structure: str
+    mask_sha: str
+    width: int
+    height: int
 
 
 def slot_of(slots: str, letter: object) -> int:
@@ -35,30 +54,32 @@ def letter_of(slots: str, slot: int) -> str:
     return LETTERS[slots.index(str(slot))]
 
 
-def image_geometry(study: Study, set_id: str) -> dict[str, int]:
-    """Common width, height and bits of the four images of a set: the largest of each.
+def image_geometry(study: Study, set_id: str) -> Geometry:
+    """Common geometry of the four images of a set: the largest width, height and depth.
 
-    A set whose images are lost has those of study.toml: it is shown, its images cannot be read, and it can be skipped.
+    A set whose images are lost has that of study.toml: it is shown, its images cannot be read, and it can be skipped.
     """
-    row = study.db.row(
-        "SELECT max(width) AS width, max(height) AS height, max(bit_depth) AS bits FROM set_images"
-        " JOIN images ON sha256 = image_sha WHERE set_id = ?",
+    width, height, bits = study.db.connection.execute(
+        "SELECT max(width), max(height), max(bit_depth) FROM set_images JOIN images ON sha256 = image_sha"
+        " WHERE set_id = ?",
         (set_id,),
-    )
-    if row is None or row["width"] is None:
-        return {"width": study.config.data.image_size, "height": study.config.data.image_size, "bits": 8}
-    return {key: int(row[key]) for key in ("width", "height", "bits")}
+    ).fetchone()
+    size = study.config.data.image_size
+    return Geometry(size, size, 8) if width is None else Geometry(width, height, bits)
 
 
 def pixel_payload(study: Study, set_id: str, slot: int) -> bytes:
-    """Raw pixels of one image, row by row, uint8 or little-endian uint16, in the common geometry of its set."""
-    geometry = image_geometry(study, set_id)
+    """Raw pixels of one image, row by row, uint8 or little-endian uint16, in the common geometry of its set.
+
+    Raises:
+        NotFound: the image file is missing or broken.
+    """
     sha = study.db.value("SELECT image_sha FROM set_images WHERE set_id = ? AND slot = ?", (set_id, slot))
     try:
         image = study.store.image(str(sha))
     except RadprefError as error:
         raise NotFound("this image cannot be read; skip the set and tell the study office") from error
-    fitted = fit(image, **geometry)
+    fitted = fit(image, **asdict(image_geometry(study, set_id)))
     return fitted.astype(fitted.dtype.newbyteorder("<")).tobytes()
 
 
@@ -81,15 +102,15 @@ def _centred(image: npt.NDArray[Pixel], height: int, width: int) -> npt.NDArray[
     return field
 
 
-def mask_rows(study: Study, condition_id: str) -> list[dict[str, Any]]:
-    """structure, mask_sha, width and height of a condition's non-empty masks, in the order of study.toml."""
-    rows = study.db.rows(
+def mask_rows(study: Study, condition_id: str) -> list[MaskRow]:
+    """A condition's non-empty masks in the order of study.toml."""
+    rows = study.db.connection.execute(
         "SELECT structure, mask_sha, width, height FROM condition_masks JOIN masks ON sha256 = mask_sha"
         " WHERE condition_id = ? AND n_pixels > 0",
         (condition_id,),
     )
     order = {name: index for index, name in enumerate(study.config.data.structures)}
-    return sorted(rows, key=lambda row: (order.get(row["structure"], len(order)), row["structure"]))
+    return sorted(map(MaskRow._make, rows), key=lambda row: (order.get(row.structure, len(order)), row.structure))
 
 
 def mask_payload(study: Study, condition_id: str) -> bytes:
@@ -101,10 +122,10 @@ def mask_payload(study: Study, condition_id: str) -> bytes:
     rows = mask_rows(study, condition_id)
     if not rows:
         raise NotFound("this set has no mask")
-    field: npt.NDArray[np.uint16] = np.zeros((rows[0]["height"], rows[0]["width"]), dtype="<u2")
+    field: npt.NDArray[np.uint16] = np.zeros((rows[0].height, rows[0].width), dtype="<u2")
     try:
         for bit, row in enumerate(rows[:16]):
-            field |= study.store.mask(row["mask_sha"]).astype("<u2") << np.uint16(bit)
+            field |= study.store.mask(row.mask_sha).astype("<u2") << np.uint16(bit)
     except (RadprefError, ValueError) as error:
         raise NotFound("the mask of this set cannot be read; skip the set and tell the study office") from error
     return field.tobytes()

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from radpref.annotate_app.blinding import LETTERS, letter_of
 from radpref.data.study.audit import audit
 from radpref.data.study.runs import now
 
 if TYPE_CHECKING:
-    from radpref.annotate_app.places import Place
+    from radpref.annotate_app.presentations import Presentation
     from radpref.data.study.db import StudyDatabase
     from radpref.data.study.study import Study
 
 _ANSWERS = """
-SELECT p.slots, x.slot, x.criterion, x.low, x.high, x.reason, v.value, p.state
+SELECT p.slots, x.slot, x.criterion, x.low, x.high, x.reason, CASE WHEN p.state = 'submitted' THEN v.value END, p.state
 FROM presentation_states p JOIN set_expectations x USING (set_id)
 LEFT JOIN current_scores v ON v.presentation_id = p.presentation_id AND v.slot = x.slot AND v.criterion = x.criterion
 WHERE p.presentation_id = ? ORDER BY x.slot, x.criterion
@@ -47,30 +47,57 @@ class Gate:
         return not self.is_open and self.attempt >= self.attempts
 
 
-def _answers(study: Study, presentation_id: int) -> list[dict[str, Any]]:
-    found = []
-    for row in study.db.rows(_ANSWERS, (presentation_id,)):
-        given = row["value"] if row["state"] == "submitted" else None
-        found.append({**row, "ok": given is not None and row["low"] <= given <= row["high"]})
-    return found
+class _Answer(NamedTuple):
+    """One expected range of a training set and the rater's score, None until the set is submitted."""
+
+    slots: str
+    slot: int
+    criterion: str
+    low: int
+    high: int
+    reason: str
+    score: int | None
+    state: str
+
+    @property
+    def is_good(self) -> bool:
+        return self.score is not None and self.low <= self.score <= self.high
 
 
-def feedback(study: Study, presentation_id: int) -> dict[str, dict[str, dict[str, Any]]] | None:
-    """Per letter and criterion the expected range, whether the answer is in it, and why; None before the submit."""
+@dataclass(frozen=True)
+class AnswerFeedback:
+    """What a rater is shown after a training set: the expected range of a score, whether theirs is in it, and why."""
+
+    low: int
+    high: int
+    ok: bool
+    why: str
+
+
+Feedback = dict[str, dict[str, AnswerFeedback]]
+"""By letter and criterion."""
+
+
+def _answers(study: Study, presentation_id: int) -> list[_Answer]:
+    return [_Answer._make(row) for row in study.db.connection.execute(_ANSWERS, (presentation_id,))]
+
+
+def feedback(study: Study, presentation_id: int) -> Feedback | None:
+    """The feedback on a training set; None before it is submitted."""
     answers = _answers(study, presentation_id)
-    if not answers or answers[0]["state"] != "submitted":
+    if not answers or answers[0].state != "submitted":
         return None
-    found: dict[str, dict[str, dict[str, Any]]] = {letter: {} for letter in LETTERS}
-    for row in answers:
-        shown = {"low": row["low"], "high": row["high"], "ok": row["ok"], "why": row["reason"]}
-        found[letter_of(row["slots"], row["slot"])][row["criterion"]] = shown
+    found: Feedback = {letter: {} for letter in LETTERS}
+    for one in answers:
+        shown = AnswerFeedback(one.low, one.high, one.is_good, one.reason)
+        found[letter_of(one.slots, one.slot)][one.criterion] = shown
     return found
 
 
-def share(study: Study, attempt: Sequence[Place]) -> float:
+def share(study: Study, attempt: Sequence[Presentation]) -> float:
     """Share of good answers in the sets of an attempt that are done; 0 before the first."""
-    answers = [row for place in attempt if place.done for row in _answers(study, place.presentation_id)]
-    return sum(row["ok"] for row in answers) / len(answers) if answers else 0.0
+    answers = [answer for one in attempt if one.done for answer in _answers(study, one.presentation_id)]
+    return sum(answer.is_good for answer in answers) / len(answers) if answers else 0.0
 
 
 def is_admitted(db: StudyDatabase, rater_id: int) -> bool:
@@ -78,7 +105,7 @@ def is_admitted(db: StudyDatabase, rater_id: int) -> bool:
     return db.value("SELECT 1 FROM admissions WHERE rater_id = ?", (rater_id,)) is not None
 
 
-def gate_of(study: Study, attempt: Sequence[Place], number: int) -> Gate:
+def gate_of(study: Study, attempt: Sequence[Presentation], number: int) -> Gate:
     """The gate in front of a rater whose ``number``-th attempt is done."""
     settings = study.config.annotate
     return Gate(share(study, attempt), settings.gate, number, settings.gate_attempts)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radpref.data.core.console import JsonOption, StudyOption
+from radpref.data.core.errors import Conflict, InvalidInput
+
+if TYPE_CHECKING:
+    from radpref.annotate_app.invites import InviteLink
 
 app = typer.Typer(no_args_is_help=True, help="The reading room: serve it, keep its accounts, measure agreement.")
 rater_app = typer.Typer(no_args_is_help=True, help="Accounts of the reading room.")
@@ -25,10 +31,11 @@ def serve(
         str, typer.Option(help="Address to listen on; others than loopback need TLS in front.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
-    behind_proxy: Annotated[bool, typer.Option(help="Trust X-Forwarded-* of a reverse proxy on this machine.")] = False,
+    behind_reverse_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="Trust X-Forwarded-* of a reverse proxy on this machine.")
+    ] = False,
 ) -> None:
     """Serve the reading room until Ctrl-C."""
-    from radpref.annotate_app.running import check_port
     from radpref.data.reader_study.lifecycle import require_locked_config
     from radpref.data.reader_study.raters import list_raters
     from radpref.data.study.study import Study
@@ -43,7 +50,25 @@ def serve(
     from radpref.annotate_app.server import serve as run
 
     typer.echo(f"Reading room: http://{host}:{port}/  (Ctrl-C stops it)")
-    run(opened, host, port, behind_proxy=behind_proxy)
+    run(opened, host, port, behind_reverse_proxy=behind_reverse_proxy)
+
+
+def check_port(host: str, port: int) -> None:
+    """Find out before the slow imports whether the address can be used.
+
+    Raises:
+        Conflict: something listens there already.
+        InvalidInput: the address is not this machine's.
+    """
+    import socket
+
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE or "in use" in str(error):
+            raise Conflict(f"port {port} of {host} is in use; take another one with --port") from error
+        raise InvalidInput(f"cannot listen on {host}:{port} ({error.strerror}); check --host and --port") from error
 
 
 @rater_app.command("add")
@@ -54,11 +79,11 @@ def rater_add(
     ask: Annotated[bool, typer.Option("--ask", help="Type a password instead of having one made.")] = False,
 ) -> None:
     """Add a person; a password is made and shown once."""
-    from radpref.annotate_app.running import add_account
+    from radpref.annotate_app.accounts import add_account
     from radpref.data.study.study import Study
 
     chosen = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if ask else None
-    password = add_account(Study(study), name, role, chosen)
+    password = add_account(Study(study).db, name, role, chosen)
     typer.echo(f"added {role} {name}" if ask else f"added {role} {name}, password: {password}  (shown only now)")
 
 
@@ -72,18 +97,18 @@ def rater_invite(
     as_json: JsonOption = False,
 ) -> None:
     """Make a link by which a person (added if new) sets a password: once, for some days. Voids older links."""
-    from radpref.annotate_app.running import invite_link
+    from radpref.annotate_app.invites import make_link
     from radpref.data.study.study import Study
 
-    _show_link(invite_link(Study(study), name, role=role, days=days, base_url=base_url), as_json)
+    _show_link(make_link(Study(study).db, name, role=role, days=days, base_url=base_url), as_json)
 
 
-def _show_link(found: dict[str, Any], as_json: bool) -> None:
+def _show_link(found: InviteLink, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(asdict(found)))
         return
-    until = found["expires_at"][:16].replace("T", " ")
-    typer.echo(f"{found['link']}\nFor {found['name']} alone: works once, until {until} UTC, and is shown only now.")
+    until = found.expires_at[:16].replace("T", " ")
+    typer.echo(f"{found.link}\nFor {found.name} alone: works once, until {until} UTC, and is shown only now.")
 
 
 @rater_app.command("reset")
@@ -97,15 +122,16 @@ def rater_reset(
     as_json: JsonOption = False,
 ) -> None:
     """End a person's password and logins and make a link for a new one; order and scores stay."""
-    from radpref.annotate_app.running import invite_link, reset_account
+    from radpref.annotate_app.accounts import reset_account
+    from radpref.annotate_app.invites import make_link
     from radpref.data.study.study import Study
 
     opened = Study(study)
     if not ask and not password:
-        _show_link(invite_link(opened, name, days=days, base_url=base_url, reset=True), as_json)
+        _show_link(make_link(opened.db, name, days=days, base_url=base_url, new_password=True), as_json)
         return
     chosen = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if ask else None
-    made = reset_account(opened, name, chosen)
+    made = reset_account(opened.db, name, chosen)
     if as_json:
         typer.echo(json.dumps({"name": name} if ask else {"name": name, "password": made}))
     else:
@@ -142,19 +168,20 @@ def rater_admit(name: str, study: StudyOption = Path()) -> None:
 @rater_app.command("list")
 def rater_list(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
     """All raters: role, kind, sets done."""
-    from radpref.annotate_app.admin import overview
+    from radpref.annotate_app.admin import overview, overview_json
     from radpref.data.study.study import Study
 
     found = overview(Study(study))
     if as_json:
-        typer.echo(json.dumps({"raters": found["raters"], "admins": found["admins"]}))
+        shown = overview_json(found)
+        typer.echo(json.dumps({"raters": shown["raters"], "admins": shown["admins"]}))
         return
-    for rater in found["raters"]:
-        waiting = rater["kind"] == "human" and not rater["has_password"]
-        state = "  no password yet" if waiting else "" if rater["active"] else "  retired"
-        done = f"{rater['n_done']} of {rater['n_sets']} sets done, {rater['n_skipped']} skipped"
-        typer.echo(f"{rater['username']:<24} rater  {rater['kind']:<10} {done}{state}")
-    for name in found["admins"]:
+    for rater in found.raters:
+        waiting = rater.kind == "human" and not rater.has_password
+        state = "  no password yet" if waiting else "" if rater.active else "  retired"
+        done = f"{rater.n_done} of {rater.n_sets} sets done, {rater.n_skipped} skipped"
+        typer.echo(f"{rater.username:<24} rater  {rater.kind:<10} {done}{state}")
+    for name in found.admins:
         typer.echo(f"{name:<24} admin")
 
 
@@ -165,10 +192,11 @@ def agreement(
     as_json: JsonOption = False,
 ) -> None:
     """ICC(2,1), ICC(2,k), ordinal alpha, kappa and pairwise preference agreement; people and simulated raters apart."""
-    from radpref.annotate_app.running import agreement_lines, run_agreement
+    from radpref.data.agreement.rater_quality import study_agreement
+    from radpref.data.agreement.reliability import agreement_lines
     from radpref.data.study.study import Study
 
-    report = run_agreement(Study(study), n_boot)
+    report = study_agreement(Study(study), n_boot=n_boot)
     typer.echo(json.dumps(report) if as_json else "\n".join(agreement_lines(report)))
 
 

@@ -53,7 +53,7 @@ def head_of(script: str) -> str:
     return "".join([*parts, _EARLY.format(script=script)] if script == "scoring" else parts)
 
 
-class Head:
+class HeadMiddleware:
     """ASGI middleware: puts ``heads[path]`` before ``</head>`` of the HTML served at a path, its last slash aside."""
 
     def __init__(self, app: ASGIApp, heads: Mapping[str, str]) -> None:
@@ -150,4 +150,4 @@ def _mount(app: FastAPI) -> None:
             css=_CSS,
             head=_HEAD,
         )
-    app.add_middleware(Head, heads={path: head_of(script) for path, (_, script) in PAGES.items()})
+    app.add_middleware(HeadMiddleware, heads={path: head_of(script) for path, (_, script) in PAGES.items()})

@@ -10,7 +10,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, get_args
+from typing import get_args
 
 from radpref.annotate_app.accounts import check_new_password, hash_password, token_hash
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
@@ -41,6 +41,25 @@ class Invitation:
     rater_id: int
     username: str
     expires_at: str
+
+
+@dataclass(frozen=True)
+class InviteLink:
+    """A link just made: for whom, and until when (UTC, ISO 8601)."""
+
+    name: str
+    link: str
+    days: float
+    expires_at: str
+
+
+@dataclass(frozen=True)
+class OfficeAction:
+    """What the study office did, and to whom; ``link`` (``invite#TOKEN``, relative) after invite and reset."""
+
+    action: str
+    name: str
+    link: str | None = None
 
 
 def invite(db: StudyDatabase, name: str, *, role: str | None = None, days: float = DAYS, actor: str = "") -> str:
@@ -114,6 +133,16 @@ def link(base_url: str, token: str) -> str:
     return f"{base_url.rstrip('/')}/invite#{token}" if base_url else f"invite#{token}"
 
 
+def make_link(
+    db: StudyDatabase, name: str, *, role: str | None = None, days: float, base_url: str, new_password: bool = False
+) -> InviteLink:
+    """Invite a person and give the link, or, with ``new_password``, :func:`reset` theirs. Raises what these raise."""
+    link(base_url, "")  # a bad address is refused before anything is made
+    token = reset(db, name, days=days) if new_password else invite(db, name, role=role, days=days)
+    found = find(db, token)
+    return InviteLink(found.username, link(base_url, token), days, found.expires_at)
+
+
 def find(db: StudyDatabase, token: object) -> Invitation:
     """The invitation behind a token.
 
@@ -157,10 +186,8 @@ def accept(db: StudyDatabase, token: object, password: object) -> int:
     return found.rater_id
 
 
-def office_action(db: StudyDatabase, payload: Any, actor: str) -> dict[str, Any]:
+def office_action(db: StudyDatabase, payload: object, actor: str) -> OfficeAction:
     """What the dashboard asks for: {action: invite|reset|retire|reinstate|admit, name, role?}.
-
-    Returns {action, name} and, for invite and reset, ``link`` (``invite#TOKEN``, relative to the reading room's root).
 
     Raises:
         InvalidInput: an unknown action, or name or role are not usable.
@@ -172,10 +199,10 @@ def office_action(db: StudyDatabase, payload: Any, actor: str) -> dict[str, Any]
         raise InvalidInput("give the rater's name as text")
     name = name.strip()
     if action == "invite":
-        return {"action": action, "name": name, "link": link("", invite(db, name, role=role, actor=actor))}
+        return OfficeAction(action, name, link("", invite(db, name, role=role, actor=actor)))
     if action == "reset":
-        return {"action": action, "name": name, "link": link("", reset(db, name, actor=actor))}
+        return OfficeAction(action, name, link("", reset(db, name, actor=actor)))
     steps = {"retire": retire, "reinstate": reinstate, "admit": admit}
     if not isinstance(action, str) or action not in steps:
         raise InvalidInput("the action is unknown; choose invite, reset, retire, reinstate or admit")
-    return {"action": action, "name": steps[action](db, name, actor).username}
+    return OfficeAction(action, steps[action](db, name, actor).username)

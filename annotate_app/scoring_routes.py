@@ -6,6 +6,7 @@ work.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 
 from starlette.applications import Starlette
@@ -24,23 +25,24 @@ def add_scoring_routes(app: Starlette, study: Study, writer: Writer) -> None:
     async def save_event(request: Request) -> Response:
         rater_id, payload = rater_id_of(request), await json_body(request)
         work = partial(scoring.save_event, study, rater_id, request.path_params["token"], payload)
-        return JSONResponse(await writer.run(work))
+        saved = asdict(await writer.run(work))
+        return JSONResponse({key: value for key, value in saved.items() if value is not None})
 
     def image(request: Request) -> Response:
         token, letter = request.path_params["token"], request.path_params["letter"]
         return _pixels(scoring.image_bytes(study, rater_id_of(request), token, letter))
 
     def set_state(request: Request) -> Response:
-        return JSONResponse(scoring.set_state(study, rater_id_of(request), request.path_params["token"]))
+        return JSONResponse(set_json(scoring.set_state(study, rater_id_of(request), request.path_params["token"])))
 
     def mask(request: Request) -> Response:
         return _pixels(scoring.mask_bytes(study, rater_id_of(request), request.path_params["token"]))
 
     def next_set(request: Request) -> Response:
-        return JSONResponse(scoring.next_set(study, rater_id_of(request)))
+        return JSONResponse(_next_json(scoring.next_set(study, rater_id_of(request))))
 
     def repeat_training(request: Request) -> Response:
-        return JSONResponse(scoring.repeat_training(study, rater_id_of(request)))
+        return JSONResponse(_next_json(scoring.repeat_training(study, rater_id_of(request))))
 
     app.add_route("/api/sets/{token}/events", save_event, methods=["POST"])
     app.add_route("/api/sets/{token}/images/{letter}", image)
@@ -48,6 +50,23 @@ def add_scoring_routes(app: Starlette, study: Study, writer: Writer) -> None:
     app.add_route("/api/sets/{token}/mask", mask)
     app.add_route("/api/next", next_set)
     app.add_route("/api/training/again", repeat_training, methods=["POST"])
+
+
+def set_json(state: scoring.SetState) -> dict[str, object]:
+    """The answers lie beside the other keys, as the page has always read them."""
+    found = asdict(state)
+    return {**found, **found.pop("answers")}
+
+
+def _next_json(found: scoring.NextSet) -> dict[str, object]:
+    gate = found.gate and {
+        "share": round(found.gate.share, 4),
+        "pass": found.gate.required,
+        "attempt": found.gate.attempt,
+        "attempts": found.gate.attempts,
+        "blocked": found.gate.blocked,
+    }
+    return {**asdict(found), "set": found.set and set_json(found.set), "gate": gate}
 
 
 def _pixels(content: bytes) -> Response:

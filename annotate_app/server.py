@@ -64,22 +64,22 @@ def create_app(study: Study) -> FastAPI:
     return app
 
 
-def serve(study: Study, host: str = "127.0.0.1", port: int = 7860, *, behind_proxy: bool = False) -> None:
+def serve(study: Study, host: str = "127.0.0.1", port: int = 7860, *, behind_reverse_proxy: bool = False) -> None:
     """Serve until interrupted: one worker, because logins' back-off is kept in memory.
 
-    ``behind_proxy`` trusts X-Forwarded-* of a reverse proxy on this machine (TLS, client addresses, path).
+    ``behind_reverse_proxy`` trusts X-Forwarded-* of a reverse proxy on this machine (TLS, client addresses, path).
     """
     import uvicorn
 
     app = create_app(study)
     uvicorn.run(
-        ForwardedPrefix(app) if behind_proxy else app,
+        ForwardedPrefix(app) if behind_reverse_proxy else app,
         host=host,
         port=port,
         workers=1,
         log_level="warning",
         server_header=False,
-        proxy_headers=behind_proxy,
+        proxy_headers=behind_reverse_proxy,
         timeout_graceful_shutdown=3,
         timeout_keep_alive=75,  # radiologists think longer than uvicorn's 5 s, and a new TLS connection costs a moment
     )

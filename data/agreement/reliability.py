@@ -245,3 +245,33 @@ def intra_rater_entry(part: pd.DataFrame, n_boot: int, seed: int) -> dict[str, A
     measures = intra_rater(first, again, groups, sets, n_boot=n_boot, seed=seed)
     hours = float(np.median(part.drop_duplicates("set_id")["hours"].to_numpy(dtype=np.float64)))
     return {**sizes, "hours_between": round(hours, 1), "measures": measures}
+
+
+def agreement_lines(report: Mapping[str, Any]) -> list[str]:
+    """The report of :func:`agreement_report` as lines of text."""
+    if not report["by_kind"]:
+        return ["no scores yet"]
+    lines = []
+    for kind, part in report["by_kind"].items():
+        mark = "SIMULATED raters" if kind == "simulated" else "people"
+        lines.append(f"{mark}: {part['n_raters']} raters, {part['n_sets']} sets, {part['n_scores']} scores")
+        for criterion, found in part["criteria"].items():
+            if "not_computable" in found:
+                lines.append(f"  {criterion}: not computable ({found['not_computable']})")
+                continue
+            for name, value in found["measures"].items():
+                text = f"  {criterion:<8} {name:<28} {_measure(value)}"
+                lines.append(text + (_icc_note(criterion, found) if name.startswith("icc") else ""))
+    return lines
+
+
+def _icc_note(criterion: str, found: Mapping[str, Any]) -> str:
+    """From which images an ICC is, or why there is none."""
+    return f"  ({found['icc_not_computable'] or icc_basis_text(criterion, found)})"
+
+
+def _measure(found: Mapping[str, float | None]) -> str:
+    value, low, high = found["value"], found["low"], found["high"]
+    if value is None:
+        return "not computable"
+    return f"{value:6.3f}" if low is None or high is None else f"{value:6.3f}  [{low:.3f}, {high:.3f}]"

@@ -15,7 +15,6 @@ import csv
 import io
 import json
 import re
-import secrets
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from radpref.data.exchange.pair_sets import ImportedSet, group_sets, structure_o
 from radpref.data.imaging.framing import fit_image, fit_mask
 from radpref.data.imaging.images import GrayImage, Mask, read_image, to_uint8
 from radpref.data.reader_study.lifecycle import stage
+from radpref.data.reader_study.presentations import new_token
 from radpref.data.reader_study.raters import Rater, add_rater, get_rater
 from radpref.data.reader_study.scores import ScoreEvent, validate_event
 from radpref.data.study.conditions import StoredCondition, save_conditions
@@ -257,7 +257,7 @@ def _store_scores(
     presentation = connection.execute(
         "INSERT INTO presentations(token, rater_id, set_id, position, slots, phase)"
         " VALUES (?, ?, ?, ?, '0123', 'main')",
-        (secrets.token_urlsafe(18), rater.rater_id, set_id, position),
+        (new_token(), rater.rater_id, set_id, position),
     ).lastrowid
     events = [
         ScoreEvent(str(uuid.uuid4()), int(presentation or 0), rater.rater_id, "score", slot, criterion, value)

@@ -39,7 +39,7 @@ SELECT p.presentation_id, p.set_id, s.purpose FROM presentations p JOIN image_se
 WHERE p.rater_id = ? AND p.repeat_of IS NULL
   AND (p.phase = 'main' OR s.purpose = 'training' OR NOT {STARTED_ANEW})
 """
-_READERS = f"""
+_RATERS_PER_SET = f"""
 SELECT p.set_id, count(*) AS n FROM presentations p JOIN raters r USING (rater_id)
 WHERE r.kind = 'human' AND p.repeat_of IS NULL AND p.rater_id <> ?
   AND (p.phase = 'main' OR NOT {STARTED_ANEW})
@@ -51,6 +51,14 @@ _BEGUN = f"""
 SELECT 1 FROM presentations p JOIN score_events e USING (presentation_id)
 WHERE p.rater_id = ? AND (p.phase = 'main' OR NOT {STARTED_ANEW}) LIMIT 1
 """
+
+
+def new_token() -> str:
+    """Name of a presentation in a rater's browser: 144 bits of the system's randomness, 24 URL-safe characters.
+
+    Blinding rests on it: drawn from seeds or numbers, it would tell sets, order and repeats to whoever knows these.
+    """
+    return secrets.token_urlsafe(18)
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ def present_training_again(connection: sqlite3.Connection, rater_id: int, seed: 
         "INSERT INTO presentations(token, rater_id, set_id, position, slots, phase, repeat_of)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
-            (secrets.token_urlsafe(18), rater_id, set_id, start + place, slots, phase, original)
+            (new_token(), rater_id, set_id, start + place, slots, phase, original)
             for place, ((original, set_id, _), slots) in enumerate(zip(shuffled, letters, strict=True))
         ],
     )
@@ -133,7 +141,7 @@ def _insert(connection: sqlite3.Connection, rater_id: int, plan: Sequence[Planne
         cursor = connection.execute(
             "INSERT INTO presentations(token, rater_id, set_id, position, slots, phase, repeat_of)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (secrets.token_urlsafe(18), rater_id, planned.set_id, place, planned.slots, phase, original),
+            (new_token(), rater_id, planned.set_id, place, planned.slots, phase, original),
         )
         originals.setdefault(planned.set_id, int(cursor.lastrowid or 0))
 
@@ -181,9 +189,9 @@ def _covered(
     n_old: int,
     purpose: str,
 ) -> list[str]:
-    """The candidates that this person is to read: those with the fewest readers first, drawn among equals.
+    """The candidates that this person is to score: those with the fewest raters first, drawn among equals.
 
-    A set has as many readers as active people have it, and retired people submitted it. With ``raters_per_set`` nobody
+    A set has as many raters as active people have it, and retired people submitted it. With ``raters_per_set`` nobody
     takes more than an equal share among those who are active now, so that the last to begin still finds sets.
     """
     room = len(candidates)
@@ -195,11 +203,11 @@ def _covered(
         room = min(room, _share(connection, purpose, settings.raters_per_set) - n_old)
     if room < 1:
         return []
-    readers = {str(row[0]): int(row[1]) for row in connection.execute(_READERS, (rater.rater_id,))}
+    n_raters = {str(row[0]): int(row[1]) for row in connection.execute(_RATERS_PER_SET, (rater.rater_id,))}
     free = _drawn(rng, candidates, len(candidates))
     if settings.raters_per_set:
-        free = [name for name in free if readers.get(name, 0) < settings.raters_per_set]
-    free.sort(key=lambda name: readers.get(name, 0))  # stable: the draw decides among equals
+        free = [name for name in free if n_raters.get(name, 0) < settings.raters_per_set]
+    free.sort(key=lambda name: n_raters.get(name, 0))  # stable: the draw decides among equals
     return free[:room]
 
 

@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from radpref.annotate_app.accounts import check_password
-from radpref.annotate_app.cli import app
+from radpref.annotate_app.cli import app, check_port
 from radpref.annotate_app.invites import accept
-from radpref.annotate_app.running import agreement_lines, check_port, run_agreement
+from radpref.data.agreement.rater_quality import study_agreement
+from radpref.data.agreement.reliability import agreement_lines
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.reader_study.lifecycle import lock
 from radpref.data.reader_study.presentations import ensure_presentations
@@ -91,7 +92,7 @@ def test_retire_reinstate_admit(study: Study) -> None:
 def test_serve_refuses_a_section_that_was_changed_after_the_lock(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[int] = []
     monkeypatch.setattr("radpref.annotate_app.server.serve", lambda *arguments, **options: served.append(1))
-    monkeypatch.setattr("radpref.annotate_app.running.check_port", lambda host, port: None)
+    monkeypatch.setattr("radpref.annotate_app.cli.check_port", lambda host, port: None)
     place = ("--study", str(study.root))
     lock(study, "office")
     run("serve", *place)
@@ -149,7 +150,7 @@ def test_agreement_keeps_people_and_programs_apart(study: Study) -> None:
     assert "SIMULATED raters: 2 raters, 6 sets, 48 scores" in output
     assert re.search(r"text +icc_2_1 +1.000", output)
     report = json.loads(run("agreement", "--n-boot", "50", "--json", *place))
-    assert report == json.loads(json.dumps(run_agreement(study, 50)))
+    assert report == json.loads(json.dumps(study_agreement(study, n_boot=50)))
     assert agreement_lines(report)
 
 

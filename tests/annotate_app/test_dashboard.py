@@ -125,7 +125,7 @@ def test_figures_are_kept_between_refreshes(study: Study) -> None:
         clock[0] += 2.0  # a computation takes two seconds
         return {"n": len(calls)}
 
-    kept = dashboard.Kept(study, compute, lambda: clock[0])
+    kept = dashboard.CachedFigures(study, compute, lambda: clock[0])
     assert [kept.get()["n"] for _ in range(5)] == [1] * 5
     clock[0] += 1000
     assert kept.get()["n"] == 1, "nothing has changed"
@@ -166,12 +166,12 @@ def test_remarks_and_audit_are_short_and_newest_first(study: Study) -> None:
     record_event(study.db, ScoreEvent(event.uuid[:-1] + "8", event.presentation_id, 1, "skip", comment="unclear"))
     record_event(study.db, event)
     found = dashboard.remarks(study)
-    assert (found[0]["comment"], found[0]["username"], found[0]["kind"]) == (WICKED, "ann", "comment")
-    assert {one["kind"] for one in found} == {"comment", "skip"}
-    assert {one["rater_kind"] for one in found} <= {"human", "simulated"}
+    assert (found[0].comment, found[0].username, found[0].kind) == (WICKED, "ann", "comment")
+    assert {one.kind for one in found} == {"comment", "skip"}
+    assert {one.rater_kind for one in found} <= {"human", "simulated"}
     with study.db.write() as connection:
         audit(connection, "office", "long", {"text": "y" * 500, "seal": {"a": 1}, "sets_sha256": "0" * 64})
-    assert dashboard.audit_tail(study)[0]["detail"] == "text: " + "y" * 80
+    assert dashboard.audit_tail(study)[0].detail == "text: " + "y" * 80
 
 
 def test_a_name_can_hold_no_markup(login: Login) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from radpref.annotate_app import assignment
-from radpref.annotate_app import scoring as service
+from radpref.annotate_app import assignment, scoring
+from radpref.annotate_app.presentations import Presentation, rater_presentations
+from radpref.annotate_app.scoring_routes import set_json
 from radpref.annotate_app.server import create_app
 from radpref.data.datasets.importing import import_records
 from radpref.data.study.audit import broken_link
@@ -285,7 +286,7 @@ def test_a_score_costs_two_queries_and_an_insert(enter: Open) -> None:
     statements: list[str] = []
     study.db.connection.set_trace_callback(statements.append)
     body = {"uuid": str(uuid.uuid4()), "seen": 1, "tab": "one", "kind": "score", "letter": "B"}
-    service.save_event(study, 1, token, {**body, "criterion": "text", "value": 3})
+    scoring.save_event(study, 1, token, {**body, "criterion": "text", "value": 3})
     study.db.connection.set_trace_callback(None)
     kinds = [" ".join(text.split()[:2]) for text in dict.fromkeys(statements)]  # triggers repeat their statement
     assert kinds == ["SELECT p.presentation_id,", "BEGIN IMMEDIATE", "SELECT event_id,", "INSERT INTO", "COMMIT"]
@@ -302,9 +303,9 @@ def test_an_unfinished_run_is_not_offered(enter: Open) -> None:
     assert next_of(client)["total"] == 6
 
 
-def place(number: int, repeat_of: int | None = None, finish: int | None = None) -> assignment.Place:
+def presentation(number: int, repeat_of: int | None = None, finish: int | None = None) -> Presentation:
     done = finish is not None
-    return assignment.Place(number, f"token-{number}", number, "set", "rating", repeat_of, "main", done, finish, finish)
+    return Presentation(number, f"token-{number}", number, "set", "rating", repeat_of, "main", done, finish, finish)
 
 
 @pytest.mark.parametrize(("hours", "expected"), [(None, "token-1"), (3.9, None), (4.1, "token-2")])
@@ -322,14 +323,14 @@ def test_a_repeat_comes_four_hours_after_its_first_showing(
                 " VALUES ('x', 1, 1, 'submit', ?)",
                 (at,),
             )
-    order = [place(1, finish=None if hours is None else 1), place(2, repeat_of=1)]
+    order = [presentation(1, finish=None if hours is None else 1), presentation(2, repeat_of=1)]
     found = assignment.next_open(study, order)
     assert (found.token if found else None) == expected
 
 
 def test_a_set_behind_comes_before_one_that_was_passed_over(enter: Open) -> None:
     study, _ = enter(REPEATS + "4.0\n", n=1)
-    order = [place(1, finish=1), place(2), place(3), place(4)]
+    order = [presentation(1, finish=1), presentation(2), presentation(3), presentation(4)]
     after = [assignment.next_open(study, order, number) for number in (-1, 1, 2, 3, 4)]
     assert [found.token if found else None for found in after] == [f"token-{number}" for number in (2, 2, 3, 4, 2)]
     assert assignment.next_open(study, order[:2], 2) is None, "not the set itself"
@@ -344,11 +345,11 @@ def test_real_images_come_in_the_form_of_sampled_ones(tmp_path: Path) -> None:
     add_people(study)
     create_app(study)
     seen = []
-    service.next_set(study, 1)
-    for one in assignment.places(study, 1):
-        state = service.set_state(study, 1, one.token)
-        pixels = [len(service.image_bytes(study, 1, one.token, letter)) for letter in "ABCD"]
-        seen.append((one.purpose, state["training"], tuple(sorted(state)), str(state["image"]), *pixels))
+    scoring.next_set(study, 1)
+    for one in rater_presentations(study, 1):
+        state = scoring.set_state(study, 1, one.token)
+        pixels = [len(scoring.image_bytes(study, 1, one.token, letter)) for letter in "ABCD"]
+        seen.append((one.purpose, state.training, tuple(sorted(set_json(state))), state.image, *pixels))
     assert Counter(row[0] for row in seen) == {"training": 3, "rating": 12, "attention": 3}
     assert len({row[2:] for row in seen}) == 1
     assert {row[1] for row in seen if row[0] != "training"} == {False}

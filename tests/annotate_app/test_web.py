@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from radpref.annotate_app import admin
-from radpref.annotate_app import scoring as service
+from radpref.annotate_app import admin, scoring
 from radpref.annotate_app.accounts import Sessions
-from radpref.annotate_app.assignment import open_study
+from radpref.annotate_app.assignment import assign_sets
 from radpref.annotate_app.guard import RULES, find_rule
 from radpref.annotate_app.server import create_app
 from radpref.data.core.errors import StorageFull
@@ -399,7 +398,7 @@ def test_a_record_that_cannot_be_written_is_503_so_that_the_page_keeps_the_score
         error = sqlite3.OperationalError(words)
         raise translate(error, study.root / "study.db") from error
 
-    monkeypatch.setattr(service, "append_event", refused)
+    monkeypatch.setattr(scoring, "append_event", refused)
     answer = post(client, state["token"], criterion="text", value=2)
     assert answer.status_code == 503
     assert str(study.root) not in answer.text
@@ -414,7 +413,7 @@ def test_full_disk_is_507_and_loses_nothing(login: Login, study: Study, monkeypa
     def full(*_: Any, **__: Any) -> int:
         raise StorageFull(f"no space left for {study.root}/study.db; free space")
 
-    monkeypatch.setattr(service, "append_event", full)
+    monkeypatch.setattr(scoring, "append_event", full)
     answer = post(client, state["token"], criterion="text", value=2)
     assert answer.status_code == 507
     assert str(study.root) not in answer.text
@@ -422,7 +421,7 @@ def test_full_disk_is_507_and_loses_nothing(login: Login, study: Study, monkeypa
     def no_space(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", f"{study.root}/x")
 
-    monkeypatch.setattr(service, "append_event", no_space)
+    monkeypatch.setattr(scoring, "append_event", no_space)
     assert post(client, state["token"], criterion="text", value=2).status_code == 507
     monkeypatch.undo()
     assert post(client, state["token"], criterion="text", value=2).status_code == 200
@@ -458,7 +457,7 @@ def test_unexpected_errors_say_nothing(
     def fails(*_: Any) -> None:
         raise kind(f"broken {study.root}/images/ab/secret.png")
 
-    monkeypatch.setattr(service, "image_bytes", fails)
+    monkeypatch.setattr(scoring, "image_bytes", fails)
     monkeypatch.setattr(admin, "overview", fails)
     if broken == "login":
         monkeypatch.setattr(Sessions, "find", fails)
@@ -525,7 +524,7 @@ def test_dashboard_marks_simulated_raters(login: Login, study: Study) -> None:
 
 def test_people_table_counts_what_is_analysed(login: Login, study: Study) -> None:
     ann = login("ann")
-    open_study(study, get_rater(study.db, "ann").rater_id)
+    assign_sets(study, get_rater(study.db, "ann").rater_id)
     with study.db.write() as connection:  # how a check comes into the order is not what this is about
         connection.execute("UPDATE image_sets SET purpose = 'attention' WHERE set_id = 'set-0-1'")
     tokens = dict(study.db.connection.execute("SELECT set_id, token FROM presentations").fetchall())

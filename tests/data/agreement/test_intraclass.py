@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from radpref.annotate_app.running import agreement_lines
 from radpref.data.agreement.intraclass import (
     VarianceComponents,
     _crossed_sums,
@@ -22,7 +21,7 @@ from radpref.data.agreement.intraclass import (
     variance_components,
 )
 from radpref.data.agreement.precision import expected_precision, shared_out
-from radpref.data.agreement.reliability import agreement, agreement_report
+from radpref.data.agreement.reliability import agreement, agreement_lines, agreement_report
 from radpref.downstream.report.tables import agreement_tables
 from tests.data.agreement.test_reliability import SHROUT_FLEISS, score_rows
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from radpref.annotate_app.gradio_pages import STATIC, Head, head_of, module_names
+from radpref.annotate_app.gradio_pages import STATIC, HeadMiddleware, head_of, module_names
 
 
 @pytest.mark.parametrize("script", ["scoring", "admin"])
@@ -43,7 +43,7 @@ def answer(path: str, chunks: list[bytes], headers: list[tuple[bytes, bytes]]) -
     async def receive() -> Any:
         return {"type": "http.request"}
 
-    app = Head(inner, {"/read": "<i>ours</i>"})
+    app = HeadMiddleware(inner, {"/read": "<i>ours</i>"})
     asyncio.run(app({"type": "http", "path": path}, receive, send))
     return dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
 

@@ -1,4 +1,4 @@
-"""A rater's order: one place for each presentation, and whether it is done."""
+"""A rater's presentations in the rater's own order, and whether each is done."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ WHERE p.rater_id = ? AND (SELECT max(event_id) FROM score_events e WHERE e.prese
 """
 
 
-class Place(NamedTuple):
-    """One presentation in a rater's order. ``done``: skipped, or submitted with every score given.
+class Presentation(NamedTuple):
+    """One showing of a set to a rater. ``done``: skipped, or submitted with every score given.
 
     ``first_finish``: number of the event that finished it first; it orders what the rater has behind them, and stays
     when the set is opened again. ``finish``: the event that finished it last.
@@ -50,7 +50,7 @@ class Place(NamedTuple):
     finish: int | None
 
 
-def places(study: Study, rater_id: int) -> list[Place]:
+def rater_presentations(study: Study, rater_id: int) -> list[Presentation]:
     """All presentations of the rater, of every phase and purpose, in order."""
     execute = study.db.connection.execute
     first: dict[int, int] = {}
@@ -66,18 +66,19 @@ def places(study: Study, rater_id: int) -> list[Place]:
         if state[presentation_id] == "submit" and n_scores < len(required_scores(mode)):
             done.discard(presentation_id)
     return [
-        Place._make((*row, row[0] in done, first.get(row[0]), last.get(row[0]))) for row in execute(_OWN, (rater_id,))
+        Presentation._make((*row, row[0] in done, first.get(row[0]), last.get(row[0])))
+        for row in execute(_OWN, (rater_id,))
     ]
 
 
-def attempts_of(everything: list[Place]) -> list[list[Place]]:
+def training_attempts(presentations: list[Presentation]) -> list[list[Presentation]]:
     """The rater's training attempts, oldest first; each holds every training set once."""
-    attempts: list[list[Place]] = []
+    attempts: list[list[Presentation]] = []
     seen: dict[str, int] = {}
-    for place in everything:
-        if place.purpose == "training":
-            number = seen[place.set_id] = seen.get(place.set_id, -1) + 1
+    for presentation in presentations:
+        if presentation.purpose == "training":
+            number = seen[presentation.set_id] = seen.get(presentation.set_id, -1) + 1
             if number == len(attempts):
                 attempts.append([])
-            attempts[number].append(place)
+            attempts[number].append(presentation)
     return attempts
