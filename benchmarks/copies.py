@@ -33,6 +33,7 @@ from radpref.data.core.errors import RadprefError
 from radpref.data.core.progress import bar, track
 
 if TYPE_CHECKING:
+    from radpref.generation.fidelity.figures import CopyVerdict
     from radpref.generation.fidelity.memorisation import Neighbours
     from radpref.generation.measuring.measure import MeasureNet
 
@@ -163,7 +164,7 @@ class Rule:
         suspect = suspects(found[0], held_out[0]) | suspects(found[1], held_out[1])
         return suspect, np.asarray(found[0].distance < TWIN_DISTANCE)
 
-    def verdict(self, found: Pair, n: int) -> dict[str, Any]:
+    def verdict(self, found: Pair, n: int) -> CopyVerdict:
         """The rule's decision, images independent of each other."""
         from radpref.generation.fidelity.memorisation import verdict
 
@@ -188,14 +189,14 @@ def planted_rows(size: Size) -> list[dict[str, Any]]:
         rule = Rule(looks.take(training), looks.take(held_out))
         honest = rule.neighbours(looks.take(others))
         for n in size.held_out:
-            alarms[_case(None, 0, n)] += rule.verdict(honest, n)["verdict"] == SUSPICIOUS
+            alarms[_case(None, 0, n)] += rule.verdict(honest, n).verdict == SUSPICIOUS
         for name, change in DISGUISES.items():
             planted = rule.neighbours(Looks.of(change(images[training[: max(size.copies)]], rng), net))
             caught[name] += int(np.logical_or(*rule.marks(planted, max(size.held_out))).sum())
             for n in size.held_out:
                 for k in size.copies:
                     mixed = _joined(honest, size.judged - k, planted, k)
-                    alarms[_case(name, k, n)] += rule.verdict(mixed, n)["verdict"] == SUSPICIOUS
+                    alarms[_case(name, k, n)] += rule.verdict(mixed, n).verdict == SUSPICIOUS
     of_runs = f"{size.runs} runs of {size.judged} images called suspicious"
     rows = [row(f"no copies, {n} held-out: {of_runs}", alarms[_case(None, 0, n)] / size.runs, FALSE_ALARMS)
             for n in size.held_out]  # fmt: skip
@@ -280,8 +281,8 @@ def study_rows(root: Path) -> list[dict[str, Any]]:
     rows = []
     for name, images in track(folders.items(), "folders", len(folders)):
         found = rule.verdict(rule.neighbours(Looks.of(images, net)), len(held_out))
-        for what, count in (("suspects", found["n_suspects"]), ("the same radiograph", found["n_twins"])):
-            rows.append({**row(f"{name}: {what}, of {len(images)}", count, None), "verdict": found["verdict"]})
+        for what, count in (("suspects", found.n_suspects), ("the same radiograph", found.n_twins)):
+            rows.append({**row(f"{name}: {what}, of {len(images)}", count, None), "verdict": found.verdict})
     return rows
 
 

@@ -195,24 +195,15 @@ def fidelity(
 ) -> None:
     """One page: FID and KID, diversity, asked masks and sides, and whether images are copies of training images."""
     from radpref.data.study.study import Study
-    from radpref.generation.fidelity.request import check_request
+    from radpref.generation.fidelity.request import FidelityRequest
 
     opened = Study(study)
-    check_request(opened, arms=arm, n=n, against=against, prompts=prompts, images=images, network=network)
-    from radpref.generation.fidelity.report import run_fidelity, summary
+    request = FidelityRequest(tuple(arm or ()), n, against, prompts, images, network, pictures, seed)
+    request.check(opened)
+    from radpref.generation.fidelity.report import run_fidelity
 
-    report = run_fidelity(
-        opened,
-        arms=arm,
-        n=n,
-        against=against,
-        prompts=prompts,
-        images=images,
-        network=network,
-        pictures=pictures,
-        seed=seed,
-    )
-    emit(report if as_json else summary(report), as_json)
+    report = run_fidelity(opened, request)
+    emit(report.as_json() if as_json else report.summary(), as_json)
 
 
 @app.command()
@@ -226,7 +217,7 @@ def share(
 ) -> None:
     """Write the trained generator as a folder to share: fp16, with its card. Refused where it may copy patients."""
     from radpref.data.study.study import Study
-    from radpref.generation.fidelity.request import check_request, check_share
+    from radpref.generation.fidelity.request import FidelityRequest, check_share
 
     if not credits_file.is_file():
         raise InvalidInput(f"no file {credits_file}; write whose images the model was trained on, and its known faults")
@@ -236,7 +227,7 @@ def share(
         raise InvalidInput(f"{credits_file} is no UTF-8 text ({error.reason}); write it as Markdown") from error
     opened = Study(study)
     check_share(opened, out)
-    check_request(opened)
+    FidelityRequest().check(opened)
     from radpref.generation.fidelity.shipping import ship
 
     emit(ship(opened, out, name, [part.strip() for part in structures.split(",")], text), as_json)

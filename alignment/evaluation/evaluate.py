@@ -7,15 +7,12 @@ figure. Gain, diversity and drift are reported together, because a win rate alon
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from radpref.alignment.evaluation.fresh_conditions import fresh_conditions
 from radpref.alignment.evaluation.judging import (
@@ -32,14 +29,13 @@ from radpref.alignment.requests import check_evaluation, trained_arms
 from radpref.alignment.training.watch import drift_and_diversity, feature_function
 from radpref.data.core.errors import NotFound
 from radpref.data.core.files import write_atomic
-from radpref.data.core.progress import bar
 from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
 from radpref.data.study.conditions import StoredCondition, mask_stack
 from radpref.data.study.runs import Run, once
 from radpref.generation.measuring.measure import MeasureNet
 from radpref.generation.measuring.roles import load_network
-from radpref.generation.sampling.sets import image_seed, sample_stored
-from radpref.generation.stack.adapters import arm_identity, load_arm
+from radpref.generation.sampling.kept_samples import KeptSamples
+from radpref.generation.stack.adapters import arm_identity
 from radpref.generation.stack.device import pick_device
 from radpref.generation.stack.places import BASELINE
 
@@ -102,29 +98,10 @@ def run_evaluate(
 def _sample_arm(
     study: Study, run: Run, arm: str, conditions: Sequence[StoredCondition], n_images: int, seed: int, device: str
 ) -> Images:
-    """(n, k, H, W) uint8, chunk by chunk; finished chunks are read back. Seeds are equal in all arms."""
-    folder = run.folder / "samples" / arm
-    per_chunk = max(1, study.config.generator.batch_size // n_images)
-    stack, parts = None, []
-    with bar(f"sampling {arm}", len(conditions)) as advance:
-        for start in range(0, len(conditions), per_chunk):
-            chunk = conditions[start : start + per_chunk]
-            path = folder / f"{start:05d}.npy"
-            if not path.exists():
-                stack = stack or load_arm(study, arm, device)
-                repeated = [condition for condition in chunk for _ in range(n_images)]
-                seeds = [image_seed("evaluate", seed, start + i, k) for i in range(len(chunk)) for k in range(n_images)]
-                images = sample_stored(study, stack, repeated, seeds)
-                _write_array(path, images.reshape(len(chunk), n_images, *images.shape[1:]))
-            parts.append(np.load(path, allow_pickle=False))
-            advance(len(chunk))
-    return np.concatenate(parts)
-
-
-def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_atomic(path, buffer.getvalue())
+    """(n, k, H, W) uint8; what an interrupted evaluation sampled is read back. Seeds are equal in all arms."""
+    samples = KeptSamples(run.folder / "samples" / arm, conditions, n_images, study.config.generator.batch_size)
+    samples.sample(study, arm, "evaluate", seed, device)
+    return samples.read_all()
 
 
 def judge_arm(

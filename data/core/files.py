@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from radpref.data.core.errors import InvalidInput, RadprefError, StorageFull
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PLACE = {errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT}
@@ -105,3 +110,16 @@ def sha256_tree(folder: Path, without: tuple[str, ...] = ()) -> str:
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(sha256_file(path).encode())
     return digest.hexdigest()
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write a .npy file, whole or not at all; never a pickle.
+
+    Raises:
+        StorageFull, InvalidInput: as `write_atomic`.
+    """
+    import numpy as np  # here: the command line imports this module before it needs arrays
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())

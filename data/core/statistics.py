@@ -1,11 +1,28 @@
-"""Statistics that several rooms report, each a thin call of a library: an interval of a proportion, the ROC area."""
+"""Statistics that several rooms report: a figure with its interval, and thin calls of libraries."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with the ends of its 95 % interval; None where it could not be measured."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class MeanEstimate(Estimate):
+    """A mean over n groups (conditions, prompts), the units that its interval resamples."""
+
+    n: int
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:

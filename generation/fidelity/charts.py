@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from radpref.data.core.charts import INK, MUTED, arm_style, draw
+from radpref.data.core.statistics import Estimate
+from radpref.generation.fidelity.figures import Distances, FidelityReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Style = tuple[str, str]
+"""Colour and marker."""
 REAL, CHANCE = ("#6b7580", "o"), ("#b98080", "|")
 SPACES = {"pixels": "thumbnail distance", "features": "feature distance"}
 
 
-def _dot(ax: Axes, y: float, figure: dict[str, Any] | None, style: tuple[str, str]) -> None:
-    if not figure or figure["value"] is None:
+def _dot(ax: Axes, y: float, figure: Estimate | None, style: Style) -> None:
+    if figure is None or figure.value is None:
         return
     colour, marker = style
-    if figure.get("low") is not None:
-        ax.plot([figure["low"], figure["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
+    if figure.low is not None and figure.high is not None:
+        ax.plot([figure.low, figure.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
     edge = colour if marker == "|" else "white"
-    ax.plot(figure["value"], y, marker, color=colour, markersize=7.5, markeredgecolor=edge, markeredgewidth=1.0)
+    ax.plot(figure.value, y, marker, color=colour, markersize=7.5, markeredgecolor=edge, markeredgewidth=1.0)
 
 
-def distances(report: dict[str, Any]) -> str:
+def distances(report: FidelityReport) -> str:
     """FID and KID of every source, and of as many real images in the generator's place."""
-    rows: list[tuple[str, dict[str, Any] | None, dict[str, Any] | None, tuple[str, str]]] = []
-    for name, found in report["images"].items():
-        rows.append((name, found["frechet"], found["kid"], arm_style(name)))
-    first = next(iter(report["images"].values()))
-    rows.append((f"real images ({report['ideal']})", first["real"]["frechet"], first["real"]["kid"], REAL))
+    rows: list[tuple[str, Distances, Style]] = [(name, found, arm_style(name)) for name, found in report.images.items()]
+    rows.append((f"real images ({report.real.ideal})", next(iter(report.images.values())).real, REAL))
 
     def plot(figure: Figure) -> None:
         axes = figure.subplots(1, 2, sharey=True)
-        for ax, title, column in zip(axes, ("Fréchet distance (FID)", "kernel distance (KID)"), (1, 2), strict=True):
-            for place, row in enumerate(rows):
-                _dot(ax, place, row[column], row[3])  # type: ignore[arg-type]
+        for place, (_, found, style) in enumerate(rows):
+            _dot(axes[0], place, found.frechet, style)
+            _dot(axes[1], place, found.kid, style)
+        for ax, title in zip(axes, ("Fréchet distance (FID)", "kernel distance (KID)"), strict=True):
             ax.axvline(0, color=MUTED, linewidth=0.8)
             ax.set(title=title, yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6))
             ax.grid(axis="y", visible=False)
@@ -47,10 +49,10 @@ def distances(report: dict[str, Any]) -> str:
     return draw(8.2, 1.0 + 0.36 * len(rows), plot)
 
 
-def nearest(report: dict[str, Any], name: str) -> str:
+def nearest(report: FidelityReport, name: str) -> str:
     """Distances to the nearest training image: generated images over held-out real patients, both spaces."""
-    generated = report["images"][name]["memorisation"]["distance"]
-    held_out = report["held_out"]["distance"]
+    generated = report.images[name].memorisation.distance
+    held_out = report.real.held_out.distance
 
     def plot(figure: Figure) -> None:
         axes = figure.subplots(1, 2)
@@ -71,24 +73,24 @@ def nearest(report: dict[str, Any], name: str) -> str:
     return draw(8.2, 3.1, plot)
 
 
-def adherence(report: dict[str, Any]) -> str | None:
+def adherence(report: FidelityReport) -> str | None:
     """Dice of each structure: what was asked, what the network reaches on real images, and chance."""
-    sources = {name: found["conditions"]["masks"] for name, found in report["images"].items() if found["conditions"]}
+    sources = {name: found.conditions.masks for name, found in report.images.items() if found.conditions}
     structures = list(dict.fromkeys(name for masks in sources.values() for name in masks))
     if not structures:
         return None
-    real = (report["conditions"] or {}).get("masks", {})
+    real = report.real.conditions.masks if report.real.conditions else {}
     n_rows = len(sources) + 2
 
     def plot(figure: Figure) -> None:
         ax = figure.subplots()
         for place, structure in enumerate(structures):
-            series = [(real.get(structure, {}).get("asked"), REAL)]
-            series += [(masks.get(structure, {}).get("asked"), arm_style(name)) for name, masks in sources.items()]
-            first = next(iter(sources.values())).get(structure, {})
-            series.append((first.get("chance"), CHANCE))
-            for k, (figure_, style) in enumerate(series):
-                _dot(ax, place + (k - (n_rows - 1) / 2) * 0.7 / n_rows, figure_, style)
+            shown = [(real, REAL), *((masks, arm_style(name)) for name, masks in sources.items())]
+            series = [(masks[structure].asked if structure in masks else None, style) for masks, style in shown]
+            first = next(iter(sources.values()))
+            series.append((first[structure].chance if structure in first else None, CHANCE))
+            for k, (estimate, style) in enumerate(series):
+                _dot(ax, place + (k - (n_rows - 1) / 2) * 0.7 / n_rows, estimate, style)
         labels = [("real images, own masks", REAL), *((name, arm_style(name)) for name in sources)]
         labels.append(("chance: masks of other prompts", CHANCE))
         for label, (colour, marker) in labels:

@@ -16,6 +16,7 @@ from radpref.data.core.progress import bar
 from radpref.data.imaging.framing import fit_mask
 from radpref.data.imaging.masks import dice
 from radpref.data.study.conditions import StoredCondition, asked_attributes, mask_stack
+from radpref.generation.fidelity.figures import ConditionFigures, StructureDice
 from radpref.generation.fidelity.image_source import BATCH, ImageSource
 from radpref.generation.fidelity.likeness import mean_interval
 from radpref.generation.measuring.measure import MeasureNet
@@ -50,14 +51,8 @@ def sides_right(
 
 def condition_figures(
     study: Study, source: ImageSource, net: MeasureNet, rng: np.random.Generator
-) -> dict[str, Any] | None:
-    """Mask and side figures of a source whose conditions are known (at most `MAX_IMAGES` images); None otherwise.
-
-    Returns:
-        masks: structure -> {asked, chance, n_conditions}; sides: share of images with the asked side, or None where no
-        prompt names one the network knows; mirror: share of images whose one-sided structures match the asked mask
-        better than its mirror image, or None. Each figure has value, low, high, n (conditions).
-    """
+) -> ConditionFigures | None:
+    """Mask and side figures of a source whose conditions are known (at most `MAX_IMAGES` images); None otherwise."""
     conditions = _conditions(source)
     if conditions is None:
         return None
@@ -71,11 +66,9 @@ def condition_figures(
             advance(len(part))
     one = {name: mean_interval([float(np.mean(v)) for v in table.values()], rng) for name, table in found.items()}
     masks = {
-        name: {"asked": one[f"dice {name}"], "chance": one.get(f"chance {name}")}
-        for name in names
-        if f"dice {name}" in one
+        name: StructureDice(one[f"dice {name}"], one.get(f"chance {name}")) for name in names if f"dice {name}" in one
     }
-    return {"masks": masks, "sides": one.get("sides"), "mirror": one.get("mirror")}
+    return ConditionFigures(masks, one.get("sides"), one.get("mirror"))
 
 
 def _conditions(source: ImageSource) -> tuple[StoredCondition, ...] | None:

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from radpref.data.core.files import save_array
 from radpref.data.core.progress import bar
 from radpref.data.study.runs import Run, once
-from radpref.generation.fidelity.image_source import BATCH, IMAGES, ImageSource, save_array
+from radpref.generation.fidelity.image_source import BATCH, IMAGES, ImageSource
 from radpref.generation.fidelity.memorisation import THUMBNAIL
 from radpref.generation.fidelity.networks import FeatureNetwork
 from radpref.generation.measuring.measure import resize_square

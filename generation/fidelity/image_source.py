@@ -6,7 +6,6 @@ patient), and for samples the conditions that were asked for.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,22 +15,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.data.core.files import sha256_bytes, sha256_file, write_atomic
-from radpref.data.core.progress import bar
+from radpref.data.core.files import sha256_bytes, sha256_file
 from radpref.data.imaging.framing import fit_image
 from radpref.data.imaging.images import read_image, to_uint8
 from radpref.data.study.conditions import MODES, StoredCondition, allot, record_conditions
-from radpref.data.study.empty_splits import how_to_fill, require_split
 from radpref.data.study.runs import Run, once
+from radpref.generation.fidelity.request import (
+    DEFAULT_N,
+    SAMPLES_PER_PROMPT,
+    FidelityRequest,
+    image_files,
+    no_conditions,
+    require_images,
+)
+from radpref.generation.sampling.kept_samples import KeptSamples
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
 
 IMAGES = npt.NDArray[np.uint8]
-SAMPLES_PER_PROMPT = 4
 BATCH = 64
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -83,31 +86,6 @@ def record_source(study: Study, split: str) -> ImageSource:
     )
 
 
-def require_images(study: Study, split: str) -> None:
-    """Refuse a split that has no two real images.
-
-    Raises:
-        NotFound: it is empty, or holds one.
-    """
-    require_split(study, split)
-    if (n := int(study.db.value("SELECT count(*) FROM records WHERE split = ?", (split,)))) < 2:
-        raise NotFound(f"{n} real image in split '{split}', two are needed: {how_to_fill(study, split)}")
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The images below a folder, sorted by name.
-
-    Raises:
-        NotFound: no such folder, or fewer than two images in it.
-    """
-    if not folder.is_dir():
-        raise NotFound(f"no folder {folder}: give one that holds PNG, JPEG or TIFF files")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if len(files) < 2:
-        raise NotFound(f"{len(files)} images in {folder}: give a folder with PNG, JPEG or TIFF files")
-    return files
-
-
 def folder_source(folder: Path, size: int, n: int | None = None) -> ImageSource:
     """Images of any generator: the files of `folder`, at most `n`, spread evenly over their sorted names.
 
@@ -133,11 +111,6 @@ def folder_source(folder: Path, size: int, n: int | None = None) -> ImageSource:
 
 
 # --- samples of an arm -----------------------------------------------------------------------------------------
-
-
-def no_conditions(split: str) -> InvalidInput:
-    """What is said where a split has nothing to sample from."""
-    return InvalidInput(f"no record of split '{split}' has a caption or a mask to sample from: import some")
 
 
 def own_conditions(study: Study, split: str, n: int, seed: int) -> list[StoredCondition]:
@@ -169,80 +142,50 @@ def own_conditions(study: Study, split: str, n: int, seed: int) -> list[StoredCo
     return [drawn[i] for i in rng.permutation(len(drawn))]
 
 
-def arm_source(study: Study, arm: str, *, n: int, prompts: str, seed: int) -> ImageSource:
-    """Sample `n` images (rounded to whole prompts of four) of an arm; kept in a run, so that nothing is sampled twice.
+def arm_source(study: Study, arm: str, request: FidelityRequest) -> ImageSource:
+    """Samples of an arm (`request.n` rounded to whole prompts of four), kept in a run: nothing is sampled twice.
 
     They are kept as drawn. A generator of another image size than the study's is measured at the study's: its images
     are set to `data.image_size` exactly as real ones were when they were imported.
 
-    Args:
-        prompts: the split whose captions and masks are asked for: val, or train (the harder test for copies).
-
     Raises:
         NotFound: no such arm. InvalidInput: nothing to ask for.
     """
-    from radpref.generation.sampling.sets import image_seed, sample_stored
-    from radpref.generation.stack.adapters import arm_identity, load_arm
+    from radpref.generation.stack.adapters import arm_identity
 
-    n_prompts = max(2, round(n / SAMPLES_PER_PROMPT))
-    conditions = own_conditions(study, prompts, n_prompts, seed)
+    n_prompts = max(2, round((request.n or DEFAULT_N) / SAMPLES_PER_PROMPT))
+    conditions = own_conditions(study, request.prompts, n_prompts, request.seed)
     config = {
         "arm": arm,
         "model": arm_identity(study, arm),
         "conditions": sha256_bytes(json.dumps([c.condition_id for c in conditions]).encode()),
-        "seed": seed,
+        "seed": request.seed,
         "generator": study.config.generator.model_dump(mode="json"),
     }
-    per_chunk = max(1, study.config.generator.batch_size // SAMPLES_PER_PROMPT)
-    starts = range(0, n_prompts, per_chunk)
+
+    def samples_of(run: Run) -> KeptSamples:
+        return KeptSamples(run.folder, conditions, SAMPLES_PER_PROMPT, study.config.generator.batch_size)
 
     def work(run: Run) -> dict[str, Any]:
-        stack = None
-        with bar(f"sampling {arm}", n_prompts) as advance:
-            for start in starts:
-                chunk = conditions[start : start + per_chunk]
-                path = run.folder / f"{start:06d}.npy"
-                if not path.exists():
-                    stack = stack or load_arm(study, arm)
-                    asked = [condition for condition in chunk for _ in range(SAMPLES_PER_PROMPT)]
-                    seeds = [
-                        image_seed("fidelity", seed, start + i, k)
-                        for i in range(len(chunk))
-                        for k in range(SAMPLES_PER_PROMPT)
-                    ]
-                    save_array(path, sample_stored(study, stack, asked, seeds))
-                advance(len(chunk))
-        return {"n": n_prompts * SAMPLES_PER_PROMPT}
+        samples_of(run).sample(study, arm, "fidelity", request.seed)
+        return {"n": len(samples_of(run))}
 
-    def intact(run: Run) -> bool:
-        return all((run.folder / f"{start:06d}.npy").is_file() for start in starts)
-
-    run = once(study, "fidelity-samples", config, work, intact=intact)
-    folder = run.folder
-    per_file = per_chunk * SAMPLES_PER_PROMPT
-    size = study.config.data.image_size
-    drawn = int(np.load(folder / f"{0:06d}.npy", mmap_mode="r", allow_pickle=False).shape[-1])
+    run = once(study, "fidelity-samples", config, work, intact=lambda run: samples_of(run).complete())
     # The configuration as it was stored: features of these images are found by it, whatever keys came since.
-    key = run.config if drawn == size else {**run.config, "measured_at": size}
+    return _source_of(samples_of(run), arm, run.config, study.config.data.image_size)
 
-    def read(row: int) -> IMAGES:
-        file, inside = divmod(row, per_file)
-        chunk = np.load(folder / f"{file * per_chunk:06d}.npy", mmap_mode="r", allow_pickle=False)
-        return to_uint8(fit_image(np.array(chunk[inside], dtype=np.uint8), size))
 
+def _source_of(samples: KeptSamples, arm: str, config: dict[str, Any], size: int) -> ImageSource:
+    """The samples at the study's size; their key is what they were made with, and that size where it differs."""
+    drawn = samples.read(0).shape[-1]
+    key = config if drawn == size else {**config, "measured_at": size}
+    prompts = [row // SAMPLES_PER_PROMPT for row in range(len(samples))]
     return ImageSource(
         arm,
         sha256_bytes(json.dumps(key, sort_keys=True).encode()),
-        n_prompts * SAMPLES_PER_PROMPT,
-        read,
-        tuple(str(i // SAMPLES_PER_PROMPT) for i in range(n_prompts * SAMPLES_PER_PROMPT)),
-        tuple(conditions[i // SAMPLES_PER_PROMPT] for i in range(n_prompts * SAMPLES_PER_PROMPT)),
+        len(samples),
+        lambda row: to_uint8(fit_image(samples.read(row), size)),
+        tuple(map(str, prompts)),
+        tuple(samples.conditions[prompt] for prompt in prompts),
         drawn=None if drawn == size else drawn,
     )
-
-
-def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write a .npy file, whole or not at all."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_atomic(path, buffer.getvalue())

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from scipy import linalg
 
 from radpref.data.core.errors import InvalidInput
+from radpref.data.core.statistics import Estimate, MeanEstimate
+from radpref.generation.fidelity.figures import KernelDistance
 
 ARRAY = npt.NDArray[Any]
 N_RESAMPLES = 100
@@ -52,15 +54,14 @@ def frechet_with_interval(
     groups: Sequence[Sequence[Any] | None] = (None, None),
     n_resamples: int = N_RESAMPLES,
     advance: Callable[[int], None] | None = None,
-) -> dict[str, float]:
+) -> Estimate:
     """Frechet distance with a bootstrap interval, re-centred because resampling itself adds distance.
 
     Args:
         groups: for `a` and for `b`, what each image belongs to (its prompt, its patient): whole groups are drawn.
         advance: called with 1 after each resample: a thousand features of thousands of images take a second each.
 
-    Returns:
-        value, low, high: low and high are value plus the quantiles of (resample - mean of the resamples).
+    The interval's ends are the value plus the quantiles of (resample - mean of the resamples).
     """
     x, y = _features(a, b)
     return _recentred(frechet_distance, x, y, rng, groups, n_resamples, 0.0, advance)
@@ -98,13 +99,10 @@ def mmd2(a: ARRAY, b: ARRAY) -> float:
 def kid(
     a: ARRAY, b: ARRAY, rng: np.random.Generator, *, n_subsets: int = 100, subset_size: int = 100,
     confidence: float = CONFIDENCE,
-) -> dict[str, float]:  # fmt: skip
+) -> KernelDistance:  # fmt: skip
     """KID over the full sets, with an interval from random subsets; unbiased, so about 0 for equal laws.
 
     The spread over subsets of k of n images is scaled by sqrt(k / n) to the spread of the full set.
-
-    Returns:
-        value, low, high, subset_size.
     """
     x, y = _features(a, b)
     size = min(subset_size, max(2, min(len(x), len(y)) // 2))
@@ -116,7 +114,7 @@ def kid(
     )
     value, tail = mmd2(x, y), 50 * (1 - confidence)
     low, high = np.percentile(draws - draws.mean(), [tail, 100 - tail]) * np.sqrt(size / min(len(x), len(y)))
-    return {"value": value, "low": value + float(low), "high": value + float(high), "subset_size": size}
+    return KernelDistance(value, value + float(low), value + float(high), size)
 
 
 def standardised(reference: ARRAY) -> Callable[[ARRAY], ARRAY]:
@@ -152,7 +150,7 @@ def _recentred(
     n_resamples: int,
     floor: float,
     advance: Callable[[int], None] | None,
-) -> dict[str, float]:
+) -> Estimate:
     draws = []
     for _ in range(n_resamples):
         rows, others = resample(groups[0], len(x), rng), resample(groups[1], len(y), rng)
@@ -162,7 +160,7 @@ def _recentred(
             advance(1)
     value, tail = measure(x, y), 50 * (1 - CONFIDENCE)
     low, high = np.percentile(np.array(draws) - np.mean(draws), [tail, 100 - tail])
-    return {"value": value, "low": max(floor, value + float(low)), "high": value + float(high)}
+    return Estimate(value, max(floor, value + float(low)), value + float(high))
 
 
 def ms_ssim(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> ARRAY:
@@ -195,21 +193,20 @@ def group_ms_ssim(group: npt.NDArray[np.uint8]) -> float:
     return float(ms_ssim(group[first], group[second]).mean())
 
 
-def mean_interval(values: Sequence[float], rng: np.random.Generator, n_resamples: int = 2000) -> dict[str, Any]:
+def mean_interval(values: Sequence[float], rng: np.random.Generator, n_resamples: int = 2000) -> MeanEstimate:
     """Mean of one value per group (NaN: not measured) with a 95 % percentile bootstrap over the groups.
 
-    Returns:
-        value, low, high (None without a value; low and high None for a single group), n groups.
+    The interval of a single group is None.
     """
     known = np.asarray(values, np.float64)
     known = known[~np.isnan(known)]
     if not len(known):
-        return {"value": None, "low": None, "high": None, "n": 0}
-    found: dict[str, Any] = {"value": float(known.mean()), "low": None, "high": None, "n": len(known)}
-    if len(known) > 1:
-        means = known[rng.integers(len(known), size=(n_resamples, len(known)))].mean(1)
-        found["low"], found["high"] = (float(v) for v in np.percentile(means, [2.5, 97.5]))
-    return found
+        return MeanEstimate(None, None, None, 0)
+    if len(known) == 1:
+        return MeanEstimate(float(known[0]), None, None, 1)
+    means = known[rng.integers(len(known), size=(n_resamples, len(known)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return MeanEstimate(float(known.mean()), float(low), float(high), len(known))
 
 
 def _features(a: ARRAY, b: ARRAY) -> tuple[ARRAY, ARRAY]:

@@ -18,6 +18,8 @@ import numpy.typing as npt
 from scipy.stats import beta
 
 from radpref.data.core.errors import InvalidInput
+from radpref.data.core.statistics import Estimate
+from radpref.generation.fidelity.figures import CopyVerdict, Medians, SpaceFigures
 from radpref.generation.fidelity.likeness import resample
 
 FLOAT = npt.NDArray[np.float32]
@@ -163,14 +165,8 @@ def space_figures(
     rng: np.random.Generator,
     groups: Sequence[Sequence[Any] | None] = (None, None),
     n_resamples: int = 500,
-) -> dict[str, Any]:
-    """One space in figures, with 95 % bootstrap intervals over prompts (generated) and patients (held-out).
-
-    Returns:
-        below_1, below_5: share of generated images nearer to a training image than the 1st / 5th percentile of
-        held-out ones (0.01 / 0.05 with no copying); nearer: P(a generated image lies nearer to the training set than
-        a held-out one), 0.5 with no copying; ratio_below_1: the same share for the ratio; suspects; medians.
-    """
+) -> SpaceFigures:
+    """One space in figures, with 95 % bootstrap intervals over prompts (generated) and patients (held-out)."""
 
     def measure(own: Neighbours, real: Neighbours) -> dict[str, float]:
         limits = np.percentile(real.distance, [1, 5])
@@ -189,19 +185,16 @@ def space_figures(
         rows, others = resample(groups[0], len(generated), rng), resample(groups[1], len(held_out), rng)
         for name, drawn in measure(generated.take(rows), held_out.take(others)).items():
             draws[name].append(drawn)
-    figures: dict[str, Any] = {}
-    for name, point in value.items():
+
+    def estimate(name: str) -> Estimate:
         low, high = np.percentile(draws[name], [2.5, 97.5])
-        figures[name] = {"value": point, "low": min(point, float(low)), "high": max(point, float(high))}
-    figures["median_distance"] = {
-        "generated": float(np.median(generated.distance)),
-        "held_out": float(np.median(held_out.distance)),
-    }
-    figures["median_ratio"] = {
-        "generated": float(np.median(generated.ratio)),
-        "held_out": float(np.median(held_out.ratio)),
-    }
-    return figures
+        return Estimate(value[name], min(value[name], float(low)), max(value[name], float(high)))
+
+    return SpaceFigures(
+        **{name: estimate(name) for name in value},
+        median_distance=Medians(float(np.median(generated.distance)), float(np.median(held_out.distance))),
+        median_ratio=Medians(float(np.median(generated.ratio)), float(np.median(held_out.ratio))),
+    )
 
 
 def verdict(
@@ -210,7 +203,7 @@ def verdict(
     n_held_out: int,
     rng: np.random.Generator,
     groups: Sequence[Any] | None = None,
-) -> dict[str, Any]:
+) -> CopyVerdict:
     """The decision: "suspicious", "clean enough", or "too few images to say".
 
     Suspicious: a thumbnail is the same radiograph as a training image, or more images are suspects than held-out real
@@ -226,9 +219,9 @@ def verdict(
     low, high = (float(v) for v in np.percentile(draws, [2.5, 97.5]))
     # The bootstrap knows nothing beyond what it saw: none of ten is not "certainly none" (Clopper-Pearson knows).
     exact = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
-    share = {"value": k / n, "low": low, "high": max(high, exact)}
+    upper = max(high, exact)
     expected = 2 * copy_level(n_held_out)
-    chance, most = (f"{100 * value:.1f} %" for value in (expected, share["high"]))
+    chance, most = (f"{100 * value:.1f} %" for value in (expected, upper))
     if twins.any():
         word, why = "suspicious", f"{int(twins.sum())} of {n} images are the same radiograph as a training image"
     elif low > expected:
@@ -239,17 +232,10 @@ def verdict(
         why = (
             f"{n_held_out} held-out images are no yardstick: import at least {HELD_OUT_NEEDED} for the validation split"
         )
-    elif share["high"] <= TOLERATED_SHARE:
+    elif upper <= TOLERATED_SHARE:
         word = "clean enough"
         why = f"{k} of {n} images are suspects; at most {most} with 95 % confidence"
     else:
         word = "too few images to say"
         why = f"{k} of {n} images are suspects, up to {most} with 95 % confidence: measure more images"
-    return {
-        "verdict": word,
-        "why": why,
-        "n_suspects": k,
-        "n_twins": int(twins.sum()),
-        "share": share,
-        "expected": expected,
-    }
+    return CopyVerdict(word, why, k, int(twins.sum()), Estimate(k / n, low, upper), expected)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.files import sha256_file
+from radpref.generation.fidelity.figures import FeatureNetworkName
 from radpref.generation.fidelity.request import check_network
 from radpref.generation.measuring.measure import MeasureNet, load_measure, resize_square
 from radpref.generation.measuring.roles import register_network
@@ -39,6 +40,10 @@ class FeatureNetwork:
     features: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]] = field(repr=False)
     published: bool = False
     """Figures of these features are in print: FID takes them as they are; otherwise in units of the real spread."""
+
+    def card(self) -> FeatureNetworkName:
+        """What a report says of it."""
+        return FeatureNetworkName(self.name, self.sha256, self.about, self.published)
 
 
 def load_fidelity_network(study: Study) -> MeasureNet:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from radpref.data.core.files import write_atomic
+from radpref.data.core.statistics import Estimate
 from radpref.data.imaging.framing import fit_image
 from radpref.data.imaging.images import SYNTHETIC_MARK, encode_png, to_uint8
 from radpref.data.study.templates import page_style
 from radpref.generation.fidelity import charts, memorisation
-from radpref.generation.fidelity.image_source import SAMPLES_PER_PROMPT, ImageSource
+from radpref.generation.fidelity.figures import FidelityReport, HeldOutPatients
+from radpref.generation.fidelity.image_source import ImageSource
 from radpref.generation.fidelity.memorisation import Neighbours
+from radpref.generation.fidelity.request import SAMPLES_PER_PROMPT
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
@@ -41,14 +45,13 @@ SHARES = {
 
 def write_page(
     study: Study,
-    report: dict[str, Any],
+    report: FidelityReport,
     shown: Sequence[tuple[ImageSource, dict[str, Neighbours]]],
     training: ImageSource,
-    folder: Path,
     *,
     pictures: bool,
 ) -> None:
-    """Write both pages into `folder`; without `pictures` neither samples nor neighbours.
+    """Write `report.page` and the page of pictures beside it; without `pictures` neither samples nor neighbours.
 
     Samples that may be copies of patients stand on the page of pictures, not on the one that may be shown around.
     """
@@ -61,31 +64,34 @@ def write_page(
     suspicious = [
         source.name
         for source, _ in shown
-        if report["images"][source.name]["memorisation"]["verdict"] == "suspicious" or not pictures
+        if report.images[source.name].memorisation.verdict == "suspicious" or not pictures
     ]
     context = {
         "style": page_style(),
         "title": study.config.title,
         "name": study.config.name,
         "report": report,
+        "real": report.real,
         "tones": TONES,
         "shares": SHARES,
         "spaces": charts.SPACES,
         "rule": memorisation,
         "distances": svg_uri(charts.distances(report)),
-        "nearest": {name: svg_uri(charts.nearest(report, name)) for name in report["images"]},
+        "nearest": {name: svg_uri(charts.nearest(report, name)) for name in report.images},
         "adherence": svg_uri(adherence) if adherence else None,
-        "sheets": {source.name: sample_sheet(source) for source, _ in shown if source.name not in suspicious},
+        "sheets": {source.name: sample_pictures(source) for source, _ in shown if source.name not in suspicious},
         "suspicious": suspicious,
         "pictures": pictures,
     }
-    write_atomic(folder / "index.html", environment.get_template("fidelity.html.j2").render(context))
+    write_atomic(report.page, environment.get_template("fidelity.html.j2").render(context))
     if pictures:
         context["neighbours"] = {
-            source.name: neighbour_rows(report, source, found, training) for source, found in shown
+            source.name: neighbour_pictures(report.real.held_out, source, found, training) for source, found in shown
         }
-        context["sheets"] = {source.name: sample_sheet(source) for source, _ in shown if source.name in suspicious}
-        write_atomic(folder / "pictures.html", environment.get_template("pictures.html.j2").render(context))
+        context["sheets"] = {source.name: sample_pictures(source) for source, _ in shown if source.name in suspicious}
+        write_atomic(
+            report.page.with_name("pictures.html"), environment.get_template("pictures.html.j2").render(context)
+        )
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------
@@ -96,23 +102,23 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def share(found: dict[str, Any] | None) -> str:
-    """A share with its interval, in percent."""
-    if not found or found["value"] is None:
+def share(found: Estimate | None) -> str:
+    """A share with its interval, in percent; a dash where it was not measured."""
+    if found is None or found.value is None:
         return "–"
-    if found.get("low") is None:
-        return percent(found["value"])
-    return f"{100 * found['value']:.1f} % [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    if found.low is None or found.high is None:
+        return percent(found.value)
+    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def figure(found: dict[str, Any] | float | None, digits: int = 3, scale: float = 1.0) -> str:
-    """A figure with its interval."""
-    value = found["value"] if isinstance(found, dict) else found
+def figure(found: Estimate | float | None, digits: int = 3, scale: float = 1.0) -> str:
+    """A figure with its interval, where it has one; a dash where it was not measured."""
+    value = found.value if isinstance(found, Estimate) else found
     if value is None:
         return "–"
     text = f"{value * scale:.{digits}f}"
-    if isinstance(found, dict) and found.get("low") is not None:
-        text += f" [{found['low'] * scale:.{digits}f}, {found['high'] * scale:.{digits}f}]"
+    if isinstance(found, Estimate) and found.low is not None and found.high is not None:
+        text += f" [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"
     return text
 
 
@@ -130,8 +136,16 @@ def png_uri(image: npt.NDArray[np.uint8], *, synthetic: bool) -> str:
     return "data:image/png;base64," + base64.b64encode(payload).decode()
 
 
-def sample_sheet(source: ImageSource) -> list[dict[str, Any]]:
-    """The first prompts with four samples side by side: [{caption, uri}]."""
+@dataclass(frozen=True)
+class Picture:
+    """One strip of images as a data URI, and the line below it."""
+
+    caption: str
+    uri: str
+
+
+def sample_pictures(source: ImageSource) -> list[Picture]:
+    """The first prompts, each with its samples side by side."""
     members: dict[str, list[int]] = {}
     for row, group in enumerate(source.groups or [str(i // SAMPLES_PER_PROMPT) for i in range(source.n)]):
         members.setdefault(group, []).append(row)
@@ -143,16 +157,16 @@ def sample_sheet(source: ImageSource) -> list[dict[str, Any]]:
             condition = source.conditions[rows[0]]
             masks = f"mask: {', '.join(sorted(condition.masks))}" if condition.masks else ""
             caption = " · ".join(part for part in (condition.mode, condition.text or "", masks) if part)
-        shown.append({"caption": caption, "uri": png_uri(strip, synthetic=True)})
+        shown.append(Picture(caption, png_uri(strip, synthetic=True)))
     return shown
 
 
-def neighbour_rows(
-    report: dict[str, Any], source: ImageSource, found: dict[str, Neighbours], training: ImageSource
-) -> list[dict[str, Any]]:
+def neighbour_pictures(
+    held_out: HeldOutPatients, source: ImageSource, found: dict[str, Neighbours], training: ImageSource
+) -> list[Picture]:
     """The images nearest to a training image, relative to held-out patients, with that image and the difference."""
     relative = {
-        space: own.distance / max(float(np.percentile(report["held_out"]["distance"][space], 1)), 1e-8)
+        space: own.distance / max(float(np.percentile(held_out.distance[space], 1)), 1e-8)
         for space, own in found.items()
     }
     spaces = list(relative)
@@ -165,13 +179,12 @@ def neighbour_rows(
         size = max(image.shape)
         real = to_uint8(fit_image(training.read(int(own.index[row])), size))
         image = to_uint8(fit_image(image, size))
-        rows.append(
-            {
-                "caption": f"image {int(row)}: {charts.SPACES[space]} {own.distance[row]:.3f}, "
-                f"{relative[space][row]:.2f} of the held-out 1st percentile; nearest / next {own.ratio[row]:.2f}",
-                "uri": png_uri(np.concatenate([image, real, difference(image, real)], axis=1), synthetic=True),
-            }
+        caption = (
+            f"image {int(row)}: {charts.SPACES[space]} {own.distance[row]:.3f}, "
+            f"{relative[space][row]:.2f} of the held-out 1st percentile; nearest / next {own.ratio[row]:.2f}"
         )
+        strip = np.concatenate([image, real, difference(image, real)], axis=1)
+        rows.append(Picture(caption, png_uri(strip, synthetic=True)))
     return rows
 
 

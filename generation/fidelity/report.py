@@ -16,23 +16,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
+from radpref.data.core.statistics import MeanEstimate
 from radpref.data.study.conditions import asked_attributes
 from radpref.data.study.runs import Run, once
 from radpref.generation.fidelity import likeness, memorisation
 from radpref.generation.fidelity.condition_figures import condition_figures
 from radpref.generation.fidelity.feature_store import FeatureTable, feature_table
-from radpref.generation.fidelity.image_source import (
-    SAMPLES_PER_PROMPT,
-    ImageSource,
-    arm_source,
-    folder_source,
-    record_source,
+from radpref.generation.fidelity.figures import (
+    Distances,
+    FidelityReport,
+    HeldOutPatients,
+    Memorisation,
+    NetworkName,
+    RealFigures,
+    SourceFigures,
 )
+from radpref.generation.fidelity.image_source import ImageSource, arm_source, folder_source, record_source
 from radpref.generation.fidelity.networks import FeatureNetwork, load_feature_network, load_fidelity_network
-from radpref.generation.fidelity.request import DEFAULT_N, check_request
+from radpref.generation.fidelity.request import SAMPLES_PER_PROMPT, FidelityRequest
 from radpref.generation.measuring.measure import MeasureNet
 
 if TYPE_CHECKING:
@@ -48,109 +52,56 @@ FIGURES_VERSION = 3
 """Part of a run's configuration: figures of another making are not taken for these."""
 
 
-def run_fidelity(
-    study: Study,
-    *,
-    arms: Sequence[str] | None = None,
-    n: int | None = None,
-    against: str = "val",
-    prompts: str = "val",
-    images: Path | None = None,
-    network: str = "auto",
-    pictures: bool = True,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Measure arms (default: the baseline and every other arm of downstream.arms that is trained) or a folder.
-
-    Args:
-        n: images of each; default `DEFAULT_N`, of a folder all.
-        against: the split that FID and KID compare with. Copies are always judged by the validation split.
-        prompts: the split whose conditions are sampled: val or train.
-        images: a folder of images to measure instead of an arm.
-        network: see `radpref.generation.fidelity.networks`.
-        pictures: write `pictures.html` with nearest neighbours (real images) beside the page.
+def run_fidelity(study: Study, request: FidelityRequest | None = None) -> FidelityReport:
+    """Measure the arms or the folder that `request` names, and write the page; a finished report is read back.
 
     Raises:
         InvalidInput: a bad option. NotFound: no such arm or folder, or a split without images.
     """
-    check_request(study, arms=arms, n=n, against=against, prompts=prompts, images=images, network=network)
+    request = request or FidelityRequest()
+    request.check(study)
     net = load_fidelity_network(study)
-    features = load_feature_network(study, net, network)
-    sources = _sources(study, arms, images, n, prompts, seed)
-    splits = {split: record_source(study, split) for split in dict.fromkeys(("train", "val", against))}
+    features = load_feature_network(study, net, request.network)
+    if request.images is None:
+        sources = [arm_source(study, arm, request) for arm in request.arm_names(study)]
+    else:
+        sources = [folder_source(request.images, study.config.data.image_size, request.n)]
+    splits = {split: record_source(study, split) for split in request.splits}
     config = {
         "version": FIGURES_VERSION,
         "images": {source.name: source.key for source in sources},
         "real": {split: source.key for split, source in splits.items()},
-        "against": against,
-        "prompts": None if images else prompts,
+        "against": request.against,
+        "prompts": None if request.images else request.prompts,
         "networks": {"features": features.sha256, "structures": net.sha256},
-        "pictures": pictures,
-        "seed": seed,
+        "pictures": request.pictures,
+        "seed": request.seed,
     }
 
     def work(run: Run) -> dict[str, Any]:
         from radpref.generation.fidelity.page import write_page
 
-        measured = _Measured(study, net, features, splits, against, seed)
-        report: dict[str, Any] = {"run_id": run.run_id, **measured.real(), "images": {}}
-        report["prompts"] = config["prompts"]
-        shown = []
-        for source in sources:
-            figures, neighbours = measured.source(source)
-            report["images"][source.name] = figures
-            shown.append((source, neighbours))
-        write_page(study, report, shown, splits["train"], _page(run).parent, pictures=pictures)
-        write_atomic(_page(run).with_name("fidelity.json"), json.dumps(report, indent=1) + "\n")
-        images: dict[str, Any] = summary({**report, "page": ""})["images"]
-        return images
+        reference = _Reference(study, net, features, splits, request)
+        real = reference.real()
+        measured = {source.name: reference.measure(source) for source in sources}
+        images = {name: figures for name, (figures, _) in measured.items()}
+        report = FidelityReport(run.run_id, None if request.images else request.prompts, real, images, _page(run))
+        shown = [(source, measured[source.name][1]) for source in sources]
+        write_page(study, report, shown, splits["train"], pictures=request.pictures)
+        write_atomic(report.page.with_name("fidelity.json"), json.dumps(report.stored(), indent=1) + "\n")
+        return report.figures()
 
     inputs = {"features": features.sha256, "structures": net.sha256}
     run = once(study, "fidelity", config, work, inputs, intact=lambda run: _page(run).is_file())
-    report: dict[str, Any] = json.loads(_page(run).with_name("fidelity.json").read_text(encoding="utf-8"))
-    report["page"] = str(_page(run))  # not stored: a study may be moved
-    return {**report, "already_done": True} if run.already_done else report
+    return FidelityReport.read(_page(run), already_done=run.already_done)
 
 
 def _page(run: Run) -> Path:
     return run.folder / "fidelity" / "index.html"
 
 
-def summary(report: dict[str, Any]) -> dict[str, Any]:
-    """The few figures a terminal should show: {page, network, images: name -> figures}."""
-    lines = {}
-    for name, found in report["images"].items():
-        lines[name] = {
-            **({"pixels": f"drawn at {found['drawn']}, measured at {found['measured']}"} if found.get("drawn") else {}),
-            "FID": found["frechet"]["value"],
-            "FID of as many real images": found["real"]["frechet"]["value"],
-            "KID": found["kid"]["value"],
-            "MS-SSIM": (found["diversity"] or {}).get("value"),
-            "copies": f"{found['memorisation']['verdict']}: {found['memorisation']['why']}",
-        }
-    return {"page": report["page"], "network": report["network"]["name"], "images": lines}
-
-
-def _sources(
-    study: Study, arms: Sequence[str] | None, images: Path | None, n: int | None, prompts: str, seed: int
-) -> list[ImageSource]:
-    from radpref.generation.stack.places import BASELINE, find_model
-
-    if images is not None:
-        return [folder_source(images, study.config.data.image_size, n)]
-    names = list(arms or [BASELINE])
-    for arm in () if arms else study.config.downstream.arms:
-        if arm not in names:
-            try:
-                find_model(study, arm)
-            except NotFound:
-                continue
-            names.append(arm)
-    return [arm_source(study, arm, n=n or DEFAULT_N, prompts=prompts, seed=seed) for arm in dict.fromkeys(names)]
-
-
-class _Measured:
-    """What all sources are compared with, measured once."""
+class _Reference:
+    """The real images that all sources are compared with, measured once."""
 
     def __init__(
         self,
@@ -158,11 +109,11 @@ class _Measured:
         net: MeasureNet,
         network: FeatureNetwork,
         splits: dict[str, ImageSource],
-        against: str,
-        seed: int,
+        request: FidelityRequest,
     ) -> None:
-        self.study, self.net, self.network, self.seed = study, net, network, seed
-        self.splits, self.against = splits, against
+        self.study, self.net, self.network, self.seed = study, net, network, request.seed
+        self.splits, self.against = splits, request.against
+        against = self.against
         self.ideal = "val" if against == "train" else "train"
         self.tables = {split: feature_table(study, source, network) for split, source in splits.items()}
         spread = np.unique(np.linspace(0, splits["train"].n - 1, min(splits["train"].n, N_SPREAD)).round().astype(int))
@@ -223,8 +174,8 @@ class _Measured:
         b: npt.NDArray[Any],
         rng: np.random.Generator,
         groups: Sequence[Sequence[Any] | None] = (None, None),
-    ) -> dict[str, Any]:
-        """FID with interval, extrapolated FID, KID with interval, of raw features."""
+    ) -> Distances:
+        """Distances of raw features `a` from those of real images `b`."""
         x, y = self.scaled(a), self.scaled(b)
         fid = (a, b) if self.network.published else (x, y)
         with bar("distances", likeness.N_RESAMPLES + 2) as advance:
@@ -233,42 +184,36 @@ class _Measured:
             advance(1)
             kid = likeness.kid(x, y, rng)
             advance(1)
-        return {"frechet": frechet, "frechet_extrapolated": extrapolated, "kid": kid}
+        return Distances(len(a), frechet, extrapolated, kid)
 
-    def real(self) -> dict[str, Any]:
+    def real(self) -> RealFigures:
         """The part of the report that no generator changes."""
         source = self.splits[self.against]
         half = self._rng(1).permutation(len(self.reference))
         first, second = half[: len(half) // 2], half[len(half) // 2 :]
         halves = None
         if min(len(first), len(second)) >= 4:
-            a, b = self.reference[first], self.reference[second]
-            halves = {"n": len(first), **self._distances(a, b, self._rng(2))}
-        return {
-            "network": {
-                "name": self.network.name,
-                "about": self.network.about,
-                "sha256": self.network.sha256,
-                "published": self.network.published,
-            },
-            "structures_network": {"name": self.net.name, "sha256": self.net.sha256},
-            "against": self.against,
-            "ideal": self.ideal,
-            "n_real": source.n,
-            "n_train": self.splits["train"].n,
-            "n_val": self.splits["val"].n,
-            "halves": halves,
-            "diversity": _diversity(self.study, source, _alike(source), self._rng(4)),
-            "conditions": condition_figures(self.study, source, self.net, self._rng(5)),
-            "held_out": {
-                "n": len(self.held_out_patients),
-                "n_twins": self.n_val_twins,
-                "copy_level": memorisation.copy_level(len(self.held_out_patients)),
-                "distance": {space: found.distance.tolist() for space, found in self.held_out.items()},
-            },
-        }
+            halves = self._distances(self.reference[first], self.reference[second], self._rng(2))
+        return RealFigures(
+            network=self.network.card(),
+            structures_network=NetworkName(self.net.name, self.net.sha256),
+            against=self.against,
+            ideal=self.ideal,
+            n_real=source.n,
+            n_train=self.splits["train"].n,
+            n_val=self.splits["val"].n,
+            halves=halves,
+            diversity=_diversity(self.study, source, _alike(source), self._rng(4)),
+            conditions=condition_figures(self.study, source, self.net, self._rng(5)),
+            held_out=HeldOutPatients(
+                len(self.held_out_patients),
+                self.n_val_twins,
+                memorisation.copy_level(len(self.held_out_patients)),
+                {space: found.distance.tolist() for space, found in self.held_out.items()},
+            ),
+        )
 
-    def source(self, source: ImageSource) -> tuple[dict[str, Any], dict[str, memorisation.Neighbours]]:
+    def measure(self, source: ImageSource) -> tuple[SourceFigures, dict[str, memorisation.Neighbours]]:
         """All figures of one source, and its nearest training images."""
         table = feature_table(self.study, source, self.network)
         patients = self.splits[self.against].groups
@@ -277,31 +222,41 @@ class _Measured:
         ideal = self.tables[self.ideal].some_features(rows)
         ideal_patients = [(self.splits[self.ideal].groups or ())[i] for i in rows]
         neighbours = self._neighbours(source, table)
-        rng = self._rng(7)
-        figures: dict[str, Any] = {
-            "n": source.n,
-            "n_prompts": len(set(source.groups)) if source.groups else None,
-            "drawn": source.drawn,
-            "measured": self.study.config.data.image_size,
-            **self._distances(table.features(), self.reference, rng, (source.groups, patients)),
-            "real": {"n": len(rows), **self._distances(ideal, self.reference, rng, (ideal_patients, patients))},
-            "diversity": _diversity(self.study, source, _prompt_groups(source), rng),
-            "conditions": condition_figures(self.study, source, self.net, rng),
-        }
+        rng = self._rng(7)  # drawn from in this order: the figures of finished reports depend on it
+        distances = self._distances(table.features(), self.reference, rng, (source.groups, patients))
+        real = self._distances(ideal, self.reference, rng, (ideal_patients, patients))
+        diversity = _diversity(self.study, source, _prompt_groups(source), rng)
+        conditions = condition_figures(self.study, source, self.net, rng)
+        figures = SourceFigures(
+            n=source.n,
+            frechet=distances.frechet,
+            frechet_extrapolated=distances.frechet_extrapolated,
+            kid=distances.kid,
+            n_prompts=len(set(source.groups)) if source.groups else None,
+            drawn=source.drawn,
+            measured=self.study.config.data.image_size,
+            real=real,
+            diversity=diversity,
+            conditions=conditions,
+            memorisation=self._memorisation(source, neighbours, rng),
+        )
+        return figures, neighbours
+
+    def _memorisation(
+        self, source: ImageSource, neighbours: dict[str, memorisation.Neighbours], rng: np.random.Generator
+    ) -> Memorisation:
+        groups = (source.groups, self.held_out_patients)
         spaces = {
-            space: memorisation.space_figures(found, self.held_out[space], rng, (source.groups, self.held_out_patients))
+            space: memorisation.space_figures(found, self.held_out[space], rng, groups)
             for space, found in neighbours.items()
         }
         suspect = np.zeros(source.n, bool)
         for space, found in neighbours.items():
             suspect |= memorisation.suspects(found, self.held_out[space])
         twins = neighbours["pixels"].distance < memorisation.TWIN_DISTANCE
-        figures["memorisation"] = {
-            **memorisation.verdict(suspect, twins, len(self.held_out_patients), rng, source.groups),
-            "spaces": spaces,
-            "distance": {space: found.distance.tolist() for space, found in neighbours.items()},
-        }
-        return figures, neighbours
+        decision = memorisation.verdict(suspect, twins, len(self.held_out_patients), rng, source.groups)
+        distance = {space: found.distance.tolist() for space, found in neighbours.items()}
+        return Memorisation(**vars(decision), spaces=spaces, distance=distance)
 
 
 def _prompt_groups(source: ImageSource) -> list[list[int]]:
@@ -329,7 +284,7 @@ def _alike(source: ImageSource) -> list[list[int]]:
 
 def _diversity(
     study: Study, source: ImageSource, groups: list[list[int]], rng: np.random.Generator
-) -> dict[str, Any] | None:
+) -> MeanEstimate | None:
     if not groups or study.config.data.image_size < 24:
         return None
     values = []

@@ -16,9 +16,11 @@ import torch
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.core.files import write_atomic
+from radpref.data.core.statistics import Estimate
 from radpref.data.study.runs import Run, latest_run
 from radpref.generation import WEIGHTS_FOLDER
-from radpref.generation.fidelity.request import check_share
+from radpref.generation.fidelity.figures import SourceFigures
+from radpref.generation.fidelity.request import FidelityRequest, check_share
 from radpref.generation.stack.models import GeneratorStack, save_stack
 from radpref.generation.stack.places import BASELINE
 
@@ -68,17 +70,17 @@ def ship(study: Study, out: Path, name: str, structures: Sequence[str], credits_
 
     check_share(study, out)
     training = latest_run(study, "train")
-    found = run_fidelity(study, arms=[BASELINE])["images"][BASELINE]
-    copies = found["memorisation"]
-    if copies["verdict"] != CLEAN:
-        raise Conflict(f"not shared: copies of training images: {copies['verdict']} ({copies['why']})")
+    found = run_fidelity(study, FidelityRequest(arms=(BASELINE,))).images[BASELINE]
+    copies = found.memorisation
+    if copies.verdict != CLEAN:
+        raise Conflict(f"not shared: copies of training images: {copies.verdict} ({copies.why})")
     stack = keep_structures(load_arm(study, BASELINE), structures)
     stack.model_id = name
     save_stack(stack, out, half=True)
     _forget_paths(out)
     size_mb = sum(path.stat().st_size for path in out.rglob("*.safetensors")) / 1e6
     write_atomic(out / "README.md", _card(stack, size_mb, training, found, credits_text))
-    return {"model": str(out), "megabytes": round(size_mb, 1), "copies": copies["verdict"]}
+    return {"model": str(out), "megabytes": round(size_mb, 1), "copies": copies.verdict}
 
 
 def _forget_paths(folder: Path) -> None:
@@ -89,14 +91,14 @@ def _forget_paths(folder: Path) -> None:
             write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _card(stack: GeneratorStack, size_mb: float, training: Run, found: dict[str, Any], credits_text: str) -> str:
-    side, copies = stack.image_size, found["memorisation"]
+def _card(stack: GeneratorStack, size_mb: float, training: Run, found: SourceFigures, credits_text: str) -> str:
+    side, copies = stack.image_size, found.memorisation
     figures = {
-        "FID (95 % interval)": _interval(found["frechet"]),
-        "FID of as many real images": _interval(found["real"]["frechet"]),
-        "KID (95 % interval)": _interval(found["kid"]),
-        "MS-SSIM of images of one prompt": _interval(found["diversity"]) if found["diversity"] else "not measured",
-        "copies of training images": f"{copies['verdict']}: {copies['why']}",
+        "FID (95 % interval)": _interval(found.frechet),
+        "FID of as many real images": _interval(found.real.frechet),
+        "KID (95 % interval)": _interval(found.kid),
+        "MS-SSIM of images of one prompt": _interval(found.diversity) if found.diversity else "not measured",
+        "copies of training images": f"{copies.verdict}: {copies.why}",
     }
     rows = "\n".join(f"| {label} | {value} |" for label, value in figures.items())
     result = {key: value for key, value in training.result.items() if key != "model"}  # a path of this machine
@@ -104,14 +106,14 @@ def _card(stack: GeneratorStack, size_mb: float, training: Run, found: dict[str,
         f"# {stack.model_id}\n\nA latent diffusion model of {side} x {side} chest radiographs; texts, and masks of "
         f"{', '.join(stack.structures)}. fp16 safetensors, {size_mb:.1f} MB.\n**Research use, not for diagnosis.** "
         f"What it samples are synthetic images; nobody may take them for patients.\n\n{credits_text.strip()}\n\n"
-        f"## Figures\n{found['n']} sampled images against held-out real ones ({training.run_id}).\n\n"
+        f"## Figures\n{found.n} sampled images against held-out real ones ({training.run_id}).\n\n"
         f"| figure | value |\n|---|---|\n{rows}\n\n## Training\n\n```json\n"
         f"{json.dumps({'train': training.config, 'result': result}, indent=1)}\n```\n"
     )
 
 
-def _interval(figure: dict[str, Any]) -> str:
-    return f"{figure['value']:.3g} [{figure['low']:.3g}, {figure['high']:.3g}]"
+def _interval(figure: Estimate) -> str:
+    return f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
 
 
 def copy_networks(name: str, root: Path) -> None:

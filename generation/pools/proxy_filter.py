@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 
 from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import save_array
 from radpref.data.core.progress import bar
 from radpref.data.imaging.images import to_uint8
 from radpref.data.study.pools import NORMAL, PROXY_CANDIDATES, PROXY_FILTERED, class_counts
 from radpref.data.study.runs import once
-from radpref.generation.fidelity.image_source import save_array
 from radpref.generation.measuring.proxy import ProxyScorer
 from radpref.generation.measuring.roles import register_network
 from radpref.generation.pools.plan import PoolPlan

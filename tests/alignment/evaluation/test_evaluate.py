@@ -19,6 +19,7 @@ from radpref.data.study.conditions import StoredCondition
 from radpref.data.study.runs import latest_run
 from radpref.data.study.study import Study
 from radpref.generation.measuring.roles import load_network
+from radpref.generation.sampling import sets
 from radpref.generation.sampling.draws import unrated_records
 from tests.support import alignment as support
 from tests.support.errors import refuses
@@ -183,7 +184,7 @@ def test_evaluation_from_end_to_end(trained, monkeypatch):
     for path in result["sheets"]:
         assert read_image(run.folder / path).ndim == 2
     assert {row["role"] for row in support.rows(trained, "networks")} == {"rater", "judge", "fidelity"}
-    monkeypatch.setattr(evaluate, "sample_stored", None)  # nothing is sampled again
+    monkeypatch.setattr(sets, "sample_stored", None)  # nothing is sampled again
     assert evaluate.run_evaluate(trained, n_conditions=4, n_images=2, seed=1)["already_done"]
 
 
@@ -202,7 +203,7 @@ def test_a_finished_evaluation_is_shown_again_when_every_patient_is_rated(traine
 
 def test_interrupted_sampling_goes_on_with_equal_images(trained, monkeypatch):
     calls = {"n": 0}
-    real = evaluate.sample_stored
+    real = sets.sample_stored
 
     def counted(*args):
         calls["n"] += 1
@@ -211,7 +212,7 @@ def test_interrupted_sampling_goes_on_with_equal_images(trained, monkeypatch):
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "sample_stored", counted)
+        patch.setattr(sets, "sample_stored", counted)
         with pytest.raises(KeyboardInterrupt):
             evaluate.run_evaluate(trained, n_conditions=3, n_images=2, seed=2)
     done = evaluate.run_evaluate(trained, n_conditions=3, n_images=2, seed=2)

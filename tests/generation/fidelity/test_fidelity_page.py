@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from radpref.data.study.study import Study
 from radpref.generation.fidelity import networks
 from radpref.generation.fidelity.condition_figures import condition_figures, sides_right
 from radpref.generation.fidelity.image_source import ImageSource, own_conditions, record_source
-from radpref.generation.fidelity.report import run_fidelity, summary
+from radpref.generation.fidelity.report import run_fidelity
+from radpref.generation.fidelity.request import FidelityRequest
 from radpref.generation.measuring.measure import MeasureNet, save_measure, tiny_measure
 from tests.support.sampling import add_aligned_arm, open_copy, stop_after
 
@@ -56,47 +58,47 @@ def real_images(study: Study, split: str) -> list[np.ndarray]:
 
 def test_samples_of_each_arm_are_measured_and_shown(sampled: Study) -> None:
     add_aligned_arm(sampled)
-    report = run_fidelity(sampled, n=8)
-    assert list(report["images"]) == ["baseline", "aligned"]
-    found = report["images"]["baseline"]
-    assert (found["n"], found["n_prompts"], report["n_real"], report["n_train"]) == (8, 2, 12, 24)
-    assert found["frechet"]["low"] <= found["frechet"]["value"] <= found["frechet"]["high"]
-    assert found["frechet"] != report["images"]["aligned"]["frechet"]
-    assert found["memorisation"]["verdict"] in {"clean enough", "too few images to say", "suspicious"}
-    page = Path(report["page"])
+    report = run_fidelity(sampled, FidelityRequest(n=8))
+    assert list(report.images) == ["baseline", "aligned"]
+    found = report.images["baseline"]
+    assert (found.n, found.n_prompts, report.real.n_real, report.real.n_train) == (8, 2, 12, 24)
+    assert found.frechet.low <= found.frechet.value <= found.frechet.high
+    assert found.frechet != report.images["aligned"].frechet
+    assert found.memorisation.verdict in {"clean enough", "too few images to say", "suspicious"}
+    page = report.page
     stored = json.loads((page.parent / "fidelity.json").read_text())
-    assert {**stored, "page": str(page)} == report
+    assert {**stored, "page": str(page)} == report.as_json()
     assert str(sampled.root) not in json.dumps(stored)
     html = page.read_text()
     for word in ("fidelity network &#39;fidelity&#39;", "aligned", "12 real images of the val split", "Research use"):
         assert word in html
     assert "http" not in html.replace("http://www.w3.org", "")
-    assert set(summary(report)) == {"page", "network", "images"}
-    assert run_fidelity(sampled, n=8) == {**report, "already_done": True}
+    assert set(report.summary()) == {"page", "network", "images"}
+    assert run_fidelity(sampled, FidelityRequest(n=8)) == replace(report, already_done=True)
 
 
 def test_a_generator_of_another_size_is_measured_at_the_size_of_the_study(sampled: Study, tmp_path: Path) -> None:
     """32 px drawn, 64 px real: the figures are those of a folder with the same images, fitted as imports are."""
-    report = run_fidelity(sampled, n=8)
-    found = report["images"]["baseline"]
-    assert (found["drawn"], found["measured"]) == (32, 64)
-    assert "baseline draws 32 × 32 pixels, the real images are 64 × 64" in Path(report["page"]).read_text()
-    assert summary(report)["images"]["baseline"]["pixels"] == "drawn at 32, measured at 64"
+    report = run_fidelity(sampled, FidelityRequest(n=8))
+    found = report.images["baseline"]
+    assert (found.drawn, found.measured) == (32, 64)
+    assert "baseline draws 32 × 32 pixels, the real images are 64 × 64" in report.page.read_text()
+    assert report.summary()["images"]["baseline"]["pixels"] == "drawn at 32, measured at 64"
     kept = [np.load(path) for path in sorted((sampled.root / "runs").glob("*fidelity-samples*/*.npy"))]
     assert {part.shape[1:] for part in kept} == {(32, 32)}  # as they were drawn
     folder = write_folder(tmp_path / "folder", list(np.concatenate(kept)), per_prompt=4)
-    (same,) = run_fidelity(sampled, images=folder)["images"].values()
+    (same,) = run_fidelity(sampled, FidelityRequest(images=folder)).images.values()
     for figure in ("frechet", "kid"):
-        assert same[figure]["value"] == found[figure]["value"]
-    assert same["memorisation"]["distance"] == found["memorisation"]["distance"]
+        assert getattr(same, figure).value == getattr(found, figure).value
+    assert same.memorisation.distance == found.memorisation.distance
 
 
 def test_real_patients_stand_on_a_page_of_their_own(sampled: Study) -> None:
-    page = Path(run_fidelity(sampled, n=8)["page"])
+    page = run_fidelity(sampled, FidelityRequest(n=8)).page
     pictures = page.parent / "pictures.html"
     assert "REAL PATIENTS" in pictures.read_text()
     assert page.read_text().count("data:image/png") == 2  # two prompts, samples only
-    bare = Path(run_fidelity(sampled, n=8, pictures=False)["page"])
+    bare = run_fidelity(sampled, FidelityRequest(n=8, pictures=False)).page
     assert not (bare.parent / "pictures.html").exists()
     assert "data:image/png" not in bare.read_text()
 
@@ -105,7 +107,7 @@ def test_pictures_carry_the_synthetic_mark(sampled: Study, tmp_path: Path) -> No
     import base64
     import re
 
-    html = Path(run_fidelity(sampled, n=8)["page"]).read_text()
+    html = run_fidelity(sampled, FidelityRequest(n=8)).page.read_text()
     for k, payload in enumerate(re.findall(r"data:image/png;base64,([^\"]+)", html)):
         (tmp_path / f"{k}.png").write_bytes(base64.b64decode(payload))
         assert is_marked_synthetic(tmp_path / f"{k}.png")
@@ -117,13 +119,13 @@ def test_an_interrupted_sampling_goes_on_and_samples_nothing_twice(
     with monkeypatch.context() as patch:
         stop_after(patch, "radpref.generation.sampling.sets.sample_stored", 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            run_fidelity(sampled, n=24)
+            run_fidelity(sampled, FidelityRequest(n=24))
     calls = stop_after(monkeypatch, "radpref.generation.sampling.sets.sample_stored", 100, AssertionError())
-    report = run_fidelity(sampled, n=24)
+    report = run_fidelity(sampled, FidelityRequest(n=24))
     assert len(calls) == 2  # three chunks of two prompts, one was there
-    run_fidelity(sampled, n=24, against="train")  # another page of the same samples
+    run_fidelity(sampled, FidelityRequest(n=24, against="train"))  # another page of the same samples
     assert len(calls) == 2
-    assert report["images"]["baseline"]["n"] == 24
+    assert report.images["baseline"].n == 24
 
 
 def test_a_folder_of_copies_is_suspicious_and_held_out_patients_are_not(measured: Study, tmp_path: Path) -> None:
@@ -131,26 +133,28 @@ def test_a_folder_of_copies_is_suspicious_and_held_out_patients_are_not(measured
     rng = np.random.default_rng(0)
     training = real_images(measured, "train")
     copies = [np.clip(i + rng.normal(0, 4, i.shape), 0, 255).astype(np.uint8) for i in training]
-    copier = run_fidelity(measured, images=write_folder(tmp_path / "copier", copies))
-    honest = run_fidelity(measured, images=write_folder(tmp_path / "honest", real_images(measured, "test")))
-    memo = copier["images"]["images of copier"]["memorisation"]
-    assert (memo["verdict"], memo["n_twins"]) == ("suspicious", 24)
-    assert memo["spaces"]["pixels"]["below_1"]["value"] == 1
-    other = honest["images"]["images of honest"]["memorisation"]
-    assert other["verdict"] != "suspicious"
-    assert other["n_twins"] == 0
-    page = Path(copier["page"])
+    copier = run_fidelity(measured, FidelityRequest(images=write_folder(tmp_path / "copier", copies)))
+    honest = run_fidelity(
+        measured, FidelityRequest(images=write_folder(tmp_path / "honest", real_images(measured, "test")))
+    )
+    memo = copier.images["images of copier"].memorisation
+    assert (memo.verdict, memo.n_twins) == ("suspicious", 24)
+    assert memo.spaces["pixels"].below_1.value == 1
+    other = honest.images["images of honest"].memorisation
+    assert other.verdict != "suspicious"
+    assert other.n_twins == 0
+    page = copier.page
     assert "Suspicious" in page.read_text()
     assert "data:image/png" not in page.read_text()  # samples that may show patients
     assert "which may show patients" in (page.parent / "pictures.html").read_text()
-    assert "data:image/png" in Path(honest["page"]).read_text()
+    assert "data:image/png" in honest.page.read_text()
 
 
 def test_an_export_takes_no_picture(measured: Study, tmp_path: Path) -> None:
     from radpref.data.exchange import database_export
     from radpref.data.exchange import tables_export as export
 
-    run_fidelity(measured, images=write_folder(tmp_path / "honest", real_images(measured, "test")))
+    run_fidelity(measured, FidelityRequest(images=write_folder(tmp_path / "honest", real_images(measured, "test"))))
     database_export.export(measured, tmp_path / "study")
     export.export(measured, tmp_path / "scores", ["csv"], actor="test", n_boot=10)
     taken = [path for name in ("study", "scores") for path in (tmp_path / name).rglob("*") if path.is_file()]
@@ -166,21 +170,21 @@ def test_validation_images_that_are_training_images_do_not_hide_a_copier(measure
         for record_id, image in zip(shas, training, strict=False):
             sha = measured.store.put_image(connection, np.clip(image + 1.0, 0, 255).astype(np.uint8), "real")
             connection.execute("UPDATE records SET image_sha = ? WHERE record_id = ?", (sha, record_id))
-    report = run_fidelity(measured, images=write_folder(tmp_path / "copier", training))
-    assert report["held_out"]["n_twins"] == n
-    assert report["held_out"]["n"] == 12 - n
-    assert report["images"]["images of copier"]["memorisation"]["verdict"] == "suspicious"
-    assert "6 validation images" in Path(report["page"]).read_text()
+    report = run_fidelity(measured, FidelityRequest(images=write_folder(tmp_path / "copier", training)))
+    assert report.real.held_out.n_twins == n
+    assert report.real.held_out.n == 12 - n
+    assert report.images["images of copier"].memorisation.verdict == "suspicious"
+    assert "6 validation images" in report.page.read_text()
 
 
 def test_subfolders_are_prompts_and_files_of_any_size_are_measured(measured: Study, tmp_path: Path) -> None:
     images = [np.random.default_rng(i).integers(0, 256, (40, 70), dtype=np.uint8) for i in range(12)]
-    report = run_fidelity(measured, images=write_folder(tmp_path / "other", images, per_prompt=4))
-    found = report["images"]["images of other"]
-    assert (found["n"], found["n_prompts"], found["diversity"]["n"]) == (12, 3, 3)
-    assert found["conditions"] is None
-    assert "not measurable" in Path(report["page"]).read_text()
-    assert run_fidelity(measured, images=tmp_path / "other", n=8)["images"]["images of other"]["n"] == 8
+    report = run_fidelity(measured, FidelityRequest(images=write_folder(tmp_path / "other", images, per_prompt=4)))
+    found = report.images["images of other"]
+    assert (found.n, found.n_prompts, found.diversity.n) == (12, 3, 3)
+    assert found.conditions is None
+    assert "not measurable" in report.page.read_text()
+    assert run_fidelity(measured, FidelityRequest(images=tmp_path / "other", n=8)).images["images of other"].n == 8
 
 
 def test_mistakes_are_one_line(measured: Study, tmp_path: Path) -> None:
@@ -189,28 +193,28 @@ def test_mistakes_are_one_line(measured: Study, tmp_path: Path) -> None:
         ({"against": "nowhere"}, "val, train or test"),
         ({"prompts": "test"}, "never sampled"),
         ({"network": "inception"}, "torchxrayvision"),
-        ({"arms": ["baseline"], "images": tmp_path}, "exclude"),
+        ({"arms": ("baseline",), "images": tmp_path}, "exclude"),
     ):
         with pytest.raises(InvalidInput, match=words):
-            run_fidelity(measured, **options)
+            run_fidelity(measured, FidelityRequest(**options))
     with pytest.raises(NotFound, match="no folder"):
-        run_fidelity(measured, images=tmp_path / "nowhere")
+        run_fidelity(measured, FidelityRequest(images=tmp_path / "nowhere"))
     with pytest.raises(NotFound, match="0 images"):
-        run_fidelity(measured, images=measured.root / "networks")
+        run_fidelity(measured, FidelityRequest(images=measured.root / "networks"))
     with pytest.raises(NotFound, match="no arm 'aligned'"):
-        run_fidelity(measured, arms=["aligned"], n=8)
+        run_fidelity(measured, FidelityRequest(arms=("aligned",), n=8))
 
 
 def test_a_network_of_another_role_is_refused(tiny_study: Study) -> None:
     save_measure(tiny_measure("fidelity", "rater"), tiny_study.root / "networks")
     with pytest.raises(InvalidInput, match="as rater"):
-        run_fidelity(tiny_study, n=8)
+        run_fidelity(tiny_study, FidelityRequest(n=8))
     net = small_net()
     save_measure(net, tiny_study.root / "networks")
     with tiny_study.db.write() as connection:
         connection.execute("INSERT INTO networks VALUES (?, 'judge', 'x')", (net.sha256,))
     with pytest.raises(Conflict, match="judge"):
-        run_fidelity(tiny_study, n=8)
+        run_fidelity(tiny_study, FidelityRequest(n=8))
 
 
 def test_prompts_come_in_their_own_frequencies_and_from_the_asked_split(sampled: Study) -> None:
@@ -254,16 +258,16 @@ def test_masks_and_sides_on_images_whose_answer_is_known(tiny_study: Study) -> N
     images = [right, mirrored, mirrored, right]
     source = ImageSource("made", "k", 4, lambda i: images[i], tuple("abcd"), tuple(asked))
     found = condition_figures(tiny_study, source, Seeing(), np.random.default_rng(0))
-    assert found["masks"]["lungs"]["asked"]["value"] == pytest.approx(0.5)  # one exact, one mirrored: 1 and 0
-    assert set(found["masks"]) == {"lungs"}
-    assert found["mirror"]["value"] == pytest.approx(0.5)
-    assert (found["sides"]["value"], found["sides"]["n"]) == (0.5, 2)
+    assert found.masks["lungs"].asked.value == pytest.approx(0.5)  # one exact, one mirrored: 1 and 0
+    assert set(found.masks) == {"lungs"}
+    assert found.mirror.value == pytest.approx(0.5)
+    assert (found.sides.value, found.sides.n) == (0.5, 2)
 
 
 def test_real_images_are_their_own_ceiling(tiny_study: Study) -> None:
     found = condition_figures(tiny_study, record_source(tiny_study, "val"), small_net(), np.random.default_rng(0))
-    assert found["masks"]["lungs"]["asked"]["n"] == 12
-    assert found["sides"] is None or found["sides"]["n"] <= 12
+    assert found.masks["lungs"].asked.n == 12
+    assert found.sides is None or found.sides.n <= 12
 
 
 def test_a_side_is_judged_only_where_one_is_asked() -> None:

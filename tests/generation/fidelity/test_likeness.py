@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from radpref.data.core.errors import InvalidInput
+from radpref.data.core.statistics import MeanEstimate
 from radpref.generation.fidelity import likeness
 
 
@@ -39,15 +40,15 @@ def test_interval_holds_the_value_and_narrows_with_n() -> None:
     wide, narrow = (
         likeness.frechet_with_interval(normal(n), normal(n, 1.0, seed=1), rng, n_resamples=40) for n in (40, 1000)
     )
-    assert wide["low"] <= wide["value"] <= wide["high"]
-    assert narrow["high"] - narrow["low"] < wide["high"] - wide["low"]
+    assert wide.low <= wide.value <= wide.high
+    assert narrow.high - narrow.low < wide.high - wide.low
 
 
 def test_kid_is_unbiased_around_zero_and_sees_a_shift() -> None:
     same = [likeness.mmd2(normal(60, seed=s), normal(60, seed=1000 + s)) for s in range(60)]
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(60)
     found = likeness.kid(normal(200), normal(200, 1.0, seed=9), np.random.default_rng(0), n_subsets=30)
-    assert 0 < found["low"] <= found["value"] <= found["high"]
+    assert 0 < found.low <= found.value <= found.high
 
 
 def test_mmd_against_the_double_sum() -> None:
@@ -125,7 +126,7 @@ def test_one_image_per_prompt_pretends_less_than_four() -> None:
     by_image, by_prompt = (
         likeness.frechet_with_interval(x, normal(200, seed=1), rng, groups=(groups, None)) for groups in (None, prompts)
     )
-    assert by_prompt["high"] - by_prompt["low"] > 1.3 * (by_image["high"] - by_image["low"])
+    assert by_prompt.high - by_prompt.low > 1.3 * (by_image.high - by_image.low)
 
 
 def test_standardised_features_have_unit_spread_and_quiet_dimensions_stay_quiet() -> None:
@@ -158,8 +159,8 @@ def test_copies_of_one_prompt_have_ms_ssim_one() -> None:
 def test_mean_interval_leaves_out_what_was_not_measured() -> None:
     rng = np.random.default_rng(0)
     found = likeness.mean_interval([0.2, float("nan"), 0.4], rng)
-    assert found["value"] == pytest.approx(0.3)
-    assert found["n"] == 2
-    assert 0.2 <= found["low"] <= found["high"] <= 0.4
-    assert likeness.mean_interval([float("nan")], rng) == {"value": None, "low": None, "high": None, "n": 0}
-    assert likeness.mean_interval([1.0], rng)["low"] is None
+    assert found.value == pytest.approx(0.3)
+    assert found.n == 2
+    assert 0.2 <= found.low <= found.high <= 0.4
+    assert likeness.mean_interval([float("nan")], rng) == MeanEstimate(None, None, None, 0)
+    assert likeness.mean_interval([1.0], rng).low is None

@@ -60,25 +60,25 @@ def noisy(images: np.ndarray, sigma: float, seed: int = 7) -> np.ndarray:
 
 def test_a_copier_is_suspicious_and_its_models_are_named(held_out: Neighbours) -> None:
     copies = noisy(TRAINING[:80], 12)
-    assert judged(copies, held_out)["verdict"] == "suspicious"
+    assert judged(copies, held_out).verdict == "suspicious"
     assert neighbours(copies).index.tolist() == list(range(80))
 
 
 def test_other_patients_are_clean_enough(held_out: Neighbours) -> None:
     found = judged(chests(300, 3), held_out)
-    assert (found["verdict"], found["n_twins"]) == ("clean enough", 0)
+    assert (found.verdict, found.n_twins) == ("clean enough", 0)
 
 
 def test_a_few_images_cannot_be_cleared(held_out: Neighbours) -> None:
-    assert judged(chests(12, 3), held_out)["verdict"] == "too few images to say"
+    assert judged(chests(12, 3), held_out).verdict == "too few images to say"
 
 
 def test_a_few_held_out_patients_clear_nothing(held_out: Neighbours) -> None:
     few = held_out.take(np.arange(memorisation.HELD_OUT_NEEDED - 1))
     found = judged(chests(300, 3), few)
-    assert found["verdict"] == "too few images to say"
-    assert "79 held-out images" in found["why"]
-    assert judged(noisy(TRAINING[:80], 12), few)["verdict"] == "suspicious"  # what is found is said all the same
+    assert found.verdict == "too few images to say"
+    assert "79 held-out images" in found.why
+    assert judged(noisy(TRAINING[:80], 12), few).verdict == "suspicious"  # what is found is said all the same
 
 
 @pytest.mark.parametrize("disguise", ["shifted", "mirrored", "brighter", "blurred", "enlarged", "shrunk"])
@@ -121,9 +121,9 @@ def test_zoom_is_about_the_middle_and_undone_by_its_inverse() -> None:
 
 def test_one_copy_in_twenty_is_not_lost_in_the_crowd(held_out: Neighbours) -> None:
     crowd = chests(190, 4)
-    assert judged(crowd, held_out)["verdict"] == "clean enough"
-    assert judged(np.concatenate([crowd, noisy(TRAINING[:10], 2)]), held_out)["n_twins"] == 10
-    assert judged(np.concatenate([crowd, noisy(TRAINING[:10], 2)]), held_out)["verdict"] == "suspicious"
+    assert judged(crowd, held_out).verdict == "clean enough"
+    assert judged(np.concatenate([crowd, noisy(TRAINING[:10], 2)]), held_out).n_twins == 10
+    assert judged(np.concatenate([crowd, noisy(TRAINING[:10], 2)]), held_out).verdict == "suspicious"
 
 
 def test_bland_images_are_near_to_all_and_no_copies(held_out: Neighbours) -> None:
@@ -167,8 +167,9 @@ def test_shares_without_copying_are_what_chance_says() -> None:
     both = [Neighbours(rng.normal(1, 0.1, n), rng.normal(0.8, 0.05, n), np.zeros(n, int)) for n in (2000, 2000)]
     found = memorisation.space_figures(*both, rng, n_resamples=100)
     for key, expected in (("below_1", 0.01), ("below_5", 0.05), ("nearer", 0.5)):
-        assert found[key]["low"] <= found[key]["value"] <= found[key]["high"]
-        assert found[key]["value"] == pytest.approx(expected, abs=0.02)
+        share = getattr(found, key)
+        assert share.low <= share.value <= share.high
+        assert share.value == pytest.approx(expected, abs=0.02)
 
 
 def test_too_little_to_compare_with_is_one_line() -> None:

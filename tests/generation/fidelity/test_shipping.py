@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 
 import radpref.generation.fidelity.report
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.core.statistics import Estimate
 from radpref.data.study.runs import start_run
 from radpref.data.study.study import Study
 from radpref.generation.cli import app
+from radpref.generation.fidelity.figures import Distances, KernelDistance, Memorisation, SourceFigures
 from radpref.generation.fidelity.shipping import NETWORKS, copy_networks, keep_structures, ship
 from radpref.generation.measuring.measure import load_measure
 from radpref.generation.sampling.sampler import sample
@@ -22,13 +25,18 @@ from radpref.generation.stack.conditions import Condition
 from radpref.generation.stack.loading import load_stack
 from radpref.generation.stack.models import save_stack, tiny_stack
 
-FIGURE = {"value": 1.0, "low": 0.5, "high": 2.0}
+FIGURE = Estimate(1.0, 0.5, 2.0)
+DISTANCES = Distances(8, FIGURE, None, KernelDistance(1.0, 0.5, 2.0, 4))
 
 
-def _found(verdict: str) -> dict:
-    copies = {"verdict": verdict, "why": "3 of 8 images"}
-    figures = {"n": 8, "frechet": FIGURE, "kid": FIGURE, "real": {"frechet": FIGURE}, "diversity": None}
-    return {"images": {"baseline": {**figures, "memorisation": copies}}}
+def _measured(verdict: str) -> Callable[..., SimpleNamespace]:
+    """Stands in for `run_fidelity`: one measured baseline."""
+    copies = Memorisation(verdict, "3 of 8 images", 3, 0, FIGURE, 0.02, {}, {})
+    figures = SourceFigures(
+        **vars(DISTANCES), n_prompts=2, drawn=None, measured=32, real=DISTANCES, diversity=None, conditions=None,
+        memorisation=copies,
+    )  # fmt: skip
+    return lambda study, request: SimpleNamespace(images=dict.fromkeys(request.arms, figures))
 
 
 def _lively(structures: tuple[str, ...] = ("lungs", "heart")):
@@ -69,7 +77,7 @@ def trained(tmp_path: Path) -> Iterator[Study]:
 
 
 def test_a_clean_generator_is_written_with_its_card(trained, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(radpref.generation.fidelity.report, "run_fidelity", lambda study, arms: _found("clean enough"))
+    monkeypatch.setattr(radpref.generation.fidelity.report, "run_fidelity", _measured("clean enough"))
     result = ship(trained, tmp_path / "shared", "small", ["lungs"], "Images: nobody's.")
     assert result["copies"] == "clean enough"
     stack = load_stack(tmp_path / "shared")
@@ -83,7 +91,7 @@ def test_a_clean_generator_is_written_with_its_card(trained, tmp_path: Path, mon
 
 @pytest.mark.parametrize("verdict", ["suspicious", "too few images to say"])
 def test_a_generator_that_may_copy_is_not_written(trained, tmp_path: Path, monkeypatch, verdict: str) -> None:
-    monkeypatch.setattr(radpref.generation.fidelity.report, "run_fidelity", lambda study, arms: _found(verdict))
+    monkeypatch.setattr(radpref.generation.fidelity.report, "run_fidelity", _measured(verdict))
     with pytest.raises(Conflict, match=f"not shared: .*{verdict}"):
         ship(trained, tmp_path / "shared", "small", ["lungs"], "")
     assert not (tmp_path / "shared").exists()
