@@ -24,7 +24,7 @@ from radpref.data.reader_study.raters import add_rater
 from radpref.data.reader_study.scores import ScoreEvent, record_events
 from radpref.data.study.study import Study
 from tests.support.annotate import make_study
-from tests.support.errors import refuses
+from tests.support.errors import missing_names, refuses
 
 runner = CliRunner()
 
@@ -100,7 +100,7 @@ def test_serve_refuses_a_section_that_was_changed_after_the_lock(study: Study, m
     toml.write_text(toml.read_text() + "break_minutes = 3.0\n")
     result = runner.invoke(app, ["serve", *place])
     assert isinstance(result.exception, Conflict)
-    assert "break_minutes = 3.0 (was 40.0)" in str(result.exception)
+    assert missing_names(str(result.exception), "break_minutes", 3.0, 40.0) == []
     assert served == [1]
 
 

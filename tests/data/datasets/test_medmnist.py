@@ -16,6 +16,7 @@ from radpref.data.datasets.medmnist import PUBLISHED, read_medmnist
 from radpref.data.datasets.npz import Npz
 from radpref.data.imaging.framing import fit_image
 from radpref.data.study.study import Study
+from tests.support.errors import refuses
 
 
 def arrays(n=(6, 3, 4), side=28, n_labels=1, seed=0):
@@ -71,16 +72,16 @@ def test_chestmnist_has_fourteen_labels_by_column(tmp_path, study):
 
 def test_another_archive_needs_names_and_may_keep_some(tmp_path):
     path = write(tmp_path / "mine.npz", arrays(n_labels=3))
-    with pytest.raises(InvalidInput, match=r"3 labels and no names.*data\.columns\.labels"):
+    with refuses(InvalidInput, 3, "data.columns.labels"):
         read_medmnist(DataConfig(), path)
-    with pytest.raises(InvalidInput, match=r"3 labels, data\.columns\.labels names 2"):
+    with refuses(InvalidInput, 3, "data.columns.labels", 2):
         read_medmnist(DataConfig.model_validate({"columns": {"labels": ["a", "b"]}}), path)
     config = DataConfig.model_validate({"columns": {"labels": ["a", "b", "c"]}, "labels": ["c", "a"]})
     record = read_medmnist(config, path).records.load(0)
     assert list(record.labels) == ["a", "c"]
     classes = arrays()
     classes["val_labels"][0] = 3
-    with pytest.raises(InvalidInput, match=r"4 labels, data\.columns\.labels names 3"):
+    with refuses(InvalidInput, 4, "data.columns.labels", 3):
         read_medmnist(config, write(tmp_path / "classes.npz", classes))
 
 
@@ -99,25 +100,23 @@ def test_bad_rows_are_quarantined(tmp_path, study):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "named"),
     [
-        ({"val_images": None}, "no array 'val_images'; it has: train_images"),
-        ({"test_labels": np.zeros((9, 1), np.uint8)}, "4 test images and 9 labels"),
-        ({"train_images": np.zeros((6, 28, 28, 3), np.uint8)}, "in colour"),
-        ({"train_images": np.zeros((6, 28, 28, 28), np.uint8)}, "of shape [6, 28, 28, 28]"),
-        ({"train_labels": np.zeros((6, 1), np.float32)}, "whole numbers"),
-        ({"train_labels": np.zeros((6, 2), np.uint8)}, "different numbers of labels"),
-        ({"train_labels": np.array([[None]] * 6)}, "allow_pickle=False"),
-        ({"train_images": np.array([None] * 6)}, "Python objects"),
-        ({"train_images": np.asfortranarray(np.zeros((6, 28, 28), np.uint8))}, "Fortran order"),
+        ({"val_images": None}, ("val_images", "train_images")),
+        ({"test_labels": np.zeros((9, 1), np.uint8)}, ("test", 4, 9)),
+        ({"train_images": np.zeros((6, 28, 28, 3), np.uint8)}, ()),
+        ({"train_images": np.zeros((6, 28, 28, 28), np.uint8)}, ([6, 28, 28, 28],)),
+        ({"train_labels": np.zeros((6, 1), np.float32)}, ()),
+        ({"train_labels": np.zeros((6, 2), np.uint8)}, ()),
+        ({"train_labels": np.array([[None]] * 6)}, ("train_labels",)),
+        ({"train_images": np.array([None] * 6)}, ("train_images",)),
+        ({"train_images": np.asfortranarray(np.zeros((6, 28, 28), np.uint8))}, ("train_images",)),
     ],
 )
-def test_archives_that_cannot_be_planned(tmp_path, change, words):
+def test_archives_that_cannot_be_planned(tmp_path, change, named):
     content = {name: value for name, value in {**arrays(), **change}.items() if value is not None}
-    with pytest.raises(InvalidInput) as error:
+    with refuses(InvalidInput, "pneumoniamnist.npz", *named):
         read_medmnist(DataConfig(), write(tmp_path / "pneumoniamnist.npz", content))
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_paths_that_are_no_archive(tmp_path):
@@ -125,15 +124,15 @@ def test_paths_that_are_no_archive(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.npz").write_text("hello")
     (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:-100])
-    for given, kind, words in (
-        (None, InvalidInput, r"data\.path"),
-        (tmp_path / "none.npz", NotFound, "no archive at"),
-        (tmp_path, InvalidInput, r"is a folder; give one of its files: cut\.npz, pneumoniamnist\.npz"),
-        (tmp_path / "empty", InvalidInput, r"give the \.npz file"),
-        (tmp_path / "text.npz", InvalidInput, "not a readable .npz"),
-        (tmp_path / "cut.npz", InvalidInput, "download it again"),
+    for given, kind, named in (
+        (None, InvalidInput, ("data.path",)),
+        (tmp_path / "none.npz", NotFound, ("none.npz",)),
+        (tmp_path, InvalidInput, ("cut.npz", "pneumoniamnist.npz")),
+        (tmp_path / "empty", InvalidInput, ("empty", ".npz")),
+        (tmp_path / "text.npz", InvalidInput, ("text.npz",)),
+        (tmp_path / "cut.npz", InvalidInput, ("cut.npz",)),
     ):
-        with pytest.raises(kind, match=words):
+        with refuses(kind, *named):
             read_medmnist(DataConfig(), given)
 
 

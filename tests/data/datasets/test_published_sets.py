@@ -36,6 +36,7 @@ from tests.support.datasets import (
     siim_tree,
     write_dicom,
 )
+from tests.support.errors import refuses
 
 # --- what is missing is named in one line
 
@@ -55,23 +56,21 @@ def test_a_missing_folder_table_or_column_is_one_line(tmp_path, reader):
     tree = TREES[reader](tmp_path / "raw")
     name, column = TABLES[reader]
     table = tree / name
-    with pytest.raises(InvalidInput, match=f"{reader} reader needs the folder"):
+    with refuses(InvalidInput, reader, "data.path"):
         plan(reader, None)
-    with pytest.raises(NotFound, match="no folder at"):
+    with refuses(NotFound, reader, "nowhere"):
         plan(reader, tmp_path / "nowhere")
-    with pytest.raises(InvalidInput, match="is a file; give the folder"):
+    with refuses(InvalidInput, reader, table.name):
         plan(reader, table)
     edit_csv(table, lambda rows: [{key: cell for key, cell in row.items() if key != column} for row in rows])
-    with pytest.raises(InvalidInput, match=f"has no column '{column.strip()}'") as caught:
+    with refuses(InvalidInput, table.name, column.strip()):
         plan(reader, tree)
-    assert "\n" not in str(caught.value)
     table.write_bytes(b"\x1f\x8b\x08cut" if table.suffix == ".gz" else b'a,b\n"cut,1\n')
     with pytest.raises(InvalidInput):
         plan(reader, tree)
     table.unlink()
-    with pytest.raises(NotFound, match="put it there") as caught:
+    with refuses(NotFound, table.name):
         plan(reader, tree)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("reader", TREES)
@@ -79,7 +78,7 @@ def test_tables_without_images_are_refused_before_all_is_quarantined(tmp_path, r
     tree = TREES[reader](tmp_path / "raw")
     for place in [*tree.rglob("*.dcm"), *tree.rglob("*.jpg"), *tree.rglob("1.2.840*")]:
         place.unlink()
-    with pytest.raises(NotFound, match=r"none of .*unpack"):
+    with refuses(NotFound, tree):
         plan(reader, tree, rle="relative")
 
 

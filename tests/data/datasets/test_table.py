@@ -22,6 +22,7 @@ from radpref.data.imaging.framing import fit_mask
 from radpref.data.imaging.rle import encode_rle
 from tests.support.data import gray, table_study
 from tests.support.dicom import SYNTAXES, write_dicom
+from tests.support.errors import refuses
 
 RLE = ('mask.lungs = "mask"', 'rle.lungs = "mask"')
 RELATIVE = ("[data]\n", '[data]\nrle = "relative"\n')
@@ -161,7 +162,7 @@ def test_run_lengths_of_another_shape_are_quarantined(tmp_path):
     texts = [encode_rle(disc(30, 30, size=(100, 100)), "relative")] * 8
     size = ("[data.columns]\n", "[data.columns]\nrle_size = [100, 100]\n")
     study = table_study(tmp_path, replace=(RLE, RELATIVE, size), mask=texts)
-    with pytest.raises(InvalidInput, match="'lungs' is 100x100, its image 64x80"):
+    with refuses(InvalidInput, "lungs", "100x100", "64x80"):
         import_records(study)
     study.db.close()
 
@@ -228,33 +229,31 @@ def test_messages_name_the_line_of_the_file_also_after_where(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("replace", "words"),
+    ("replace", "named"),
     [
-        ((RLE,), 'data.rle = "relative" (gap, length) or "absolute"'),
-        ((RLE, ("[data]\n", '[data]\nrle = { heart = "relative" }\n')), "data.columns.rle.lungs needs a convention"),
-        ((RELATIVE, ('mask.lungs = "mask"', 'rle.heart = "mask"')), "add 'heart' to data.structures"),
-        ((RELATIVE, ('mask.lungs = "mask"', 'mask.lungs = "mask"\nrle.lungs = "mask"')), "keep one"),
-        ((RELATIVE, ('mask.lungs = "mask"', 'rle.lungs = "maks"')), "no column 'maks'; did you mean 'mask'?"),
+        ((RLE,), ("data.rle", "relative", "absolute")),
+        ((RLE, ("[data]\n", '[data]\nrle = { heart = "relative" }\n')), ("data.columns.rle.lungs",)),
+        ((RELATIVE, ('mask.lungs = "mask"', 'rle.heart = "mask"')), ("heart", "data.structures")),
+        ((RELATIVE, ('mask.lungs = "mask"', 'mask.lungs = "mask"\nrle.lungs = "mask"')), ("lungs",)),
+        ((RELATIVE, ('mask.lungs = "mask"', 'rle.lungs = "maks"')), ("maks", "mask")),
     ],
 )
-def test_a_bad_map_of_run_lengths_is_one_line(tmp_path, replace, words):
+def test_a_bad_map_of_run_lengths_is_one_line(tmp_path, replace, named):
     study = table_study(tmp_path, replace=replace)
-    with pytest.raises(InvalidInput) as error:
+    with refuses(InvalidInput, *named):
         import_records(study)
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
     study.db.close()
 
 
 def test_a_folder_for_a_table_and_a_missing_root_are_told(tmp_path):
     study = table_study(tmp_path)
-    with pytest.raises(InvalidInput, match=r"is a folder; give one of its files: table\.csv"):
+    with refuses(InvalidInput, "table.csv"):
         import_records(study, path=tmp_path / "tree")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInput, match="is a folder; give the CSV or parquet file"):
+    with refuses(InvalidInput, "empty"):
         import_records(study, path=tmp_path / "empty")
     moved = (tmp_path / "tree" / "table.csv").rename(tmp_path / "empty" / "table.csv")
-    with pytest.raises(InvalidInput, match="no image at"):  # the table was moved away from its images
+    with refuses(InvalidInput, "0.png"):  # the table was moved away from its images
         import_records(study, path=moved)
     found = read_table(study.config.data, moved).found
     assert (found[-1].found, found[-1].expected) == (0, 8)

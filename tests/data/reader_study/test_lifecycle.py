@@ -19,6 +19,7 @@ from radpref.data.study.runs import now
 from radpref.data.study.study import Study
 from radpref.data.upkeep.verify import verify
 from tests.support.data import add_event, add_rated_set
+from tests.support.errors import missing_names, refuses
 
 runner = CliRunner()
 
@@ -76,7 +77,7 @@ def test_the_whole_life(rated: Study) -> None:
     assert lifecycle.open_work(db) == [{"username": "ann", "n_sets": 1, "n_open": 1, "n_begun": 1}]
     add_rater(db, "idle", None, "human", "rater")
     assert lifecycle.freeze(rated, "office") == {"stage": "frozen", "n_open": 1, "not_begun": ["idle"]}
-    with pytest.raises(Conflict, match="frozen: scores are closed"):
+    with refuses(Conflict, "frozen"):
         add_person_scores(rated, 0, "main", "bob")
     audited = db.rows("SELECT actor, action, detail FROM audit_events WHERE actor = 'office' ORDER BY audit_id")
     assert [(row["actor"], row["action"]) for row in audited] == [("office", "locked"), ("office", "frozen")]
@@ -101,25 +102,25 @@ def test_a_draft_is_locked_without_a_pilot(study: Study) -> None:
 
 
 def test_what_a_lock_refuses(study: Study) -> None:
-    with pytest.raises(Conflict, match="no sets to score"):
+    with refuses(Conflict, "generate sets"):
         lifecycle.lock(study, "office")
     add_rated_set(study)
     with study.db.write() as connection:
         connection.execute("INSERT INTO runs VALUES ('other', 'sets', 'running', ?, NULL, '{}', '{}', NULL)", (now(),))
-    with pytest.raises(Conflict, match="run other has not sampled"):
+    with refuses(Conflict, "other", "generate sets"):
         lifecycle.lock(study, "office")
-    with pytest.raises(Conflict, match="is a draft"):
+    with refuses(Conflict, "draft", "study lock"):
         lifecycle.freeze(study, "office")
     assert lifecycle.stage(study.db) == "draft"
     assert study.db.value("SELECT count(*) FROM audit_events") == 0
     with study.db.write() as connection:
         connection.execute("UPDATE runs SET status = 'done'")
     lifecycle.lock(study, "office")
-    with pytest.raises(Conflict, match="locked already"):
+    with refuses(Conflict, "locked"):
         lifecycle.lock(study, "office")
     lifecycle.freeze(study, "office")
     for step in (lifecycle.lock, lifecycle.freeze):
-        with pytest.raises(Conflict, match="frozen already"):
+        with refuses(Conflict, "frozen"):
             step(study, "office")
 
 
@@ -198,10 +199,9 @@ def test_a_changed_annotate_section_is_named(rated: Study) -> None:
     changed = set_toml(rated, "[annotate]\nrepeats = 0.2\nbreak_minutes = 5.0\n")
     assert sorted(changed_keys(changed)) == ["break_minutes = 5.0 (was 40.0)", "repeats = 0.2 (was 0.1)"]
     assert len(seal_problems(changed)) == 2
-    with pytest.raises(Conflict, match=r"repeats = 0\.2 \(was 0\.1\)") as refused:
+    with refuses(Conflict, "repeats", 0.2, 0.1):
         lifecycle.require_locked_config(changed)
-    assert "\n" not in str(refused.value)
-    with pytest.raises(Conflict, match="changed after the lock"):
+    with refuses(Conflict, "break_minutes", 5.0, 40.0):
         lifecycle.freeze(changed, "office")
     assert lifecycle.status(changed)["changed"]
     logins = set_toml(rated, "[annotate]\nsession_hours = 2.0\nidle_minutes = 5.0\n")
@@ -225,7 +225,7 @@ def test_a_key_that_a_newer_radpref_brings_must_stand_at_its_default(
 
 def test_arms_are_revealed_after_the_freeze_and_each_time_is_written_down(rated: Study) -> None:
     for _ in range(2):
-        with pytest.raises(Conflict, match="radpref study freeze"):
+        with refuses(Conflict, "study freeze"):
             lifecycle.reveal_arms(rated.db, "office", "a look")
         if lifecycle.stage(rated.db) == "pilot":
             lifecycle.lock(rated, "office")
@@ -239,7 +239,7 @@ def test_arms_are_revealed_after_the_freeze_and_each_time_is_written_down(rated:
 
 
 def test_unblinding_needs_a_reason_and_stays_visible(rated: Study) -> None:
-    with pytest.raises(Conflict, match="--reason"):
+    with refuses(Conflict, "--reason"):
         lifecycle.unblind(rated.db, "office", "  ")
     assert lifecycle.early_unblinding(rated.db) is None
     lifecycle.unblind(rated.db, "office", "adverse finding")
@@ -249,7 +249,7 @@ def test_unblinding_needs_a_reason_and_stays_visible(rated: Study) -> None:
     assert (shown["unblinded"]["actor"], shown["unblinded"]["reason"]) == ("office", "adverse finding")
     lifecycle.lock(rated, "office")
     lifecycle.freeze(rated, "office")
-    with pytest.raises(Conflict, match="frozen"):
+    with refuses(Conflict, "frozen"):
         lifecycle.unblind(rated.db, "office", "again")
 
 
@@ -274,8 +274,7 @@ def run(*arguments: str) -> Any:
 def test_lock_asks_when_scores_leave_the_analysis(rated: Study, at: tuple[str, str]) -> None:
     refused = run("lock", *at)
     assert isinstance(refused.exception, Conflict)
-    assert "4 scores of 1 people are a pilot's" in str(refused.exception)
-    assert "--yes" in str(refused.exception)
+    assert missing_names(str(refused.exception), 4, 1, "--yes") == []
     assert lifecycle.stage(rated.db) == "pilot"
     locked = run("lock", "--yes", "--json", *at)
     assert json.loads(locked.stdout)["n_left_out"] == 4
@@ -296,9 +295,9 @@ def test_freeze_says_who_is_not_done(rated: Study, at: tuple[str, str]) -> None:
         )
         connection.executemany(sql, [("bob", "rater", 1), ("gone", "rater", 0), ("office", "admin", 1)])
     refused = run("freeze", *at)
-    assert "Not begun at all: bob. Scoring closes" in str(refused.exception)
+    assert isinstance(refused.exception, Conflict)
+    assert missing_names(str(refused.exception), "bob", "ann", "gone", "office") == ["gone", "office"]
     assert lifecycle.status(rated)["not_begun"] == ["bob"]
-    assert "1 sets are not scored (ann 1 of 1), 1 of them begun" in str(refused.exception)
     assert run("freeze", "--yes", *at).exit_code == 0
     assert lifecycle.stage(rated.db) == "frozen"
 

@@ -16,6 +16,7 @@ from radpref.data.study.study import Study
 from radpref.data.upkeep.backup import MANIFEST, _files, backup, restore
 from radpref.data.upkeep.verify import verify
 from tests.support.data import add_rated_set, full_disk_after, gray
+from tests.support.errors import refuses
 
 
 def test_round_trip_restores_everything(tiny_study, tmp_path):
@@ -71,7 +72,7 @@ def test_interrupted_first_backup_says_so_and_can_be_repeated(tiny_study, tmp_pa
     with pytest.raises(StorageFull):
         backup(tiny_study, tmp_path / "b")
     monkeypatch.undo()
-    with pytest.raises(NotFound, match="interrupted"):
+    with refuses(NotFound, tmp_path / "b", "study backup"):
         restore(tmp_path / "b", tmp_path / "again")
     assert backup(tiny_study, tmp_path / "b")["n_files"] > 48
 
@@ -106,29 +107,29 @@ def test_a_source_that_cannot_be_read_is_named_and_not_the_target(tiny_study, tm
         return real(path, draft)
 
     monkeypatch.setattr("radpref.data.upkeep.backup.shutil.copyfile", refused)
-    with pytest.raises(InvalidInput, match=f"^{source}: Permission denied"):
+    with refuses(InvalidInput, source):
         backup(tiny_study, tmp_path / "b")
 
 
 @pytest.mark.parametrize(
-    ("named", "words"),
+    ("named", "about"),
     [
-        ("source/x.bin", "source/x.bin: No such file or directory"),
-        ("target/.x.part", "cannot write .*target: No such file"),
-        (".target.draft", "cannot write .*target: No such file"),
-        (".target.12.part/x", "cannot write .*target: No such file"),
-        ("", "cannot write .*target: No such file"),
+        ("source/x.bin", "source/x.bin"),
+        ("target/.x.part", "target"),
+        (".target.draft", "target"),
+        (".target.12.part/x", "target"),
+        ("", "target"),
     ],
 )
-def test_an_error_names_the_file_that_it_is_about(tmp_path, named, words):
-    with pytest.raises(InvalidInput, match=words), storage_errors(tmp_path / "target"):
+def test_an_error_names_the_file_that_it_is_about(tmp_path, named, about):
+    with refuses(InvalidInput, tmp_path / about), storage_errors(tmp_path / "target"):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / named))
 
 
 def test_damage_is_found_before_anything_is_restored(tiny_study, tmp_path):
     backup(tiny_study, tmp_path / "b")
     max((tmp_path / "b" / "objects").rglob("*")).write_bytes(b"x")
-    with pytest.raises(InvalidInput, match="missing or damaged"):
+    with refuses(InvalidInput, tmp_path / "b"):
         restore(tmp_path / "b", tmp_path / "again")
     assert not (tmp_path / "again").exists()
     assert not list(tmp_path.glob(".again*"))
@@ -136,39 +137,39 @@ def test_damage_is_found_before_anything_is_restored(tiny_study, tmp_path):
 
 def test_a_changed_image_is_not_backed_up(tiny_study, tmp_path):
     min((tiny_study.root / "images").rglob("*.png")).write_bytes(encode_png(gray(1)))
-    with pytest.raises(InvalidInput, match="study verify"):
+    with refuses(InvalidInput, tiny_study.root, "study verify"):
         backup(tiny_study, tmp_path / "b")
 
 
 def test_refusals(tiny_study, tmp_path):
-    with pytest.raises(InvalidInput, match="inside the study"):
+    with refuses(InvalidInput, tiny_study.root):
         backup(tiny_study, tiny_study.root / "backup")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
-    with pytest.raises(InvalidInput, match="no backup"):
+    with refuses(InvalidInput, tmp_path / "full"):
         backup(tiny_study, tmp_path / "full")
-    with pytest.raises(NotFound, match="no backup at"):
+    with refuses(NotFound, tmp_path / "full", "MANIFEST.json"):
         restore(tmp_path / "full", tmp_path / "again")
     (tmp_path / "full" / "MANIFEST.json").write_text('{"kind": "radpref study-jsonl export", "files": {}}')
-    with pytest.raises(InvalidInput, match="holds a radpref study-jsonl export, no backup"):
+    with refuses(InvalidInput, tmp_path / "full", "study-jsonl"):
         restore(tmp_path / "full", tmp_path / "again")
     backup(tiny_study, tmp_path / "b")
-    with pytest.raises(Conflict, match="not empty"):
+    with refuses(Conflict, tmp_path / "full"):
         restore(tmp_path / "b", tmp_path / "full")
     manifest = json.loads((tmp_path / "b" / MANIFEST).read_text())
     manifest["files"]["../outside"] = next(iter(manifest["files"].values()))
     (tmp_path / "b" / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(InvalidInput, match="outside the study"):
+    with refuses(InvalidInput, "MANIFEST.json", "../outside"):
         restore(tmp_path / "b", tmp_path / "again")
     (tmp_path / "b" / MANIFEST).write_text("{")
-    with pytest.raises(InvalidInput, match="damaged"):
+    with refuses(InvalidInput, "MANIFEST.json"):
         restore(tmp_path / "b", tmp_path / "again")
 
 
 def test_export_does_not_write_beside_another_manifest(tiny_study, tmp_path):
     backup(tiny_study, tmp_path / "b")
     before = sorted(tmp_path.joinpath("b").rglob("*"))
-    with pytest.raises(InvalidInput, match="choose a new folder"):
+    with refuses(InvalidInput, tmp_path / "b", "MANIFEST.json"):
         export(tiny_study, tmp_path / "b")
     assert sorted(tmp_path.joinpath("b").rglob("*")) == before
 

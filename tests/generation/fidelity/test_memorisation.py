@@ -11,6 +11,7 @@ from radpref.generation.fidelity import memorisation
 from radpref.generation.fidelity.feature_store import thumbnails
 from radpref.generation.fidelity.memorisation import Neighbours, find_neighbours
 from radpref.generation.training.latents import augment
+from tests.support.errors import refuses
 
 SIZE = 64
 
@@ -173,9 +174,9 @@ def test_shares_without_copying_are_what_chance_says() -> None:
 
 
 def test_too_little_to_compare_with_is_one_line() -> None:
-    with pytest.raises(InvalidInput, match="at least 2"):
+    with refuses(InvalidInput, 1, 2):
         find_neighbours(
             np.ones((2, 3)), memorisation.feature_vectors, lambda: iter([memorisation.unit(np.ones((1, 3)))])
         )
-    with pytest.raises(InvalidInput, match="thumbnails"):
+    with refuses(InvalidInput, (2, 8, 8)):
         memorisation.thumbnail_vectors(np.zeros((2, 8, 8)), shifted=False)

@@ -13,6 +13,7 @@ import torch
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.generation.measuring.proxy import ProxyScorer
 from radpref.generation.measuring.proxy_models import BIOMEDCLIP, bert_config
+from tests.support.errors import refuses
 from tests.support.proxy import BERT, PREPROCESS, biomedclip_folder
 
 WEIGHTS = "open_clip_pytorch_model.bin"
@@ -92,41 +93,38 @@ def test_the_identity_is_that_of_the_weights(copy: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gone", "words"),
+    ("gone", "named"),
     [
-        ("open_clip_config.json", "holds no open_clip_config.json"),
-        (WEIGHTS, "holds no weights"),
-        (("tokenizer.json", "tokenizer_config.json", "vocab.txt"), "open_clip cannot load|tokenizer files are missing"),
+        ("open_clip_config.json", ("open_clip_config.json",)),
+        (WEIGHTS, (WEIGHTS,)),
+        (("tokenizer.json", "tokenizer_config.json", "vocab.txt"), ()),
     ],
 )
-def test_an_incomplete_folder_is_one_line(copy: Path, gone: str | tuple[str, ...], words: str) -> None:
+def test_an_incomplete_folder_is_one_line(copy: Path, gone: str | tuple[str, ...], named: tuple[str, ...]) -> None:
     for name in [gone] if isinstance(gone, str) else gone:
         (copy / name).unlink(missing_ok=True)
-    with pytest.raises((NotFound, InvalidInput), match=words) as error:
+    with refuses((NotFound, InvalidInput), copy, *named):
         ProxyScorer.load(copy)
-    assert "\n" not in str(error.value)
 
 
 def test_weights_of_another_shape_or_torn_are_one_line(copy: Path) -> None:
     card = json.loads((copy / "open_clip_config.json").read_text())
     card["model_cfg"]["embed_dim"] = 48
     (copy / "open_clip_config.json").write_text(json.dumps(card))
-    with pytest.raises(InvalidInput, match="cannot load") as error:
+    with refuses(InvalidInput, copy):
         ProxyScorer.load(copy)
-    assert "\n" not in str(error.value)
     (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:1000])
-    with pytest.raises(InvalidInput, match="cannot be read"):
+    with refuses(InvalidInput, copy / WEIGHTS):
         ProxyScorer.load(copy)
 
 
 def test_a_tower_that_is_no_bert_asks_for_its_configuration(copy: Path) -> None:
     state = torch.load(copy / WEIGHTS, weights_only=True)
     torch.save({k: v for k, v in state.items() if "word_embeddings" not in k}, copy / WEIGHTS)
-    with pytest.raises(InvalidInput, match=r"no config\.json that describes it"):
+    with refuses(InvalidInput, copy, "config.json"):
         ProxyScorer.load(copy)
 
 
 def test_the_hub_out_of_reach_is_one_line() -> None:
-    with pytest.raises(InvalidInput, match="open_clip cannot load") as error:
+    with refuses(InvalidInput, BIOMEDCLIP):
         ProxyScorer.load(BIOMEDCLIP)
-    assert "\n" not in str(error.value)

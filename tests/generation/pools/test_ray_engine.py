@@ -15,6 +15,7 @@ from radpref.generation.pools.options import EngineOptions
 from radpref.generation.pools.pool import run_pool
 from radpref.generation.pools.ray_engine import MAX_TRIES, RayEngine
 from tests.generation.pools.test_pool import POOL_TOML
+from tests.support.errors import refuses
 from tests.support.sampling import open_copy
 
 pytest.importorskip("ray")
@@ -122,7 +123,7 @@ def test_a_shard_that_kills_every_worker_ends_the_run_with_its_number(tiny_study
 
     engine, done, written = _engine(tiny_study, sample), [], []
     jobs = iter([_Job(i) for i in range(4)])
-    with pytest.raises(RadprefError, match=r"shard 2 of the pool ended 3 workers \(worker died: out of memory\)"):
+    with refuses(RadprefError, 2, 3, "generator.batch_size"):
         done.extend(engine.run(jobs, lambda *piece: written.append(piece)))
     assert set(done) <= {0, 1, 3}
     assert engine.ray.actors == 2 + MAX_TRIES - 1
@@ -133,9 +134,9 @@ def test_what_a_worker_says_of_its_input_reaches_the_user(tiny_study):
     def sample(job):
         raise _FakeRay.exceptions.RayTaskError(InvalidInput("structure 'x' is not among []"))
 
-    with pytest.raises(InvalidInput, match="structure 'x'"):
+    with refuses(InvalidInput, "x"):
         list(_engine(tiny_study, sample).run(iter([_Job(0)]), lambda *piece: None))
-    with pytest.raises(InvalidInput, match="--workers 5, but Ray has room for 2"):
+    with refuses(InvalidInput, "--workers", 5, 2):
         list(_engine(tiny_study, sample, workers=5).run(iter([_Job(0)]), lambda *piece: None))
 
 

@@ -11,6 +11,7 @@ from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.generation.stack import adapters
 from radpref.generation.stack.conditions import Condition, encode_conditions, predict_noise
 from radpref.generation.stack.models import save_stack, tiny_stack
+from tests.support.errors import refuses
 
 
 def _inputs(stack, n=3):
@@ -46,7 +47,7 @@ def test_fresh_lora_has_no_effect_and_is_reproducible():
     assert all(torch.equal(first[name], second[name]) for name in first)
     trainable = [name for name, p in stack.unet.named_parameters() if p.requires_grad]
     assert sorted(trainable) == list(first)
-    with pytest.raises(Conflict, match="already"):
+    with refuses(Conflict, "preference"):
         adapters.attach_lora(stack.unet, 4, seed=3)
 
 
@@ -106,7 +107,7 @@ def test_round_trip(tmp_path, merge):
 
 
 def test_missing_or_foreign_adapters_are_one_line_errors(tmp_path):
-    with pytest.raises(NotFound, match="align train"):
+    with refuses(NotFound, "align train"):
         adapters.load_adapters(tiny_stack(0), tmp_path)
     stack = tiny_stack(0)
     adapters.attach_lora(stack.unet, 4, seed=0)
@@ -123,7 +124,7 @@ def test_arms_of_a_study(tmp_path):
     study = Study.create(tmp_path / "s", '[generator]\nmodel = "generator"\n')
     save_stack(tiny_stack(0), study.root / "generator")
     base = _predict(adapters.load_arm(study))
-    with pytest.raises(NotFound, match="there are baseline"):
+    with refuses(NotFound, "aligned", "baseline"):
         adapters.load_arm(study, "aligned")
     stack = tiny_stack(0)
     adapters.attach_lora(stack.unet, 4, seed=0)
@@ -137,7 +138,7 @@ def test_arms_of_a_study(tmp_path):
     assert not torch.allclose(arm, base)
     assert torch.equal(_predict(adapters.load_arm(study, run.run_id)), arm)
     assert adapters.arm_identity(study, "aligned") == f"{adapters.arm_identity(study, 'baseline')}+{sha}"
-    with pytest.raises(InvalidInput, match="baseline"):
+    with refuses(InvalidInput, "baseline"):
         adapters.register_model(study, run.run_id, "baseline", sha, {})
 
 

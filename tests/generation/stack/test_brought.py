@@ -31,6 +31,7 @@ from radpref.generation.stack.options import ModelOptions
 from radpref.generation.stack.parts import quiet_libraries
 from radpref.generation.stack.tokenizer import clip_tokenizer, tokenize
 from tests.support.brought import SIZE, make_controlnet, make_parts, save_brought
+from tests.support.errors import refuses
 
 TWO = ModelOptions(structures=("lungs", "heart"))
 MASK = np.zeros((2, SIZE, SIZE), dtype=bool)
@@ -231,11 +232,11 @@ def test_three_structures_are_channels_unless_rgb_is_said(folders: dict[str, Pat
 def test_colours_need_a_palette_for_unknown_structures() -> None:
     assert choose_colours(["nodule"], {}) == [(255, 255, 255)]
     assert choose_colours(["lungs", "nodule"], {"nodule": "#010203"}) == [(0, 0, 255), (1, 2, 3)]
-    with pytest.raises(InvalidInput, match=r"generator\.palette\.nodule"):
+    with refuses(InvalidInput, "generator.palette.nodule", "nodule"):
         choose_colours(["lungs", "nodule"], {})
-    with pytest.raises(InvalidInput, match="black"):
+    with refuses(InvalidInput, "generator.palette.heart", "#000000"):
         choose_colours(["lungs", "heart"], {"heart": "#000000"})
-    with pytest.raises(InvalidInput, match="no such structure"):
+    with refuses(InvalidInput, "generator.palette.hart", "data.structures"):
         choose_colours(["lungs"], {"hart": "#ff0000"})
 
 
@@ -271,7 +272,7 @@ def test_controlnets_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_p
 
 def test_masks_without_a_controlnet_say_how_to_add_one(folders: dict[str, Path]) -> None:
     stack = load_stack(folders["sd1"], options=TWO)
-    with pytest.raises(InvalidInput, match=r"generator\.controlnet, or train one"):
+    with refuses(InvalidInput, "sd1", "generator.controlnet"):
         sample(stack, [Condition(None, MASK)], [0], n_steps=1)
 
 
@@ -283,7 +284,7 @@ def test_a_missing_part_is_named(copy_of: Any, part: str) -> None:
     folder = copy_of("sd1")
     shutil.rmtree(folder / part)
     assert f"lacks its part {part!r}" in _refused(folder)
-    with pytest.raises(InvalidInput, match=part):
+    with refuses(InvalidInput, part):
         identity(folder, TWO)
 
 

@@ -31,6 +31,7 @@ from radpref.generation.stack.conditions import hint_colours
 from tests.support import ROOT
 from tests.support import alignment as support
 from tests.support.brought import save_brought
+from tests.support.errors import refuses
 
 EXAMPLES = ROOT / "docs" / "examples"
 TOML = (
@@ -140,11 +141,11 @@ def test_check_needs_no_study_where_a_model_is_named(tmp_path: Path) -> None:
     assert found["hint"] == "none (no ControlNet: T2I only)"
     assert set(found["test_images"]) == {"T2I"}
     assert "notes" not in found
-    with pytest.raises(NotFound, match="no study"):
+    with refuses(NotFound, "study.toml", "study new"):
         run_check(tmp_path)
-    with pytest.raises(NotFound, match="hf download nobody/Nothing"):
+    with refuses(NotFound, "nobody/Nothing"):
         run_check(tmp_path, "nobody/Nothing")
-    with pytest.raises(InvalidInput, match="give its folder as --study"):
+    with refuses(InvalidInput, "--study", "trained"):
         run_check(tmp_path, "trained")
 
 
@@ -177,7 +178,7 @@ def test_check_refuses_values_that_are_not_finite(tmp_path: Path) -> None:
     state = load_file(file)
     state["conv_out.bias"].fill_(float("nan"))
     save_file(state, file, {"format": "pt"})
-    with pytest.raises(InvalidInput, match=r"not finite \(T2I\)"):
+    with refuses(InvalidInput, "T2I", "sd1"):
         run_check(tmp_path, str(folder))
 
 

@@ -19,6 +19,7 @@ from radpref.generation.stack.models import GeneratorStack, add_lora, save_stack
 from radpref.generation.stack.options import ModelOptions
 from radpref.generation.stack.places import SHIPPED
 from radpref.generation.stack.tokenizer import MAX_TOKENS, build_tokenizer, tokenize
+from tests.support.errors import refuses
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_a_missing_part_is_named(saved: Path, tmp_path: Path, part: str) -> None
     folder = tmp_path / "broken"
     shutil.copytree(saved, folder)
     shutil.rmtree(folder / part)
-    with pytest.raises(InvalidInput, match=f"'{part}'"):
+    with refuses(InvalidInput, repr(part)):
         load_stack(folder)
 
 
@@ -76,9 +77,8 @@ def test_unreadable_weights_are_named_on_one_line(saved: Path, tmp_path: Path) -
     folder = tmp_path / "broken"
     shutil.copytree(saved, folder)
     next((folder / "unet").glob("*.safetensors")).write_bytes(b"not weights")
-    with pytest.raises(InvalidInput, match="'unet'") as caught:
+    with refuses(InvalidInput, repr("unet")):
         load_stack(folder)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_stack_that_predicts_something_else_is_refused(saved: Path, tmp_path: Path) -> None:
@@ -86,30 +86,30 @@ def test_a_stack_that_predicts_something_else_is_refused(saved: Path, tmp_path: 
     shutil.copytree(saved, folder)
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "sample"}))
-    with pytest.raises(InvalidInput, match="prediction_type is 'sample'"):
+    with refuses(InvalidInput, "prediction_type", "sample"):
         load_stack(folder)
 
 
 def test_bad_manifests_are_explained(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="no generator"):
+    with refuses(NotFound, "nowhere"):
         load_stack(tmp_path / "nowhere")
     folder = tmp_path / "broken"
     shutil.copytree(saved, folder)
     manifest = json.loads((folder / "radpref.json").read_text())
     (folder / "radpref.json").write_text(json.dumps(manifest | {"unconditional": "none"}))
-    with pytest.raises(InvalidInput, match="'zero' or 'empty_prompt'"):
+    with refuses(InvalidInput, "none", "zero", "empty_prompt"):
         load_stack(folder)
     (folder / "radpref.json").write_text(json.dumps({"structures": []}))
-    with pytest.raises(InvalidInput, match="image_size"):
+    with refuses(InvalidInput, "image_size", "radpref.json"):
         load_stack(folder)
     (folder / "radpref.json").write_text("{")
-    with pytest.raises(InvalidInput, match="not JSON"):
+    with refuses(InvalidInput, "radpref.json"):
         load_stack(folder)
     (folder / "radpref.json").unlink()
     brought = load_stack(folder, options=ModelOptions(structures=("lungs", "heart")))
     assert brought.unconditional == "empty_prompt"  # without a manifest it is a brought model
     (folder / "empty").mkdir()
-    with pytest.raises(InvalidInput, match=r"neither radpref\.json nor"):
+    with refuses(InvalidInput, "radpref.json", "unet/"):
         load_stack(folder / "empty")
 
 

@@ -14,6 +14,7 @@ from radpref.data.core.errors import InvalidInput
 from radpref.generation.sampling.sampler import make_solver
 from radpref.generation.stack.models import tiny_stack
 from radpref.generation.stack.schedules import noise_schedule
+from tests.support.errors import refuses
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -45,19 +46,18 @@ def test_study_toml_overrules_the_prediction_type_and_betas_may_be_listed():
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "named"),
     [
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "no betas"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         ({"_class_name": "NoSuchScheduler"}, "NoSuchScheduler"),
-        ({"_class_name": "DDIMScheduler", "prediction_type": "sample"}, "'sample'"),
-        ({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}, "no answer at the last step"),
-        ({"_class_name": "DDIMScheduler", "beta_schedule": "invented"}, "cannot be used"),
+        ({"_class_name": "DDIMScheduler", "prediction_type": "sample"}, "sample"),
+        ({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"_class_name": "DDIMScheduler", "beta_schedule": "invented"}, "invented"),
     ],
 )
-def test_schedules_of_other_models_are_refused_on_one_line(config, said):
-    with pytest.raises(InvalidInput, match=said) as caught:
+def test_schedules_of_other_models_are_refused_on_one_line(config, named):
+    with refuses(InvalidInput, named):
         noise_schedule(config, origin="scheduler_config.json")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from radpref.generation.training.study_corpus import read_images, study_corpus
 from radpref.generation.training.study_training import run_config, run_train
 from tests.support import ROOT
 from tests.support.brought import save_brought
+from tests.support.errors import refuses
 
 MODEL = '[generator]\nmodel = "trained"\nn_steps = 2\n'
 LORA_AND_NEW_CONTROLNET = """
@@ -163,25 +164,25 @@ def test_keeping_the_best_needs_validation_images(tiny_study: Study) -> None:
     )
     with opened.db.write() as connection:
         connection.execute("UPDATE records SET split = 'test' WHERE split = 'val'")
-    with pytest.raises(InvalidInput, match=r"which has no image with a caption: write captions with .* keep = 'last'"):
+    with refuses(InvalidInput, "caption", "last"):
         run_train(opened, device="cpu")
-    with pytest.raises(ValueError, match="set sheet_every above 0"):
+    with refuses(ValueError, "sheet_every", 0):
         TrainConfig(keep="best", sheet_every=0)
     opened.db.close()
 
 
 @pytest.mark.parametrize(
-    ("lacking", "toml", "words"),
+    ("lacking", "toml", "named"),
     [
-        ("captions", "", "losses of the text steps .* no image with a caption: "),
+        ("captions", "", ("text", "caption")),
         ("captions", "unet_steps = 0\n", None),
         ("captions", 'unet = "frozen"\ntext_encoder = "frozen"\n', None),
-        ("masks", "", "losses of the mask steps .* no image with a mask: import such images, set control = 'none'"),
+        ("masks", "", ("mask", "none")),
         ("masks", 'control = "none"\n', None),
         ("masks", "control_steps = 0\n", None),
     ],
 )
-def test_the_best_of_a_stage_is_told_by_images_of_its_kind(tiny_study: Study, lacking, toml, words) -> None:
+def test_the_best_of_a_stage_is_told_by_images_of_its_kind(tiny_study: Study, lacking, toml, named) -> None:
     with tiny_study.db.write() as connection:
         if lacking == "captions":
             connection.execute("UPDATE records SET caption = NULL WHERE split = 'val'")
@@ -192,18 +193,17 @@ def test_the_best_of_a_stage_is_told_by_images_of_its_kind(tiny_study: Study, la
     file = tiny_study.root / "study.toml"
     file.write_text(f'{file.read_text()}\n[train]\nstart = "fresh"\nkeep = "best"\n{toml}')
     opened = Study(tiny_study.root)
-    if words is None:
+    if named is None:
         check_training(opened)
     else:
-        with pytest.raises(InvalidInput, match=words) as refused:
+        with refuses(InvalidInput, *named):
             check_training(opened)
-        assert "\n" not in str(refused.value)
     opened.db.close()
 
 
 def test_masks_that_the_start_does_not_know_are_refused_before_a_run_is_made(tiny_study: Study) -> None:
     opened = _study(tiny_study, '[train]\nstart = "start"\n', structures=("lungs", "ribs"))
-    with pytest.raises(InvalidInput, match=r"not of \['heart', 'lesion', 'pneumothorax'\]: set train.control = 'new'"):
+    with refuses(InvalidInput, ["heart", "lesion", "pneumothorax"], "train.control", "new"):
         run_train(opened, device="cpu")
     assert opened.db.value("SELECT count(*) FROM runs WHERE kind = 'train'") == 0
     opened.db.close()
@@ -348,7 +348,7 @@ def test_a_brought_model_of_velocity_gets_a_lora_and_a_controlnet_of_its_own(tmp
 
 def test_a_brought_controlnet_that_does_not_fit_is_refused_with_the_way_out(tmp_path: Path) -> None:
     opened = _brought_study(tmp_path / "study", BROUGHT, hint=5)
-    with pytest.raises(InvalidInput, match=r"reads 5 channels, .* or train.control = 'new' trains one"):
+    with refuses(InvalidInput, 5, "train.control", "new"):
         run_train(opened, device="cpu")
     opened.db.close()
 

@@ -38,6 +38,7 @@ from radpref.generation.training.vae_training import (
     reconstruction_report,
     train_vae,
 )
+from tests.support.errors import refuses
 from tests.support.training import FAST, MIXED, moved_networks, training_corpus
 
 TINY_VAE = VaeSettings(channels=(8, 16), latent_channels=4, crop=16, batch_size=4, full_batch_size=2, bf16=False)
@@ -62,15 +63,15 @@ def test_corpus_round_trip_split_and_masks(tmp_path: Path) -> None:
 
 def test_bad_corpora_are_explained(tmp_path: Path) -> None:
     images = np.zeros((2, 8, 8), dtype=np.uint8)
-    with pytest.raises(InvalidInput, match="unknown structures"):
+    with refuses(InvalidInput, "liver"):
         corpus_from_arrays(images, [[], []], ["a", "b"], {"liver": images.astype(bool)})
-    with pytest.raises(InvalidInput, match="has shape"):
+    with refuses(InvalidInput, "lungs", 2):
         corpus_from_arrays(images, [[], []], ["a", "b"], {"lungs": np.zeros((2, 4, 4), dtype=bool)})
-    with pytest.raises(InvalidInput, match="float64"):
+    with refuses(InvalidInput, "float64"):
         corpus_from_arrays(np.zeros((2, 8, 8)), [[], []], ["a", "b"])
-    with pytest.raises(InvalidInput, match="one length"):
+    with refuses(InvalidInput, "images", 2):
         corpus_from_arrays(images, [[]], ["a", "b"])
-    with pytest.raises(NotFound, match="no corpus"):
+    with refuses(NotFound, "--embedded", "--stage"):
         load_corpus(tmp_path)
 
 
@@ -89,7 +90,7 @@ def test_phantom_corpus_leaves_out_held_out_combinations_and_resumes(tmp_path: P
 
 
 def test_budget_and_rate() -> None:
-    with pytest.raises(InvalidInput, match="steps or minutes"):
+    with refuses(InvalidInput, "n_steps", "minutes"):
         Budget()
     assert Budget(n_steps=10).progress(5, 1e9) == 0.5
     assert Budget(n_steps=100, minutes=1).progress(10, 45) == 0.75
@@ -114,7 +115,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     one, two = torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     generator = torch.Generator()
     TrainingLoop(tmp_path, [(list(one.parameters()), 1.0)], generator, Budget(n_steps=1), FAST).save()
-    with pytest.raises(InvalidInput, match="another model"):
+    with refuses(InvalidInput, "checkpoint.safetensors"):
         TrainingLoop(tmp_path, [(list(two.parameters()), 1.0)], generator, Budget(n_steps=1), FAST)
 
 
@@ -126,7 +127,7 @@ def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:
         return model.weight.sum() * float("nan"), 1
 
     loop = TrainingLoop(tmp_path, [(list(model.parameters()), 1.0)], torch.Generator(), Budget(n_steps=8), FAST)
-    with pytest.raises(InvalidInput, match="lower the learning rate"):
+    with refuses(InvalidInput, "nan", 2):
         loop.run(loss_fn)
 
 
@@ -168,10 +169,10 @@ def test_text_is_dropped_for_guidance_and_channels_never_all(latents: LatentCorp
 
 def test_masks_without_a_controlnet_or_nothing_to_train_are_refused(latents: LatentCorpus, tmp_path: Path) -> None:
     stack = tiny_stack(0)
-    with pytest.raises(InvalidInput, match="nothing to train"):
+    with refuses(InvalidInput, "unet_rate", "text_rate"):
         train(stack, latents, tmp_path, Budget(n_steps=1), TrainSettings(unet_rate=0.0))
     stack.controlnet = None
-    with pytest.raises(InvalidInput, match="no ControlNet"):
+    with refuses(InvalidInput, "ControlNet"):
         train(stack, latents, tmp_path, Budget(n_steps=1), MIXED)
 
 
@@ -187,9 +188,9 @@ def test_augmented_variants_move_image_and_mask_alike(tmp_path: Path) -> None:
 
 
 def test_corpora_that_do_not_fit_the_stack_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="resize"):
+    with refuses(InvalidInput, 64, 32):
         encode_corpus(tiny_stack(0), training_corpus(size=64), tmp_path)
-    with pytest.raises(InvalidInput, match="masks are"):
+    with refuses(InvalidInput, "lungs", "heart"):
         encode_corpus(tiny_stack(0), training_corpus(structures=("lungs",)), tmp_path)
 
 
