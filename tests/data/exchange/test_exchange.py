@@ -202,14 +202,14 @@ def test_people_and_programs_never_stand_in_one_file(scored: Study, tmp_path: Pa
 
 
 def test_what_cannot_be_exported(study: Study, tmp_path: Path) -> None:
-    with refuses(NotFound, study.root):
+    with refuses(NotFound, "annotate serve", "annotate simulate"):
         export(study, tmp_path / "e", "pick-a-pic")
     with refuses(NotFound, study.root, "data import"):
         export(study, tmp_path / "e", "datasets")
     score(study, add_sets(study, ("T2I",), size=64, bits=8), "ann", rising)
     with refuses(NotFound, "align pairs --raters human"):
         export(study, tmp_path / "e", "pick-a-pic")
-    with refuses(NotFound, study.root, "simulated"):
+    with refuses(NotFound, "simulated", "annotate simulate"):
         export(study, tmp_path / "e", "study-jsonl", raters="simulated")
     for options, named in (
         ({"name": "docx"}, ("--format", "docx")),
