@@ -197,7 +197,7 @@ def agreement(
     from radpref.data.study.study import Study
 
     report = study_agreement(Study(study), n_boot=n_boot)
-    typer.echo(json.dumps(report) if as_json else "\n".join(agreement_lines(report)))
+    typer.echo(json.dumps(asdict(report)) if as_json else "\n".join(agreement_lines(report)))
 
 
 @app.command()
@@ -247,4 +247,4 @@ def plan(
     from radpref.data.study.study import Study
 
     found = run(Study(study), raters=raters, hours=hours, sets=sets, overlap=overlap, seconds=seconds_per_set, icc=icc)
-    typer.echo(json.dumps(found) if as_json else "\n".join(plan_lines(found)))
+    typer.echo(json.dumps(asdict(found)) if as_json else "\n".join(plan_lines(found)))

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import NamedTuple
 
 from radpref.data.agreement.rater_quality import study_agreement, study_quality
@@ -74,12 +75,12 @@ def _row(study: Study, sql: str) -> Version:
 
 def quality(study: Study) -> Figures:
     """`radpref.data.agreement.rater_quality.study_quality` with the calibration gate; see there."""
-    return {**study_quality(study, n_boot=N_BOOT), "gate": study.config.annotate.gate}
+    return {**asdict(study_quality(study, n_boot=N_BOOT)), "gate": study.config.annotate.gate}
 
 
 def agreement(study: Study) -> Figures:
     """`radpref.data.agreement.rater_quality.study_agreement`: people and simulated raters, apart from each other."""
-    return study_agreement(study, n_boot=N_BOOT)
+    return asdict(study_agreement(study, n_boot=N_BOOT))
 
 
 class Remark(NamedTuple):

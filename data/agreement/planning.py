@@ -9,8 +9,9 @@ has fewer.
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from radpref.data.agreement.precision import ASSUMED, Precision, expected_precision
 from radpref.data.agreement.score_tables import PLAUSIBLE_TIME
@@ -61,7 +62,8 @@ class Row:
     """One design: ``n_sets`` rating sets with ``overlap`` readers each.
 
     ``all_sets``: {number of readers: number of sets} if nevertheless every set of the study is given out in the same
-    hours; sets with the fewest readers come first. ``precision``: None with one reader or one set.
+    hours; sets with the fewest readers come first. ``precision``: None with one reader or one set. ``enough``: the
+    design has all sets that are wanted. ``study_toml``: the lines that give this design.
     """
 
     overlap: int
@@ -70,6 +72,24 @@ class Row:
     hours_per_rater: float
     all_sets: dict[int, int]
     precision: Precision | None
+    enough: bool
+    sets_per_rater: int
+    study_toml: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Designs for ``raters`` with ``hours`` each, ``sets`` rating sets wanted."""
+
+    raters: int
+    hours: float
+    sets: int
+    seconds_per_set: float
+    seconds_source: str
+    icc: float
+    assumed: str
+    stage: str
+    rows: list[Row]
 
 
 def seconds_per_set(study: Study) -> tuple[float, str]:
@@ -110,8 +130,8 @@ def plan(
     overlap: int | None = None,
     seconds: float | None = None,
     icc: float = 0.5,
-) -> dict[str, Any]:
-    """The plan as JSON-ready values; see the module's docstring.
+) -> Plan:
+    """The plan; see the module's docstring.
 
     Args:
         sets: rating sets to be scored; default: those of the study, or ``sets.n`` of study.toml before they are made.
@@ -135,26 +155,8 @@ def plan(
         least = load_of(1, 0, settings).total * s / 3600
         raise InvalidInput(f"--hours {hours:g} holds no set after the training; give at least {least:.2f}")
     wanted = [overlap] if overlap else _overlaps(raters)
-    rows = [_row(k, raters, n_sets, n_there["comparison"], n_showings, s, settings, icc) for k in wanted]
-    return {
-        "raters": raters,
-        "hours": hours,
-        "sets": n_sets,
-        "seconds_per_set": s,
-        "seconds_source": source,
-        "icc": icc,
-        "assumed": ASSUMED,
-        "stage": stage(study.db),
-        "rows": [
-            {
-                **asdict(row),
-                "enough": row.n_sets == n_sets,
-                "sets_per_rater": row.load.total,
-                "study_toml": _toml(row, n_sets, n_there["rating"]),
-            }
-            for row in rows
-        ],
-    }
+    rows = [_row(k, raters, n_sets, n_there, n_showings, s, settings, icc) for k in wanted]
+    return Plan(raters, hours, n_sets, s, source, icc, ASSUMED, stage(study.db), rows)
 
 
 def _check(raters: int, hours: float, sets: int | None, overlap: int | None, seconds: float | None, icc: float) -> None:
@@ -178,59 +180,55 @@ def _overlaps(raters: int) -> list[int]:
 
 
 def _row(
-    overlap: int, raters: int, n_sets: int, n_comparison: int, n_showings: int, s: float, settings: AnnotateConfig,
-    icc: float,
+    overlap: int, raters: int, n_sets: int, n_there: Mapping[str, int], n_showings: int, s: float,
+    settings: AnnotateConfig, icc: float,
 ) -> Row:  # fmt: skip
-    n_compared = -(-n_comparison * overlap // raters)
+    n_compared = -(-n_there["comparison"] * overlap // raters)
     most = capacity(n_showings, n_compared, settings)
     fits = min(n_sets, raters * most // overlap)
     load = load_of(-(-fits * overlap // raters), n_compared, settings)
     base, extra = divmod(min(raters * most, n_sets * overlap), n_sets)
     all_sets = {count: n for count, n in ((base + 1, extra), (base, n_sets - extra)) if n}
     precision = expected_precision(fits, overlap, icc, n_raters=raters) if fits >= 2 and overlap >= 2 else None
-    return Row(overlap, fits, load, round(load.total * s / 3600, 2), all_sets, precision)
+    lines = ["[annotate]", f"raters_per_set = {overlap}", f"sets_per_rater = {load.rating}"]
+    if fits < n_sets and not n_there["rating"]:
+        lines = ["[sets]", f"n = {fits}", *lines]
+    elif fits < n_sets:
+        spread = " and ".join(f"{n} with {count} readers" for count, n in all_sets.items())
+        lines = [f"# {n_sets} sets are there already: they end up {spread}", *lines]
+    hours = round(load.total * s / 3600, 2)
+    return Row(overlap, fits, load, hours, all_sets, precision, fits == n_sets, load.total, lines)
 
 
-def _toml(row: Row, n_sets: int, n_there: int) -> list[str]:
-    """Lines for study.toml that give this design."""
-    lines = ["[annotate]", f"raters_per_set = {row.overlap}", f"sets_per_rater = {row.load.rating}"]
-    if row.n_sets == n_sets:
-        return lines
-    if not n_there:
-        return ["[sets]", f"n = {row.n_sets}", *lines]
-    spread = " and ".join(f"{n} with {count} readers" for count, n in row.all_sets.items())
-    return [f"# {n_sets} sets are there already: they end up {spread}", *lines]
-
-
-def plan_lines(found: dict[str, Any]) -> list[str]:
+def plan_lines(found: Plan) -> list[str]:
     """The plan as lines of text."""
     lines = [
-        f"{found['raters']} raters with {found['hours']:g} h each, {found['sets']} rating sets wanted",
-        f"{found['seconds_per_set']:g} s per set: {found['seconds_source']}",
+        f"{found.raters} raters with {found.hours:g} h each, {found.sets} rating sets wanted",
+        f"{found.seconds_per_set:g} s per set: {found.seconds_source}",
         "",
         f"{'readers':>7} {'sets':>10} {'each rater sees':>16} {'hours':>6}  {'ICC ±':<7} {'preferences':<13} of which",
     ]
-    for row in found["rows"]:
-        load, precision = row["load"], row["precision"]
-        around = [f"{load[name]} {name}" for name in ("rating", "comparison", "training", "attention", "repeats")]
+    for row in found.rows:
+        load, precision = row.load, row.precision
+        around = [f"{n} {name}" for name, n in vars(load).items()]
         icc, preference = "-", "-"
         if precision:
-            icc = f"{precision['icc_half_width']:.3f}" if precision["icc_half_width"] is not None else "-"
-            preference = f"{precision['preference']:.2f} ± {precision['preference_half_width']:.3f}"
-        sets = f"{row['n_sets']}" if row["enough"] else f"only {row['n_sets']}"
+            icc = f"{precision.icc_half_width:.3f}" if precision.icc_half_width is not None else "-"
+            preference = f"{precision.preference:.2f} ± {precision.preference_half_width:.3f}"
+        sets = f"{row.n_sets}" if row.enough else f"only {row.n_sets}"
         lines.append(
-            f"{row['overlap']:>7} {sets:>10} {row['sets_per_rater']:>16} {row['hours_per_rater']:>6.1f}  {icc:<7}"
+            f"{row.overlap:>7} {sets:>10} {row.sets_per_rater:>16} {row.hours_per_rater:>6.1f}  {icc:<7}"
             f" {preference:<13} {', '.join(part for part in around if not part.startswith('0 '))}"
         )
     lines += [
         "",
-        f"± is half the 95 % interval expected at ICC(2,1) = {found['icc']:g}, for these readers.",
-        f"Assumed: {found['assumed']}.",
+        f"± is half the 95 % interval expected at ICC(2,1) = {found.icc:g}, for these readers.",
+        f"Assumed: {found.assumed}.",
     ]
-    if any(row["overlap"] < found["raters"] for row in found["rows"]):
+    if any(row.overlap < found.raters for row in found.rows):
         lines.append(PARTIAL)
-    if found["stage"] in ("locked", "frozen"):
-        lines.append(f"The study is {found['stage']}: what study.toml says is fixed, this is for another one.")
-    if len(found["rows"]) == 1:
-        return [*lines, "For study.toml:", *(f"  {line}" for line in found["rows"][0]["study_toml"])]
+    if found.stage in ("locked", "frozen"):
+        lines.append(f"The study is {found.stage}: what study.toml says is fixed, this is for another one.")
+    if len(found.rows) == 1:
+        return [*lines, "For study.toml:", *(f"  {line}" for line in found.rows[0].study_toml)]
     return [*lines, "Choose a line and repeat with --overlap to see what to write into study.toml."]

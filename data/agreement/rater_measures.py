@@ -1,12 +1,13 @@
 """How one rater scores: leniency, position effect, drift, attention, straight-lining, pace. Pure functions.
 
-Input: rows of the tables in data/agreement/score_tables.py. Output: plain dictionaries, each with the n behind it. A
-measure with too little behind it is {"n_...": n, "too_small": reason} and nothing else.
+Input: rows of the tables in data/agreement/score_tables.py. Output: one dataclass each, with the n behind it; a
+measure with too little behind it is a :class:`TooSmall`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,117 @@ WINDOW, MAX_POINTS = 15, 60
 """Sets in the rolling mean of the drift plot, and how many points of it are sent."""
 
 
-def too_small(n: int, needed: int, what: str) -> str:
-    """The words for a figure that is not given."""
-    return f"n too small: {n} {what}, needs {needed}"
+@dataclass(frozen=True)
+class TooSmall:
+    """A figure that is not given, because ``n`` is too small."""
+
+    n: int
+    too_small: str
+
+    @classmethod
+    def of(cls, n: int, needed: int, what: str) -> TooSmall:
+        """``n`` of ``what``, where ``needed`` are."""
+        return cls(n, f"n too small: {n} {what}, needs {needed}")
 
 
-def share(k: int, n: int) -> dict[str, Any]:
-    """A share with its Wilson interval, and k and n."""
-    low, high = wilson(k, n)
-    return {"value": round(k / n, 4), "low": round(low, 4), "high": round(high, 4), "k": k, "n": n}
+@dataclass(frozen=True)
+class Share:
+    """A share k of n with its 95 % interval (Wilson)."""
+
+    value: float
+    low: float
+    high: float
+    k: int
+    n: int
+
+    @classmethod
+    def of(cls, k: int, n: int) -> Share:
+        """The share of ``k`` in ``n``."""
+        low, high = wilson(k, n)
+        return cls(round(k / n, 4), round(low, 4), round(high, 4), k, n)
+
+
+@dataclass(frozen=True)
+class InRange(Share):
+    """Answers within the expected range, on ``n_sets`` sets."""
+
+    n_sets: int
+
+
+@dataclass(frozen=True)
+class StraightLining(Share):
+    """Sets with four equal scores; ``others``: the other raters' share on the same sets, None where it is too few."""
+
+    others: float | None
+    n_others: int
+
+
+@dataclass(frozen=True)
+class ScoreCounts:
+    """How often 0, 1, ... 5 was given, and the mean."""
+
+    counts: list[int]
+    mean: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Leniency:
+    """Mean of own score minus the others' mean, score points, with its 95 % interval."""
+
+    n_sets: int
+    n_scores: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Mean residual at one place of the page, A to D, with its 95 % interval."""
+
+    place: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PositionEffect:
+    """Mean residuals at A, B, C, D against ``basis``; F-test of place: p and f, None where the rest has no variance."""
+
+    n_sets: int
+    basis: str
+    places: list[Place]
+    p: float | None
+    f: float | None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Slope of the residual per 100 sets with its 95 % interval; line and rolling mean (over ``window`` sets): points
+    [set number, residual]."""
+
+    n_sets: int
+    basis: str
+    value: float
+    low: float
+    high: float
+    line: list[list[float]]
+    rolling: list[list[float]]
+    window: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Active seconds per set (median and quartiles), seconds left at that pace, and the share done too fast."""
+
+    n: int
+    median_s: float
+    low_s: float
+    high_s: float
+    left_s: int
+    too_fast: Share
 
 
 def _draws(n: int, n_boot: int, seed: int) -> Float:
@@ -62,32 +165,29 @@ def with_others(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(others=others)
 
 
-def distribution(rows: pd.DataFrame) -> dict[str, Any]:
-    """{criterion: {"counts": [how often 0, 1, ... 5], "mean": m, "n": n}}."""
+def distribution(rows: pd.DataFrame) -> dict[str, ScoreCounts]:
+    """Criterion -> the scores given."""
     return {
-        str(criterion): {
-            "counts": np.bincount(part.to_numpy(), minlength=LEVELS).tolist(),
-            "mean": round(float(part.mean()), 3),
-            "n": len(part),
-        }
+        str(criterion): ScoreCounts(
+            np.bincount(part.to_numpy(), minlength=LEVELS).tolist(), round(float(part.mean()), 3), len(part)
+        )
         for criterion, part in rows.groupby("criterion")["value"]
     }
 
 
-def leniency(rows: pd.DataFrame, *, n_boot: int, seed: int) -> dict[str, Any]:
+def leniency(rows: pd.DataFrame, *, n_boot: int, seed: int) -> Leniency | TooSmall:
     """Mean of (own score - mean of the others) over shared images, score points; CI: bootstrap over sets."""
     shared = rows[rows["others"].notna()]
     per_set = (
         (shared["value"] - shared["others"]).groupby(shared["set_id"]).agg(["sum", "size"]).to_numpy(dtype=np.float64)
     )
     n_sets = len(per_set)
-    sizes = {"n_sets": n_sets, "n_scores": len(shared)}
     if n_sets < MIN_SETS:
-        return {**sizes, "too_small": too_small(n_sets, MIN_SETS, "sets shared with another rater")}
+        return TooSmall.of(n_sets, MIN_SETS, "sets shared with another rater")
     boots = _draws(n_sets, n_boot, seed) @ per_set
     low, high = _percentiles(boots[:, 0] / boots[:, 1])
     value = per_set[:, 0].sum() / per_set[:, 1].sum()
-    return {**sizes, "value": round(float(value), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    return Leniency(n_sets, len(shared), round(float(value), 4), round(float(low), 4), round(float(high), 4))
 
 
 def residuals(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -103,7 +203,7 @@ def residuals(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return rows.assign(residual=rows["value"] - own), OWN
 
 
-def position_effect(rows: pd.DataFrame, *, n_boot: int, seed: int) -> dict[str, Any]:
+def position_effect(rows: pd.DataFrame, *, n_boot: int, seed: int) -> PositionEffect | TooSmall:
     """Mean residual at A, B, C, D after each set's own mean is taken off; on TM2I the criteria are averaged first.
 
     CIs: bootstrap over sets. p: F-test of place in the two-way layout sets x places without interaction.
@@ -113,7 +213,7 @@ def position_effect(rows: pd.DataFrame, *, n_boot: int, seed: int) -> dict[str, 
     wide = wide.reindex(columns=range(N_SLOTS)).dropna()
     n_sets = len(wide)
     if n_sets < MIN_SETS:
-        return {"n_sets": n_sets, "basis": basis, "too_small": too_small(n_sets, MIN_SETS, "complete sets")}
+        return TooSmall.of(n_sets, MIN_SETS, "complete sets")
     centred = wide.to_numpy(dtype=np.float64)
     centred = centred - centred.mean(axis=1, keepdims=True)
     means = centred.mean(axis=0)
@@ -124,13 +224,13 @@ def position_effect(rows: pd.DataFrame, *, n_boot: int, seed: int) -> dict[str, 
     f = math.nan if rest < 1e-9 else (between / freedom[0]) / (rest / freedom[1])
     p = float(stats.f.sf(f, *freedom)) if math.isfinite(f) else None
     places = [
-        {"place": "ABCD"[k], "value": round(float(means[k]), 4), "low": round(float(a), 4), "high": round(float(b), 4)}
+        Place("ABCD"[k], round(float(means[k]), 4), round(float(a), 4), round(float(b), 4))
         for k, (a, b) in enumerate(zip(low, high, strict=True))
     ]
-    return {"n_sets": n_sets, "basis": basis, "places": places, "p": p, "f": f if math.isfinite(f) else None}
+    return PositionEffect(n_sets, basis, places, p, f if math.isfinite(f) else None)
 
 
-def drift(rows: pd.DataFrame) -> dict[str, Any]:
+def drift(rows: pd.DataFrame) -> Drift | TooSmall:
     """Slope of the residual score (see :func:`residuals`) per 100 sets in the order of finishing, one value per set.
 
     With its 95 % CI (least squares, t), the fitted line and the rolling mean for the plot.
@@ -139,22 +239,22 @@ def drift(rows: pd.DataFrame) -> dict[str, Any]:
     residual = used.groupby("finish")["residual"].mean().sort_index().to_numpy(dtype=np.float64)
     n = len(residual)
     if n < MIN_SETS:
-        return {"n_sets": n, "basis": basis, "too_small": too_small(n, MIN_SETS, "sets")}
+        return TooSmall.of(n, MIN_SETS, "sets")
     x = np.arange(1, n + 1, dtype=np.float64)
     fit = stats.linregress(x, residual)
     stderr = float(fit.stderr) if math.isfinite(fit.stderr) else 0.0  # nan: the residuals are all alike
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 2)) * stderr
     slope = float(fit.slope)
-    return {
-        "n_sets": n,
-        "basis": basis,
-        "value": round(100 * slope, 4),
-        "low": round(100 * (slope - half), 4),
-        "high": round(100 * (slope + half), 4),
-        "line": [[1, _at(fit, 1)], [n, _at(fit, n)]],
-        "rolling": _rolling(residual),
-        "window": min(WINDOW, n),
-    }
+    return Drift(
+        n,
+        basis,
+        value=round(100 * slope, 4),
+        low=round(100 * (slope - half), 4),
+        high=round(100 * (slope + half), 4),
+        line=[[1, _at(fit, 1)], [n, _at(fit, n)]],
+        rolling=_rolling(residual),
+        window=min(WINDOW, n),
+    )
 
 
 def _at(fit: Any, x: int) -> float:
@@ -171,15 +271,14 @@ def _rolling(residual: Float) -> list[list[float]]:
     return [[float(middle[k]), round(float(means[k]), 4)] for k in kept]
 
 
-def in_range(rows: pd.DataFrame, expected: pd.DataFrame) -> dict[str, Any]:
-    """Share of answers within the expected range, with its Wilson interval; ``n_sets`` behind them."""
+def in_range(rows: pd.DataFrame, expected: pd.DataFrame) -> InRange | TooSmall:
+    """Share of answers within the expected range."""
     both = rows.merge(expected, on=ITEM)
     n = len(both)
-    sizes = {"n_sets": int(both["set_id"].nunique()), "n": n}
     if n < N_SLOTS:
-        return {**sizes, "too_small": too_small(n, N_SLOTS, "answers")}
+        return TooSmall.of(n, N_SLOTS, "answers")
     right = int(((both["value"] >= both["low"]) & (both["value"] <= both["high"])).sum())
-    return {**sizes, **share(right, n)}
+    return InRange(**asdict(Share.of(right, n)), n_sets=int(both["set_id"].nunique()))
 
 
 def equal_sets(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -188,19 +287,19 @@ def equal_sets(rows: pd.DataFrame) -> pd.Series[bool]:
     return spread.groupby(level=["rater_id", "set_id"]).all()
 
 
-def straight_lining(equal: pd.Series[bool], rater_id: int) -> dict[str, Any]:
+def straight_lining(equal: pd.Series[bool], rater_id: int) -> StraightLining | TooSmall:
     """Share of one rater's sets with four equal scores, beside the others' share on the same sets."""
     raters = equal.index.get_level_values("rater_id")
     own, others = equal[raters == rater_id], equal[raters != rater_id]
     n = len(own)
     if n < MIN_SETS:
-        return {"n": n, "too_small": too_small(n, MIN_SETS, "sets")}
+        return TooSmall.of(n, MIN_SETS, "sets")
     same = others[others.index.get_level_values("set_id").isin(own.index.get_level_values("set_id"))]
     expected = None if len(same) < MIN_SETS else round(float(same.mean()), 4)
-    return {**share(int(own.sum()), n), "others": expected, "n_others": len(same)}
+    return StraightLining(**asdict(Share.of(int(own.sum()), n)), others=expected, n_others=len(same))
 
 
-def pace(shown: pd.DataFrame, too_fast_s: float, n_left: int) -> dict[str, Any]:
+def pace(shown: pd.DataFrame, too_fast_s: float, n_left: int) -> Pace | TooSmall:
     """Active seconds per set (median and quartiles), the time left at that pace, and the share of sets done too fast.
 
     Too fast: less than ``too_fast_s`` seconds per score. Sets without a measured time count nowhere.
@@ -208,14 +307,14 @@ def pace(shown: pd.DataFrame, too_fast_s: float, n_left: int) -> dict[str, Any]:
     timed = shown[shown["done"] & shown["active_s"].notna()]
     seconds = timed["active_s"].to_numpy(dtype=np.float64)
     if len(seconds) == 0:
-        return {"n": 0, "too_small": too_small(0, 1, "timed sets")}
+        return TooSmall.of(0, 1, "timed sets")
     quarter, median, three_quarters = (float(value) for value in np.percentile(seconds, [25, 50, 75]))
     fast = int((seconds / timed["n_required"].to_numpy(dtype=np.float64) < too_fast_s).sum())
-    return {
-        "n": len(seconds),
-        "median_s": round(median, 1),
-        "low_s": round(quarter, 1),
-        "high_s": round(three_quarters, 1),
-        "left_s": round(median * n_left),
-        "too_fast": share(fast, len(seconds)),
-    }
+    return Pace(
+        len(seconds),
+        median_s=round(median, 1),
+        low_s=round(quarter, 1),
+        high_s=round(three_quarters, 1),
+        left_s=round(median * n_left),
+        too_fast=Share.of(fast, len(seconds)),
+    )

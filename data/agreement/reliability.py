@@ -1,14 +1,15 @@
 """Agreement of raters with each other and with themselves, with bootstrap intervals over whole sets.
 
 Input: a matrix raters x items, (R, N) float, NaN where a rater gave no score; the table of
-`radpref.data.reader_study.scores.score_table`; a table of repeated scores. Output: JSON-ready reports. The
-coefficients are in data/agreement/coefficients.py and data/agreement/intraclass.py.
+`radpref.data.reader_study.scores.score_table`; a table of repeated scores. Output: reports of
+dataclasses. The coefficients are in data/agreement/coefficients.py and data/agreement/intraclass.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from radpref.data.agreement.coefficients import (
     tau_measure,
     weighted_kappa,
 )
-from radpref.data.agreement.intraclass import Design, icc, icc_design, icc_measure
+from radpref.data.agreement.intraclass import icc, icc_design, icc_measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,12 +53,97 @@ MIN_REPEATS = 5
 """Fewer repeated sets say nothing about one rater."""
 
 
+@dataclass(frozen=True)
+class Coefficient:
+    """A measure with its 95 % interval; None: not computable."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+Coefficients = dict[str, Coefficient]
+
+
+@dataclass(frozen=True)
+class NotComputable:
+    """Scores of which there are too few, and why."""
+
+    n_raters: int
+    n_sets: int
+    n_scores: int
+    not_computable: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement between raters.
+
+    n_items: scored images (times criteria); icc_basis: "complete" (images every rater scored) or "incomplete" (all
+    images with two scores or more, where few or none are complete); icc_n_items: how many those are; icc_k: readers of
+    each (harmonic mean); icc_not_computable: why there is no ICC, or None.
+    """
+
+    n_raters: int
+    n_sets: int
+    n_scores: int
+    n_items: int
+    n_items_shared: int
+    n_items_complete: int
+    icc_basis: str
+    icc_n_items: int
+    icc_k: float | None
+    icc_not_computable: str | None
+    n_sets_shared: int
+    measures: Coefficients
+
+
+@dataclass(frozen=True)
+class IntraRater:
+    """Agreement of one rater's two scores of the same images, ``hours_between`` (median) them."""
+
+    n_sets: int
+    n_scores: int
+    hours_between: float
+    measures: Coefficients
+    n_raters: int = 1
+
+
+Found = Agreement | NotComputable
+
+
+@dataclass(frozen=True)
+class KindAgreement:
+    """Raters of one kind: agreement by criterion ("text", "mask", "overall"), by mode and criterion, by asked finding
+    (text criterion), and of each rater with their own earlier scores."""
+
+    raters: list[str]
+    n_raters: int
+    n_sets: int
+    n_scores: int
+    criteria: dict[str, Found]
+    modes: dict[str, dict[str, Found]]
+    findings: dict[str, Found]
+    intra_rater: dict[str, IntraRater | NotComputable]
+
+
+@dataclass(frozen=True)
+class AgreementReport:
+    """Agreement of a study's raters, people and simulated ones apart."""
+
+    kinds: list[str]
+    n_boot: int
+    seed: int
+    confidence: float
+    by_kind: dict[str, KindAgreement]
+
+
 def agreement(
     matrix: npt.ArrayLike, groups: Sequence[Any], sets: Sequence[Any], *, n_boot: int = 1000, seed: int = 0
-) -> dict[str, Any]:
-    """All measures of a matrix (R, N), each {"value", "low", "high"}: a 95 % percentile bootstrap over ``sets``.
+) -> Coefficients:
+    """All measures of a matrix (R, N), their intervals by a 95 % percentile bootstrap over ``sets``.
 
-    ``groups`` says which items are compared with each other, ``sets`` which are drawn together. None: not computable.
+    ``groups`` says which items are compared with each other, ``sets`` which are drawn together.
     """
     values = as_matrix(matrix)
     clusters, n_sets = _numbered(sets)
@@ -76,10 +162,10 @@ def _numbered(sets: Sequence[Any]) -> tuple[Index, int]:
     return np.array([names[name] for name in sets], dtype=np.intp), len(names)
 
 
-def _bootstrapped(measures: Sequence[Measure], n_sets: int, n_boot: int, seed: int) -> dict[str, Any]:
+def _bootstrapped(measures: Sequence[Measure], n_sets: int, n_boot: int, seed: int) -> Coefficients:
     rng = np.random.default_rng([seed, 31])
     draws = rng.multinomial(n_sets, np.full(n_sets, 1 / n_sets), size=n_boot) if n_sets > 1 else np.zeros((0, n_sets))
-    found: dict[str, Any] = {}
+    found: Coefficients = {}
     for measure in measures:
         point = measure.evaluate(measure.sums.sum(axis=0, keepdims=True))
         boots = measure.evaluate(draws @ measure.sums)
@@ -87,11 +173,11 @@ def _bootstrapped(measures: Sequence[Measure], n_sets: int, n_boot: int, seed: i
     return found
 
 
-def _interval(value: float, boots: Float) -> dict[str, float | None]:
+def _interval(value: float, boots: Float) -> Coefficient:
     finite = boots[np.isfinite(boots)]
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(finite, [tail, 100 - tail]) if len(finite) > 1 else (math.nan, math.nan)
-    return {name: _plain(number) for name, number in (("value", value), ("low", low), ("high", high))}
+    return Coefficient(_plain(value), _plain(low), _plain(high))
 
 
 def _plain(number: float) -> float | None:
@@ -106,10 +192,10 @@ def intra_rater(
     *,
     n_boot: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Coefficients:
     """One rater's two scores (N,) of the same images: share exactly alike and within one point, and the coefficients.
 
-    Each {"value", "low", "high"}, bootstrapped over ``sets``; ``groups`` as in :func:`agreement`.
+    Intervals are bootstrapped over ``sets``; ``groups`` as in :func:`agreement`.
     """
     matrix = as_matrix([np.asarray(first, dtype=np.float64), np.asarray(again, dtype=np.float64)])
     clusters, n_sets = _numbered(sets)
@@ -130,93 +216,83 @@ def agreement_report(
     *,
     findings: Mapping[str, Collection[str]] | None = None,
     repeats: pd.DataFrame | None = None,
-) -> dict[str, Any]:
-    """Agreement of a score table (`radpref.data.reader_study.scores.score_table`), JSON-ready; people and simulated
-    raters apart.
-
-    {"kinds": [...], "n_boot", "seed", "by_kind": {kind: {"raters", "n_raters", "n_sets", "n_scores",
-    "criteria": {"text" | "mask" | "overall": {...}}, "modes": {mode: {criterion: {...}}},
-    "findings": {finding: {...}}, "intra_rater": {username: {...}}}}}. What has too few raters or sets holds only
-    {"not_computable": reason, ...}. Beside measures stand "icc_basis": "complete" (images every rater scored) or
-    "incomplete" (all images with two scores or more, where few or none are complete), "icc_n_items": how many those
-    are, "icc_k": readers of each (harmonic mean), and "icc_not_computable": why there is no ICC, or None.
+) -> AgreementReport:
+    """Agreement of a score table (`radpref.data.reader_study.scores.score_table`).
 
     Args:
         findings: condition_id -> the findings it asks for; each is broken out on the text criterion.
         repeats: one row per repeated score: rater_kind, username, set_id, criterion, slot, first, again, hours.
     """
     kinds = sorted(str(kind) for kind in table["rater_kind"].unique())
-    report: dict[str, Any] = {"kinds": kinds, "n_boot": n_boot, "seed": seed, "confidence": CONFIDENCE, "by_kind": {}}
+    by_kind = {}
     for kind in kinds:
         part = table[table["rater_kind"] == kind]
         criteria = sorted(str(name) for name in part["criterion"].unique())
-        report["by_kind"][kind] = {
-            "raters": sorted(str(name) for name in part["username"].unique()),
-            **_sizes(part),
-            "criteria": {
+        by_kind[kind] = KindAgreement(
+            sorted(str(name) for name in part["username"].unique()),
+            *_sizes(part),
+            criteria={
                 name: _criterion(part if name == OVERALL else part[part["criterion"] == name], n_boot, seed)
                 for name in [*criteria, OVERALL]
             },
-            "modes": {
+            modes={
                 str(mode): {
                     str(name): _criterion(rows, n_boot, seed, MIN_SETS) for name, rows in of_mode.groupby("criterion")
                 }
                 for mode, of_mode in part.groupby("mode")
             },
-            "findings": _findings(part, findings or {}, n_boot, seed),
-            "intra_rater": _intra(repeats, kind, n_boot, seed),
-        }
-    return report
+            findings=_findings(part, findings or {}, n_boot, seed),
+            intra_rater=_intra(repeats, kind, n_boot, seed),
+        )
+    return AgreementReport(kinds, n_boot, seed, CONFIDENCE, by_kind)
 
 
-def _sizes(part: pd.DataFrame) -> dict[str, int]:
-    return {
-        "n_raters": int(part["rater_id"].nunique()),
-        "n_sets": int(part["set_id"].nunique()),
-        "n_scores": len(part),
-    }
+def _sizes(part: pd.DataFrame) -> tuple[int, int, int]:
+    """(raters, sets, scores)."""
+    return int(part["rater_id"].nunique()), int(part["set_id"].nunique()), len(part)
 
 
-def _criterion(part: pd.DataFrame, n_boot: int, seed: int, min_sets: int = 1) -> dict[str, Any]:
+def _criterion(part: pd.DataFrame, n_boot: int, seed: int, min_sets: int = 1) -> Found:
     sizes = _sizes(part)
-    if sizes["n_raters"] < 2:
-        return {**sizes, "not_computable": "one rater; agreement needs at least two"}
+    if sizes[0] < 2:
+        return NotComputable(*sizes, "one rater; agreement needs at least two")
     wide = part.pivot(index="rater_id", columns=["set_id", "criterion", "slot"], values="value").sort_index(axis=1)
     matrix = wide.to_numpy(dtype=np.float64)
     items = [(str(column[0]), str(column[1])) for column in wide.columns.to_list()]
     shared = (~np.isnan(matrix)).sum(axis=0) >= 2
     if not shared.any():
-        return {**sizes, "not_computable": "no image has scores of two raters; let raters score the same sets"}
+        return NotComputable(*sizes, "no image has scores of two raters; let raters score the same sets")
     n_shared = len({items[item][0] for item in np.flatnonzero(shared)})
     if n_shared < min_sets:
-        return {**sizes, "not_computable": f"n too small: {n_shared} sets scored by two raters, needs {min_sets}"}
+        return NotComputable(*sizes, f"n too small: {n_shared} sets scored by two raters, needs {min_sets}")
     complete = int((~np.isnan(matrix)).all(axis=0).sum())
-    n_items = {"n_items": matrix.shape[1], "n_items_shared": int(shared.sum()), "n_items_complete": complete}
     measures = agreement(matrix, items, [set_id for set_id, _ in items], n_boot=n_boot, seed=seed)
     names = part.drop_duplicates("rater_id").set_index("rater_id")["username"]
-    basis = _icc_basis(icc_design(matrix, [str(names[rater]) for rater in wide.index]), measures["icc_2_1"]["value"])
-    return {**sizes, **n_items, **basis, "n_sets_shared": n_shared, "measures": measures}
+    design = icc_design(matrix, [str(names[rater]) for rater in wide.index])
+    no_icc = design.reason or ("the scores do not vary" if measures["icc_2_1"].value is None else None)
+    return Agreement(
+        *sizes,
+        n_items=matrix.shape[1],
+        n_items_shared=int(shared.sum()),
+        n_items_complete=complete,
+        icc_basis=design.basis,
+        icc_n_items=design.n_items,
+        icc_k=_plain(design.k),
+        icc_not_computable=no_icc,
+        n_sets_shared=n_shared,
+        measures=measures,
+    )
 
 
-def _icc_basis(design: Design, value: float | None) -> dict[str, Any]:
-    reason = design.reason or ("the scores do not vary" if value is None else None)
-    return {
-        "icc_basis": design.basis,
-        "icc_n_items": design.n_items,
-        "icc_k": _plain(design.k),
-        "icc_not_computable": reason,
-    }
-
-
-def icc_basis_text(criterion: str, found: Mapping[str, Any]) -> str:
-    """From which images the ICCs of a criterion's entry are, in words; call it where there is one."""
-    things = f"{found['icc_n_items']:,} {'images x criteria' if criterion == 'overall' else 'images'}"
-    if found["icc_basis"] == "complete":
+def icc_basis_text(criterion: str, found: Agreement) -> str:
+    """From which images the ICCs of a criterion are, in words; call it where there is one."""
+    things = f"{found.icc_n_items:,} {'images x criteria' if criterion == 'overall' else 'images'}"
+    if found.icc_basis == "complete":
         return f"{things} that every rater scored"
-    return f"{things} with two scores or more, {found['icc_k']:.2g} each; incomplete design"
+    return f"{things} with two scores or more, {found.icc_k:.2g} each; incomplete design"
 
 
-def _findings(part: pd.DataFrame, findings: Mapping[str, Collection[str]], n_boot: int, seed: int) -> dict[str, Any]:
+def _findings(part: pd.DataFrame, findings: Mapping[str, Collection[str]], n_boot: int, seed: int) -> dict[str, Found]:
     """Agreement on the text criterion of the sets that ask for each finding; findings with too few sets say so."""
     text = part[part["criterion"] == "text"]
     names = sorted({name for condition in text["condition_id"].unique() for name in findings.get(str(condition), ())})
@@ -227,51 +303,51 @@ def _findings(part: pd.DataFrame, findings: Mapping[str, Collection[str]], n_boo
     return found
 
 
-def _intra(repeats: pd.DataFrame | None, kind: str, n_boot: int, seed: int) -> dict[str, Any]:
+def _intra(repeats: pd.DataFrame | None, kind: str, n_boot: int, seed: int) -> dict[str, IntraRater | NotComputable]:
     if repeats is None:
         return {}
     rows = repeats[repeats["rater_kind"] == kind]
     return {str(name): intra_rater_entry(part, n_boot, seed) for name, part in rows.groupby("username")}
 
 
-def intra_rater_entry(part: pd.DataFrame, n_boot: int, seed: int) -> dict[str, Any]:
+def intra_rater_entry(part: pd.DataFrame, n_boot: int, seed: int) -> IntraRater | NotComputable:
     """:func:`intra_rater` of one rater's repeated scores, with n and the hours between; see `agreement_report`."""
-    sizes: dict[str, Any] = {"n_sets": int(part["set_id"].nunique()), "n_scores": len(part)}
-    if sizes["n_sets"] < MIN_REPEATS:
-        return {**sizes, "not_computable": f"n too small: {sizes['n_sets']} repeated sets, needs {MIN_REPEATS}"}
+    n_sets, n_scores = int(part["set_id"].nunique()), len(part)
+    if n_sets < MIN_REPEATS:
+        return NotComputable(1, n_sets, n_scores, f"n too small: {n_sets} repeated sets, needs {MIN_REPEATS}")
     sets = [str(name) for name in part["set_id"]]
     groups = list(zip(sets, part["criterion"], strict=True))
     first, again = part["first"].to_numpy(), part["again"].to_numpy()
     measures = intra_rater(first, again, groups, sets, n_boot=n_boot, seed=seed)
     hours = float(np.median(part.drop_duplicates("set_id")["hours"].to_numpy(dtype=np.float64)))
-    return {**sizes, "hours_between": round(hours, 1), "measures": measures}
+    return IntraRater(n_sets, n_scores, round(hours, 1), measures)
 
 
-def agreement_lines(report: Mapping[str, Any]) -> list[str]:
-    """The report of :func:`agreement_report` as lines of text."""
-    if not report["by_kind"]:
+def agreement_lines(report: AgreementReport) -> list[str]:
+    """The report as lines of text."""
+    if not report.by_kind:
         return ["no scores yet"]
     lines = []
-    for kind, part in report["by_kind"].items():
+    for kind, part in report.by_kind.items():
         mark = "SIMULATED raters" if kind == "simulated" else "people"
-        lines.append(f"{mark}: {part['n_raters']} raters, {part['n_sets']} sets, {part['n_scores']} scores")
-        for criterion, found in part["criteria"].items():
-            if "not_computable" in found:
-                lines.append(f"  {criterion}: not computable ({found['not_computable']})")
+        lines.append(f"{mark}: {part.n_raters} raters, {part.n_sets} sets, {part.n_scores} scores")
+        for criterion, found in part.criteria.items():
+            if isinstance(found, NotComputable):
+                lines.append(f"  {criterion}: not computable ({found.not_computable})")
                 continue
-            for name, value in found["measures"].items():
-                text = f"  {criterion:<8} {name:<28} {_measure(value)}"
+            for name, one in found.measures.items():
+                text = f"  {criterion:<8} {name:<28} {_measure(one)}"
                 lines.append(text + (_icc_note(criterion, found) if name.startswith("icc") else ""))
     return lines
 
 
-def _icc_note(criterion: str, found: Mapping[str, Any]) -> str:
+def _icc_note(criterion: str, found: Agreement) -> str:
     """From which images an ICC is, or why there is none."""
-    return f"  ({found['icc_not_computable'] or icc_basis_text(criterion, found)})"
+    return f"  ({found.icc_not_computable or icc_basis_text(criterion, found)})"
 
 
-def _measure(found: Mapping[str, float | None]) -> str:
-    value, low, high = found["value"], found["low"], found["high"]
-    if value is None:
+def _measure(found: Coefficient) -> str:
+    if found.value is None:
         return "not computable"
-    return f"{value:6.3f}" if low is None or high is None else f"{value:6.3f}  [{low:.3f}, {high:.3f}]"
+    interval = "" if found.low is None or found.high is None else f"  [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.value:6.3f}{interval}"

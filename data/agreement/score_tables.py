@@ -62,6 +62,15 @@ _SCORE_COLUMNS = {"presentation_id": "int64", "slot": "int64", "criterion": "str
 
 
 @dataclass(frozen=True)
+class RaterRow:
+    """A rater of the report."""
+
+    username: str
+    kind: str
+    active: bool
+
+
+@dataclass(frozen=True)
 class QualityTables:
     """What :func:`radpref.data.agreement.rater_quality.quality_report` reads.
 
@@ -71,17 +80,16 @@ class QualityTables:
     ``scores``: one row per current score: presentation_id, slot, criterion, value, and its presentation's columns,
     with place: 0-3 for A-D, where the rater saw the image.
     ``expected``: set_id, slot, criterion, low, high.
-    ``raters``: username, kind, active.
     """
 
     shown: pd.DataFrame
     scores: pd.DataFrame
     expected: pd.DataFrame
-    raters: list[dict[str, Any]]
+    raters: list[RaterRow]
 
 
 def make_tables(
-    shown: pd.DataFrame, scores: pd.DataFrame, expected: pd.DataFrame, raters: list[dict[str, Any]]
+    shown: pd.DataFrame, scores: pd.DataFrame, expected: pd.DataFrame, raters: list[RaterRow]
 ) -> QualityTables:
     """Join the two tables and work out which presentations are done and where each image stood."""
     n_scores = scores.groupby("presentation_id").size().rename("n_scores")
@@ -118,7 +126,7 @@ def read_tables(db: StudyDatabase) -> QualityTables:
         {"set_id": "str", "slot": "int64", "criterion": "str", "low": "int64", "high": "int64"},
     )
     raters = db.rows("SELECT username, kind, active FROM raters WHERE role = 'rater' ORDER BY kind, rater_id")
-    return make_tables(shown, scores, expected, raters)
+    return make_tables(shown, scores, expected, [RaterRow(r["username"], r["kind"], bool(r["active"])) for r in raters])
 
 
 def _frame(db: StudyDatabase, sql: str, columns: dict[str, str]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from radpref.data.agreement.reliability import Agreement, IntraRater, NotComputable
 from radpref.data.study.db import StudyDatabase
 
 if TYPE_CHECKING:
@@ -217,27 +218,29 @@ def agreement_table(study: Study, n_boot: int = 1000) -> Table:
     from radpref.data.agreement.rater_quality import study_agreement
 
     rows: list[tuple[Any, ...]] = []
-    for kind, part in study_agreement(study, n_boot=n_boot)["by_kind"].items():
-        parts: list[tuple[str, str | None, str, dict[str, Any]]] = [
-            ("all", None, name, found) for name, found in part["criteria"].items()
+    for kind, part in study_agreement(study, n_boot=n_boot).by_kind.items():
+        parts: list[tuple[str, str | None, str, Agreement | IntraRater | NotComputable]] = [
+            ("all", None, name, found) for name, found in part.criteria.items()
         ]
-        parts += [("mode", mode, name, one) for mode, of in part["modes"].items() for name, one in of.items()]
-        parts += [("finding", name, "text", found) for name, found in part["findings"].items()]
-        parts += [("rater", name, "overall", {"n_raters": 1, **one}) for name, one in part["intra_rater"].items()]
+        parts += [("mode", mode, name, found) for mode, of in part.modes.items() for name, found in of.items()]
+        parts += [("finding", name, "text", found) for name, found in part.findings.items()]
+        parts += [("rater", name, "overall", found) for name, found in part.intra_rater.items()]
         for scope, which, criterion, found in parts:
             rows += _measures((kind, kind == "simulated", scope, which, criterion), found)
     text = "Agreement between raters, and of raters with themselves, with 95 % bootstrap intervals over sets"
     return Table("agreement", text, AGREEMENT, tuple(rows))
 
 
-def _measures(key: Sequence[Any], found: dict[str, Any]) -> list[tuple[Any, ...]]:
-    sizes = tuple(found.get(name) for name in ("n_raters", "n_sets", "n_scores"))
-    if "not_computable" in found:
-        return [(*key, None, None, None, None, *sizes, found["not_computable"], None, None)]
+def _measures(key: Sequence[Any], found: Agreement | IntraRater | NotComputable) -> list[tuple[Any, ...]]:
+    sizes = (found.n_raters, found.n_sets, found.n_scores)
+    if isinstance(found, NotComputable):
+        return [(*key, None, None, None, None, *sizes, found.not_computable, None, None)]
     rows = []
-    for name, one in found["measures"].items():
-        icc = name.startswith("icc")
-        reason = found.get("icc_not_computable") if icc and one["value"] is None else None
-        basis = (found.get("icc_basis"), found.get("icc_n_items")) if icc else (None, None)
-        rows.append((*key, name, one["value"], one["low"], one["high"], *sizes, reason, *basis))
+    for name, one in found.measures.items():
+        reason: str | None = None
+        basis: tuple[str | None, int | None] = (None, None)
+        if isinstance(found, Agreement) and name.startswith("icc"):
+            reason = found.icc_not_computable if one.value is None else None
+            basis = (found.icc_basis, found.icc_n_items)
+        rows.append((*key, name, one.value, one.low, one.high, *sizes, reason, *basis))
     return rows

@@ -18,6 +18,7 @@ from radpref.downstream.inference.grid_result import GridResult
 if TYPE_CHECKING:
     import pandas as pd
 
+    from radpref.data.agreement.reliability import AgreementReport
     from radpref.data.study.study import Study
 
 N_BOOT = 500
@@ -43,7 +44,7 @@ class Evidence:
 
     counts: dict[str, int]
     scores: pd.DataFrame
-    agreement: dict[str, Any] | None
+    agreement: AgreementReport | None
     align: Run | None
     finetune: Run | None
     pairs: dict[str, Any] | None

@@ -148,7 +148,7 @@ def _scores_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
         "agreement": [page.table(table) for table in tables.agreement_tables(evidence.agreement)],
         "counts": page.table(tables.score_table_of(counts)),
         "figure": page.figure("scores", figures.score_distribution(counts)),
-        "n_boot": evidence.agreement["n_boot"],
+        "n_boot": evidence.agreement.n_boot,
     }
 
 

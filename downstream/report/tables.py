@@ -6,17 +6,21 @@ Pure functions of the evidence's parts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radpref.data.agreement.reliability import icc_basis_text
+from radpref.data.agreement.reliability import Agreement, Coefficient, NotComputable, icc_basis_text
 from radpref.downstream.report.table import Table, interval, number
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from radpref.data.agreement.reliability import AgreementReport
+
+NOTHING = Coefficient(None, None, None)
 MEASURE_NAMES = {
     "icc_2_1": "ICC(2,1), one rater",
     "icc_2_k": "ICC(2,k), mean of all raters",
@@ -30,39 +34,36 @@ MEASURE_NAMES = {
 }
 
 
-def agreement_tables(report: dict[str, Any]) -> list[Table]:
+def agreement_tables(report: AgreementReport) -> list[Table]:
     """One table per kind of rater: measures as rows, criteria as columns with intervals."""
-    found = []
-    for kind, part in report["by_kind"].items():
-        criteria = part["criteria"]
-        names = [name for name in criteria if "measures" in criteria[name]]
-        if len(criteria) == 2:  # one criterion only: "overall" would say the same again
-            names = [name for name in names if name != "overall"]
+    tables = []
+    for kind, part in report.by_kind.items():
+        computed = {name: found for name, found in part.criteria.items() if isinstance(found, Agreement)}
+        notes = [
+            f"{name}: not computable ({found.not_computable})"
+            for name, found in part.criteria.items()
+            if isinstance(found, NotComputable)
+        ]
+        if len(part.criteria) == 2:  # one criterion only: "overall" would say the same again
+            computed.pop("overall", None)
         shown, rows = [], []
-        for key in dict.fromkeys(key for name in names for key in criteria[name]["measures"]):
-            cells = [criteria[name]["measures"].get(key, {}) for name in names]
-            label = MEASURE_NAMES.get(key, key)
-            texts = [f"{number(c.get('value'))} ({interval(c.get('low'), c.get('high'))})" for c in cells]
-            shown.append([label, *texts])
-            rows += [
-                {"rater_kind": kind, "measure": key, "criterion": n, **c} for n, c in zip(names, cells, strict=True)
-            ]
-        notes = tuple(
-            f"{name}: not computable ({criteria[name]['not_computable']})"
-            for name in criteria
-            if "not_computable" in criteria[name]
-        ) + tuple(f"{name}: {_icc_note(name, criteria[name])}" for name in names)
+        for key in dict.fromkeys(key for found in computed.values() for key in found.measures):
+            cells = {name: found.measures.get(key, NOTHING) for name, found in computed.items()}
+            texts = [f"{number(one.value)} ({interval(one.low, one.high)})" for one in cells.values()]
+            shown.append([MEASURE_NAMES.get(key, key), *texts])
+            rows += [{"rater_kind": kind, "measure": key, "criterion": n, **asdict(one)} for n, one in cells.items()]
+        notes += [f"{name}: {_icc_note(name, found)}" for name, found in computed.items()]
         who = "Simulated raters" if kind == "simulated" else "Human raters"
-        caption = f"{who}: {part['n_raters']} raters, {part['n_sets']} sets, {part['n_scores']:,} scores"
-        header = ("Measure", *(f"{name} (95 % CI)" for name in names))
-        found.append(Table(f"agreement-{kind}", caption, header, shown, rows, notes=notes))
-    return found
+        caption = f"{who}: {part.n_raters} raters, {part.n_sets} sets, {part.n_scores:,} scores"
+        header = ("Measure", *(f"{name} (95 % CI)" for name in computed))
+        tables.append(Table(f"agreement-{kind}", caption, header, shown, rows, notes=tuple(notes)))
+    return tables
 
 
-def _icc_note(criterion: str, found: Mapping[str, Any]) -> str:
+def _icc_note(criterion: str, found: Agreement) -> str:
     """From which images the ICC is, or why there is none."""
-    if found["icc_not_computable"]:
-        return f"ICC not computable ({found['icc_not_computable']})"
+    if found.icc_not_computable:
+        return f"ICC not computable ({found.icc_not_computable})"
     return f"ICC from {icc_basis_text(criterion, found)}"
 
 

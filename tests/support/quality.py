@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 
-from radpref.data.agreement.score_tables import QualityTables, make_tables
+from radpref.data.agreement.score_tables import QualityTables, RaterRow, make_tables
 from radpref.data.reader_study.scores import CRITERIA, ScoreEvent, record_events, required_scores
 from radpref.data.study.study import Study
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 
 START = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 SET_S = 70.0
@@ -128,7 +132,7 @@ def make_frames(
                 {"presentation_id": base + one.order, "slot": slot, "criterion": criterion, "value": value}
                 for (slot, criterion), value in scorer.scores(one, slots).items()
             ]
-    raters = [{"username": h.username, "kind": h.kind, "active": 1} for h in habits]
+    raters = [RaterRow(h.username, h.kind, True) for h in habits]
     answers = pd.DataFrame(list(expected), columns=["set_id", "slot", "criterion", "low", "high"])
     return make_tables(pd.DataFrame(shown_rows), pd.DataFrame(score_rows), answers, raters)
 
@@ -217,6 +221,6 @@ def add_expectations(study: Study, set_ids: Sequence[str], purpose: str) -> None
                 )
 
 
-def dump(value: object) -> str:
+def dump(report: DataclassInstance) -> str:
     """JSON without NaN, as the server sends it."""
-    return json.dumps(value, allow_nan=False)
+    return json.dumps(asdict(report), allow_nan=False)

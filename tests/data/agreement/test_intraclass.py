@@ -21,7 +21,7 @@ from radpref.data.agreement.intraclass import (
     variance_components,
 )
 from radpref.data.agreement.precision import expected_precision, shared_out
-from radpref.data.agreement.reliability import agreement, agreement_lines, agreement_report
+from radpref.data.agreement.reliability import Coefficient, agreement, agreement_lines, agreement_report
 from radpref.downstream.report.tables import agreement_tables
 from tests.data.agreement.test_reliability import SHROUT_FLEISS, score_rows
 
@@ -201,7 +201,7 @@ def test_it_is_quick() -> None:
     start = time.perf_counter()
     found = agreement(points, sets, sets, n_boot=200)
     assert time.perf_counter() - start < 2
-    assert found["icc_2_1"]["low"] < found["icc_2_1"]["value"] < found["icc_2_1"]["high"]
+    assert found["icc_2_1"].low < found["icc_2_1"].value < found["icc_2_1"].high
 
 
 # --- what the planner promises -----------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_the_half_width_of_an_overlap_design_is_that_of_the_dashboard(n_raters: 
         given[readers, np.arange(4 * n_sets)] = True
         points = np.where(given, np.clip(np.rint(2.5 + 1.3 * full), 0, 5), np.nan)
         found = agreement(points, sets, sets, n_boot=300, seed=draw)["icc_2_1"]
-        widths.append((found["high"] - found["low"]) / 2)
+        widths.append((found.high - found.low) / 2)
     expected = expected_precision(n_sets, overlap, 0.5, n_raters=n_raters)
     assert np.mean(widths) == pytest.approx(expected.icc_half_width, rel=0.2)
 
@@ -251,25 +251,25 @@ def overlap_table(pairs: list[tuple[int, int]]) -> pd.DataFrame:
 
 def test_the_report_of_an_overlap_design_has_an_icc_and_says_from_what() -> None:
     report = agreement_report(overlap_table([(1, 2), (2, 3), (3, 4), (4, 1)] * 3), n_boot=50)
-    text = report["by_kind"]["human"]["criteria"]["text"]
-    assert (text["icc_basis"], text["icc_n_items"], text["icc_k"], text["n_items_complete"]) == ("incomplete", 48, 2, 0)
-    assert text["icc_not_computable"] is None
-    single = text["measures"]["icc_2_1"]
-    assert 0.5 < single["low"] < single["value"] < single["high"] <= 1
+    text = report.by_kind["human"].criteria["text"]
+    assert (text.icc_basis, text.icc_n_items, text.icc_k, text.n_items_complete) == ("incomplete", 48, 2, 0)
+    assert text.icc_not_computable is None
+    single = text.measures["icc_2_1"]
+    assert 0.5 < single.low < single.value < single.high <= 1
     (line,) = [line for line in agreement_lines(report) if "text     icc_2_1" in line]
     assert line.endswith("(48 images with two scores or more, 2 each; incomplete design)")
     assert "ICC from 48 images with two scores or more" in agreement_tables(report)[0].notes[0]
     complete = agreement_report(score_rows(), n_boot=10)
-    assert complete["by_kind"]["simulated"]["criteria"]["text"]["icc_basis"] == "complete"
+    assert complete.by_kind["simulated"].criteria["text"].icc_basis == "complete"
     assert "(24 images that every rater scored)" in "\n".join(agreement_lines(complete))
 
 
 def test_raters_who_share_no_image_have_no_icc() -> None:
     report = agreement_report(overlap_table([(1, 2), (3, 4)] * 6), n_boot=50)
-    text = report["by_kind"]["human"]["criteria"]["text"]
-    assert text["measures"]["icc_2_1"] == {"value": None, "low": None, "high": None}
-    assert text["measures"]["alpha_ordinal"]["value"] is not None
-    assert "share no image (r1, r2 | r3, r4)" in text["icc_not_computable"]
+    text = report.by_kind["human"].criteria["text"]
+    assert text.measures["icc_2_1"] == Coefficient(None, None, None)
+    assert text.measures["alpha_ordinal"].value is not None
+    assert "share no image (r1, r2 | r3, r4)" in text.icc_not_computable
     assert "r1, r2 | r3, r4" in "\n".join(agreement_lines(report))
     assert "ICC not computable" in agreement_tables(report)[0].notes[0]
 
@@ -300,6 +300,6 @@ def test_degenerate_designs_say_why(matrix: list[list[float]], reason: str | Non
 
 def test_scores_that_do_not_vary_have_no_icc() -> None:
     table = overlap_table([(1, 2), (2, 3), (3, 4), (4, 1)] * 3).assign(value=3)
-    text = agreement_report(table, n_boot=10)["by_kind"]["human"]["criteria"]["text"]
-    assert text["measures"]["icc_2_1"]["value"] is None
-    assert text["icc_not_computable"] == "the scores do not vary"
+    text = agreement_report(table, n_boot=10).by_kind["human"].criteria["text"]
+    assert text.measures["icc_2_1"].value is None
+    assert text.icc_not_computable == "the scores do not vary"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,40 +57,40 @@ def test_capacity_is_the_largest_load_that_fits(n: int, n_comparison: int) -> No
 def test_raters_are_given_what_the_plan_says(tmp_path: Path, overlap: int, hours: float) -> None:
     study = make_study(tmp_path, ("T2I",) * 20, toml=BUSY)
     found = plan(study, raters=4, hours=hours, overlap=overlap, seconds=60.0)
-    (row,) = found["rows"]
-    lines = [line for line in row["study_toml"] if "=" in line and not line.startswith(("#", "["))]
+    (row,) = found.rows
+    lines = [line for line in row.study_toml if "=" in line and not line.startswith(("#", "["))]
     values = {key.strip(): int(value) for key, value in (line.split("=") for line in lines)}
     settings = study.config.annotate.model_copy(update=values)
     people = [add_rater(study.db, f"r{number}").rater_id for number in range(4)]
     for rater in people:
         ensure_presentations(study.db, rater, 0, settings)
     shown = Counter(r["rater_id"] for r in study.db.rows("SELECT rater_id FROM presentations WHERE repeat_of IS NULL"))
-    assert max(shown.values()) == row["load"]["rating"]
+    assert max(shown.values()) == row.load.rating
     total = Counter(r["rater_id"] for r in study.db.rows("SELECT rater_id FROM presentations"))
-    assert max(total.values()) == row["sets_per_rater"] <= hours * 60
+    assert max(total.values()) == row.sets_per_rater <= hours * 60
     readers = Counter(
         int(r["n"])
         for r in study.db.rows("SELECT count(*) AS n FROM presentations WHERE repeat_of IS NULL GROUP BY set_id")
     )
-    if row["enough"]:
+    if row.enough:
         assert readers == {overlap: 20}
     else:  # the sets are there already, so they get fewer readers; the rounding of shares may cost one reading each
-        promised = sum(int(count) * n for count, n in row["all_sets"].items())
+        promised = sum(int(count) * n for count, n in row.all_sets.items())
         assert promised - 4 <= sum(count * n for count, n in readers.items()) <= promised
-        assert row["study_toml"][0].startswith("# 20 sets are there already")
+        assert row.study_toml[0].startswith("# 20 sets are there already")
     study.db.close()
 
 
 def test_too_few_hours_mean_fewer_sets_never_fewer_readers(study: Study) -> None:
     found = plan(study, raters=4, hours=2, sets=200, seconds=60.0)
-    for row in found["rows"]:
-        assert row["sets_per_rater"] <= 120
-        assert row["n_sets"] * row["overlap"] <= 4 * row["load"]["rating"]
-        assert row["enough"] == (row["n_sets"] == 200)
-    by_overlap = {row["overlap"]: row for row in found["rows"]}
-    assert by_overlap[2]["enough"]
-    assert by_overlap[4]["n_sets"] == 102
-    assert by_overlap[4]["study_toml"] == [
+    for row in found.rows:
+        assert row.sets_per_rater <= 120
+        assert row.n_sets * row.overlap <= 4 * row.load.rating
+        assert row.enough == (row.n_sets == 200)
+    by_overlap = {row.overlap: row for row in found.rows}
+    assert by_overlap[2].enough
+    assert by_overlap[4].n_sets == 102
+    assert by_overlap[4].study_toml == [
         "[sets]",
         "n = 102",
         "[annotate]",
@@ -103,12 +104,12 @@ def test_comparison_sets_take_time(study: Study, tmp_path: Path) -> None:
 
     for number in range(12):
         add_rated_set(study, number)
-    alone = plan(study, raters=2, hours=1, sets=100, overlap=2, seconds=60.0)["rows"][0]
+    alone = plan(study, raters=2, hours=1, sets=100, overlap=2, seconds=60.0).rows[0]
     with study.db.write() as connection:
         connection.execute("UPDATE image_sets SET purpose = 'comparison' WHERE ordinal < 10")
-    beside = plan(study, raters=2, hours=1, sets=100, overlap=2, seconds=60.0)["rows"][0]
-    assert beside["load"]["comparison"] == 10
-    assert beside["load"]["rating"] < alone["load"]["rating"]
+    beside = plan(study, raters=2, hours=1, sets=100, overlap=2, seconds=60.0).rows[0]
+    assert beside.load.comparison == 10
+    assert beside.load.rating < alone.load.rating
 
 
 # --- seconds per set ---------------------------------------------------------------------------------------------
@@ -170,8 +171,8 @@ def test_the_half_width_is_that_of_the_dashboard_s_interval() -> None:
         sets = [number // 4 for number in range(240)]
         found = agreement(simulated(rng, 60, severities, 0.5), sets, sets, n_boot=300, seed=draw)
         for name, seen in widths.items():
-            seen.append((found[name]["high"] - found[name]["low"]) / 2)
-        values.append(found["preference_agreement"]["value"])
+            seen.append((found[name].high - found[name].low) / 2)
+        values.append(found["preference_agreement"].value)
     expected = expected_precision(60, 4, 0.5)
     assert np.mean(widths["icc_2_1"]) == pytest.approx(expected.icc_half_width, rel=0.2)
     assert np.mean(widths["preference_agreement"]) == pytest.approx(expected.preference_half_width, rel=0.2)
@@ -184,7 +185,7 @@ def test_icc_and_preferences_are_those_of_the_agreement_report() -> None:
     sets = [number // 4 for number in range(80)]
     found = agreement(points, sets, sets, n_boot=0)
     whole = SharedOut(np.repeat(np.arange(3)[:, None], 80, axis=1), 3)
-    assert whole.icc_2_1([whole.sums_of(points)])[0] == pytest.approx(found["icc_2_1"]["value"], abs=1e-6)
+    assert whole.icc_2_1([whole.sums_of(points)])[0] == pytest.approx(found["icc_2_1"].value, abs=1e-6)
     assert _preference(latent, 4) == pytest.approx(preference_agreement(points, sets)["preference_agreement"])
 
 
@@ -217,7 +218,9 @@ def test_the_table_and_the_lines_to_write(study: Study) -> None:
     assert found["sets"] == study.config.sets.n
     assert [row["overlap"] for row in found["rows"]] == [1, 2, 3, 4]
     assert found["seconds_per_set"] == 30
-    assert all(len(line) < 160 for line in plan_lines(found)[2:-4])
+    computed = plan(study, raters=4, hours=2, seconds=30, icc=0.3)
+    assert all(len(line) < 160 for line in plan_lines(computed)[2:-4])
+    assert found == json.loads(json.dumps(asdict(computed)))
 
 
 def test_after_the_lock_the_lines_are_for_another_study(study: Study) -> None:

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from radpref.data.agreement.rater_measures import (
+    TooSmall,
     drift,
     equal_sets,
     in_range,
@@ -19,7 +20,7 @@ from radpref.data.agreement.rater_measures import (
     straight_lining,
     with_others,
 )
-from radpref.data.agreement.rater_quality import THRESHOLDS, quality_report, study_agreement, study_quality
+from radpref.data.agreement.rater_quality import THRESHOLDS, SetCounts, quality_report, study_agreement, study_quality
 from radpref.data.agreement.reliability import MIN_REPEATS, MIN_SETS
 from radpref.data.agreement.score_tables import asked_findings, repeat_table
 from tests.support.annotate import add_people, add_sets, make_study
@@ -30,7 +31,7 @@ PLAIN = [Habit("plain-1"), Habit("plain-2")]
 
 
 def line(report, username, kind="human"):
-    return next(rater for rater in report["by_kind"][kind]["raters"] if rater["username"] == username)
+    return next(rater for rater in report.by_kind[kind].raters if rater.username == username)
 
 
 def rows(values, rater_id=0, criterion="text"):
@@ -57,11 +58,11 @@ def test_leniency_by_hand():
     theirs = rows([(f"s{n:02d}", slot, slot, 2 if n % 2 else 3) for n in range(MIN_SETS) for slot in range(4)], 1)
     found = with_others(pd.concat([mine, theirs]))
     own = leniency(found[found["rater_id"] == 0], n_boot=400, seed=1)
-    assert own["value"] == 0.5
-    assert 0.1 <= own["low"] < 0.5 < own["high"] <= 0.9
-    assert own["n_sets"] == MIN_SETS
+    assert own.value == 0.5
+    assert 0.1 <= own.low < 0.5 < own.high <= 0.9
+    assert own.n_sets == MIN_SETS
     few = leniency(found[(found["rater_id"] == 0) & (found["set_id"] < "s03")], n_boot=10, seed=1)
-    assert few == {"n_sets": 3, "n_scores": 12, "too_small": "n too small: 3 sets shared with another rater, needs 10"}
+    assert few == TooSmall(3, "n too small: 3 sets shared with another rater, needs 10")
 
 
 def test_position_effect_against_pingouin():
@@ -75,11 +76,11 @@ def test_position_effect_against_pingouin():
 
         anova = pingouin.rm_anova(made, dv="value", within="place", subject="set_id", detailed=True)
     p = anova["p-unc" if "p-unc" in anova else "p_unc"].iloc[0]
-    assert found["f"] == pytest.approx(anova["F"].iloc[0], rel=1e-9)
-    assert found["p"] == pytest.approx(p, rel=1e-6)
+    assert found.f == pytest.approx(anova["F"].iloc[0], rel=1e-9)
+    assert found.p == pytest.approx(p, rel=1e-6)
     centred = (table - table.mean(axis=1, keepdims=True)).mean(axis=0)
-    assert [place["value"] for place in found["places"]] == pytest.approx(list(centred), abs=1e-4)
-    assert sum(place["value"] for place in found["places"]) == pytest.approx(0, abs=3e-4)
+    assert [place.value for place in found.places] == pytest.approx(list(centred), abs=1e-4)
+    assert sum(place.value for place in found.places) == pytest.approx(0, abs=3e-4)
 
 
 def test_residuals_are_against_the_others_where_they_scored_nearly_all():
@@ -98,8 +99,8 @@ def test_residuals_are_against_the_others_where_they_scored_nearly_all():
 
 def test_sets_without_four_scores_are_no_part_of_the_position_effect():
     made = rows([(f"s{n:02d}", p, p, p) for n in range(MIN_SETS) for p in range(4)])
-    assert "too_small" in position_effect(made.iloc[:-1], n_boot=10, seed=0)
-    assert position_effect(made, n_boot=10, seed=0)["p"] is None, "no noise at all: no F"
+    assert isinstance(position_effect(made.iloc[:-1], n_boot=10, seed=0), TooSmall)
+    assert position_effect(made, n_boot=10, seed=0).p is None, "no noise at all: no F"
 
 
 def test_drift_against_scipy():
@@ -109,21 +110,19 @@ def test_drift_against_scipy():
     found = drift(made)
     fit = stats.linregress(np.arange(40), per_set)
     half = stats.t.ppf(0.975, 38) * fit.stderr
-    assert found["basis"] == "own mean"
-    assert found["value"] == pytest.approx(100 * fit.slope, abs=1e-3)
-    assert (found["low"], found["high"]) == pytest.approx(
-        (100 * (fit.slope - half), 100 * (fit.slope + half)), abs=1e-3
-    )
-    assert found["rolling"][0][0] == 8.0, "the middle of the first fifteen sets"
-    assert found["rolling"][0][1] == pytest.approx(per_set[:15].mean() - per_set.mean(), abs=1e-3)
-    assert len(found["rolling"]) == 26
+    assert found.basis == "own mean"
+    assert found.value == pytest.approx(100 * fit.slope, abs=1e-3)
+    assert (found.low, found.high) == pytest.approx((100 * (fit.slope - half), 100 * (fit.slope + half)), abs=1e-3)
+    assert found.rolling[0][0] == 8.0, "the middle of the first fifteen sets"
+    assert found.rolling[0][1] == pytest.approx(per_set[:15].mean() - per_set.mean(), abs=1e-3)
+    assert len(found.rolling) == 26
 
 
 def test_a_rater_who_always_gives_the_same_score_drifts_by_nothing():
     made = rows([(f"s{n:02d}", p, p, 3) for n in range(MIN_SETS) for p in range(4)])
     found = drift(made)
-    assert (found["value"], found["low"], found["high"]) == (0.0, 0.0, 0.0)
-    json.dumps(found, allow_nan=False)  # the dashboard's route refuses nan
+    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
+    dump(found)  # the dashboard's route refuses nan
 
 
 def test_answers_in_range_by_hand():
@@ -133,8 +132,8 @@ def test_answers_in_range_by_hand():
         columns=["set_id", "slot", "criterion", "low", "high"],
     )
     found = in_range(answers, expected)
-    assert (found["k"], found["n"], found["value"], found["n_sets"]) == (3, 4, 0.75, 1)
-    assert in_range(answers.iloc[:3], expected)["too_small"] == "n too small: 3 answers, needs 4"
+    assert (found.k, found.n, found.value, found.n_sets) == (3, 4, 0.75, 1)
+    assert in_range(answers.iloc[:3], expected).too_small == "n too small: 3 answers, needs 4"
 
 
 def test_straight_lining_by_hand():
@@ -142,8 +141,8 @@ def test_straight_lining_by_hand():
     theirs = [rows([(f"s{n}", p, p, 3 if n < 1 else p) for p in range(4)], 1) for n in range(MIN_SETS)]
     mask = rows([("s0", p, p, p) for p in range(4)], criterion="mask")
     found = straight_lining(equal_sets(pd.concat([*mine, *theirs, mask])), 0)
-    assert (found["k"], found["n"], found["others"], found["n_others"]) == (3, 10, 0.1, 10), "s0 differs by mask"
-    assert "too_small" in straight_lining(equal_sets(pd.concat(mine[:3])), 0)
+    assert (found.k, found.n, found.others, found.n_others) == (3, 10, 0.1, 10), "s0 differs by mask"
+    assert isinstance(straight_lining(equal_sets(pd.concat(mine[:3])), 0), TooSmall)
 
 
 def test_pace_by_hand():
@@ -151,9 +150,9 @@ def test_pace_by_hand():
         {"done": [True] * 4 + [False], "active_s": [4.0, 20.0, 30.0, np.nan, 1.0], "n_required": [4, 4, 8, 4, 4]}
     )
     found = pace(shown, 1.5, 10)
-    assert (found["n"], found["median_s"], found["left_s"]) == (3, 20.0, 200)
-    assert (found["too_fast"]["k"], found["too_fast"]["n"]) == (1, 3)
-    assert "too_small" in pace(shown.iloc[3:], 1.5, 10)
+    assert (found.n, found.median_s, found.left_s) == (3, 20.0, 200)
+    assert (found.too_fast.k, found.too_fast.n) == (1, 3)
+    assert isinstance(pace(shown.iloc[3:], 1.5, 10), TooSmall)
 
 
 # --- habits are recovered ----------------------------------------------------------------------------------------
@@ -162,8 +161,8 @@ def test_pace_by_hand():
 def coverage(make, truth, n=60):
     """Share of simulated studies whose interval holds the truth, and the mean estimate."""
     found = [make(seed) for seed in range(n)]
-    inside = [one["low"] <= truth <= one["high"] for one in found]
-    return np.mean(inside), np.mean([one["value"] for one in found])
+    inside = [one.low <= truth <= one.high for one in found]
+    return np.mean(inside), np.mean([one.value for one in found])
 
 
 def simulated(habit, seed, n=60, mode="T2I"):
@@ -189,8 +188,8 @@ def test_a_position_effect_is_recovered():
 
     def at_a(seed):
         found = position_effect(simulated(habit, seed, mode="TM2I"), n_boot=300, seed=0)
-        assert found["p"] < 0.05
-        return found["places"][0]
+        assert found.p < 0.05
+        return found.places[0]
 
     covered, mean = coverage(at_a, 0.45, n=40)
     assert covered >= 0.85
@@ -198,7 +197,7 @@ def test_a_position_effect_is_recovered():
 
 
 def test_without_an_effect_there_is_rarely_one():
-    ps = [position_effect(simulated(Habit("plain"), seed), n_boot=5, seed=0)["p"] for seed in range(100)]
+    ps = [position_effect(simulated(Habit("plain"), seed), n_boot=5, seed=0).p for seed in range(100)]
     assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.11
 
 
@@ -228,16 +227,16 @@ def whole_report(habits, **kwargs):
 def test_what_counts_where():
     report, tables = whole_report([LENIENT, *PLAIN])
     own = line(report, "plain-1")
-    assert own["progress"]["n_sets"] == 60 + 10 + 6 + 8
-    assert own["progress"]["training"] == {"n_sets": 6, "n_done": 6, "n_skipped": 0}
-    assert own["pace"]["n"] == 84
-    assert own["leniency"]["n_sets"] == own["drift"]["n_sets"] == own["position"]["n_sets"] == 70
-    assert own["distribution"]["text"]["n"] == sum(own["distribution"]["text"]["counts"]) == 280
-    assert own["straight_line"]["n"] == 70
-    assert (own["attention"]["n"], own["training"]["n"], own["repeats"]["n_sets"]) == (24, 24, 8)
-    assert own["repeats"]["measures"]["within_one"]["value"] > 0.8
-    assert 0 < own["repeats"]["hours_between"] < 24
-    assert report["by_kind"]["human"]["coverage"] == {"3": 70}
+    assert own.progress.n_sets == 60 + 10 + 6 + 8
+    assert own.progress.training == SetCounts(n_sets=6, n_done=6, n_skipped=0)
+    assert own.pace.n == 84
+    assert own.leniency.n_sets == own.drift.n_sets == own.position.n_sets == 70
+    assert own.distribution["text"].n == sum(own.distribution["text"].counts) == 280
+    assert own.straight_line.n == 70
+    assert (own.attention.n, own.training.n, own.repeats.n_sets) == (24, 24, 8)
+    assert own.repeats.measures["within_one"].value > 0.8
+    assert 0 < own.repeats.hours_between < 24
+    assert report.by_kind["human"].coverage == {"3": 70}
     assert len(repeat_table(tables)) == 3 * 8 * 4
 
 
@@ -250,20 +249,18 @@ def test_repeats_equal_a_count_by_hand():
         for row in again.itertuples()
         for slot in range(4)
     ]
-    assert line(report, "plain-1")["repeats"]["measures"]["exact"]["value"] == pytest.approx(
-        np.mean(np.array(gaps) == 0)
-    )
+    assert line(report, "plain-1").repeats.measures["exact"].value == pytest.approx(np.mean(np.array(gaps) == 0))
 
 
 def test_people_and_simulated_raters_are_apart():
     alone, _ = whole_report([*PLAIN, LENIENT])
     mixed, _ = whole_report([*PLAIN, LENIENT, Habit("sim-1", kind="simulated", leniency=-2.0)])
-    assert line(mixed, "lenient")["leniency"] == line(alone, "lenient")["leniency"]
-    assert line(mixed, "lenient")["straight_line"] == line(alone, "lenient")["straight_line"]
+    assert line(mixed, "lenient").leniency == line(alone, "lenient").leniency
+    assert line(mixed, "lenient").straight_line == line(alone, "lenient").straight_line
     robot = line(mixed, "sim-1", "simulated")
-    assert robot["kind"] == "simulated"
-    assert "too_small" in robot["leniency"], "there is no other simulated rater to compare with"
-    assert {rater["kind"] for rater in mixed["by_kind"]["human"]["raters"]} == {"human"}
+    assert robot.kind == "simulated"
+    assert isinstance(robot.leniency, TooSmall), "there is no other simulated rater to compare with"
+    assert {rater.kind for rater in mixed.by_kind["human"].raters} == {"human"}
 
 
 def test_flags_name_the_habit_and_nobody_else():
@@ -279,7 +276,7 @@ def test_flags_name_the_habit_and_nobody_else():
         Habit("noisy", noise=3.0),
     ]
     report, _ = whole_report(habits)
-    flags = {(flag["username"], flag["measure"]) for flag in report["by_kind"]["human"]["flags"]}
+    flags = {(flag.username, flag.measure) for flag in report.by_kind["human"].flags}
     expected = {
         ("hurried", "too_fast"),
         ("flat", "straight_line"),
@@ -291,8 +288,8 @@ def test_flags_name_the_habit_and_nobody_else():
     }
     assert expected <= flags
     assert not {flag for flag in flags if flag[0].startswith("plain")}
-    assert all(flag["threshold"] is not None and flag["n"] > 0 for flag in report["by_kind"]["human"]["flags"])
-    assert len(report["by_kind"]["human"]["raters"]) == len(habits), "a flag leaves nobody out"
+    assert all(flag.threshold is not None and flag.n > 0 for flag in report.by_kind["human"].flags)
+    assert len(report.by_kind["human"].raters) == len(habits), "a flag leaves nobody out"
     assert set(THRESHOLDS) == {measure for _, measure in expected}
 
 
@@ -300,11 +297,11 @@ def test_few_sets_give_words_and_no_figures():
     tables = make_frames([LENIENT, *PLAIN], rating_sets(MIN_SETS - 1), n_repeats=MIN_REPEATS - 1)
     own = line(quality_report(tables, too_fast_s=1.5, n_boot=20), "lenient")
     for measure in ("leniency", "position", "drift", "straight_line", "attention", "training"):
-        assert own[measure]["too_small"].startswith("n too small"), measure
-        assert "value" not in own[measure], measure
-    assert own["repeats"]["not_computable"] == "n too small: 4 repeated sets, needs 5"
+        assert getattr(own, measure).too_small.startswith("n too small"), measure
+        assert isinstance(getattr(own, measure), TooSmall), measure
+    assert own.repeats.not_computable == "n too small: 4 repeated sets, needs 5"
     nobody = quality_report(read_empty(), too_fast_s=1.5)
-    assert nobody["by_kind"] == {}
+    assert nobody.by_kind == {}
 
 
 def read_empty():
@@ -331,19 +328,19 @@ def test_a_study_is_read_as_it_is(study):
     report = study_quality(study, n_boot=50)
     dump(report)
     ann = line(report, "ann")
-    assert ann["progress"]["n_sets"] == 24 - 1 + 6
-    n_skipped = ann["progress"]["n_skipped"]
-    assert ann["progress"]["n_done"] == 29 - n_skipped
+    assert ann.progress.n_sets == 24 - 1 + 6
+    n_skipped = ann.progress.n_skipped
+    assert ann.progress.n_done == 29 - n_skipped
     in_db = study.db.value(
         "SELECT count(*) FROM presentation_states WHERE state = 'skipped' AND rater_id = ?", (ids["ann"],)
     )
     assert n_skipped <= in_db <= n_skipped + 1, "training may be skipped too"
-    assert ann["leniency"]["value"] > 0.5
-    assert ann["leniency"]["low"] > 0
+    assert ann.leniency.value > 0.5
+    assert ann.leniency.low > 0
     agreement = study_agreement(study, n_boot=20)
-    assert set(agreement["by_kind"]) == {"human", "simulated"}
-    assert set(agreement["by_kind"]["human"]["modes"]) == {"T2I", "TM2I"}
-    assert "ann" in agreement["by_kind"]["human"]["intra_rater"]
+    assert set(agreement.by_kind) == {"human", "simulated"}
+    assert set(agreement.by_kind["human"].modes) == {"T2I", "TM2I"}
+    assert "ann" in agreement.by_kind["human"].intra_rater
     assert asked_findings(study.db)["condition-0-23"] == ["normal"]
 
 
@@ -352,7 +349,7 @@ def test_scores_taken_back_and_flags_taken_back(study):
     fill_study(study, [Habit("ann")], ids)
     first = study.db.row("SELECT presentation_id FROM presentation_states WHERE state = 'submitted' LIMIT 1")
     assert first
-    before = line(study_quality(study, n_boot=5), "ann")["progress"]
+    before = line(study_quality(study, n_boot=5), "ann").progress
     insert = (
         "INSERT INTO score_events(uuid, presentation_id, rater_id, kind, slot, criterion, value, created_at)"
         " VALUES (?, ?, ?, ?, 0, ?, ?, '2026-04-01')"
@@ -361,26 +358,26 @@ def test_scores_taken_back_and_flags_taken_back(study):
     for number, (kind, criterion, value) in enumerate([("flag", "artifact", 1), ("flag", "artifact", 0)]):
         with study.db.write() as connection:
             connection.execute(insert, (f"x{number}", *shown, kind, criterion, value))
-        flags = line(study_quality(study, n_boot=5), "ann")["progress"]["artifact"]
-        again = before["artifact"]
+        flags = line(study_quality(study, n_boot=5), "ann").progress.artifact
+        again = before.artifact
         assert flags in ((again, again + 1) if value else (again, again - 1))
     with study.db.write() as connection:
         connection.execute(insert, ("x9", *shown, "score", "text", None))
-    assert line(study_quality(study, n_boot=5), "ann")["progress"]["n_done"] == before["n_done"] - 1
+    assert line(study_quality(study, n_boot=5), "ann").progress.n_done == before.n_done - 1
 
 
 def test_after_the_lock_the_pilot_is_gone_but_not_the_training(study):
     ids = add_people(study)
     add_expectations(study, ["set-0-2"], "training")
     fill_study(study, [Habit("ann"), Habit("sim-1", kind="simulated")], ids)
-    assert line(study_quality(study, n_boot=5), "ann")["progress"]["n_sets"] == 23
+    assert line(study_quality(study, n_boot=5), "ann").progress.n_sets == 23
     with study.db.write() as connection:
         connection.execute("INSERT INTO stages(at, actor, stage) VALUES ('2026-04-01', 'office', 'locked')")
     report = study_quality(study, n_boot=5)
-    assert line(report, "ann")["progress"]["n_sets"] == 0
-    assert line(report, "ann")["progress"]["training"]["n_sets"] == 1
-    assert "too_small" in line(report, "ann")["leniency"]
-    assert line(report, "sim-1", "simulated")["progress"]["n_sets"] == 23
+    assert line(report, "ann").progress.n_sets == 0
+    assert line(report, "ann").progress.training.n_sets == 1
+    assert isinstance(line(report, "ann").leniency, TooSmall)
+    assert line(report, "sim-1", "simulated").progress.n_sets == 23
 
 
 def test_a_locked_study_that_kept_its_pilot(study):
@@ -391,7 +388,7 @@ def test_a_locked_study_that_kept_its_pilot(study):
         connection.execute(
             "INSERT INTO stages(at, actor, stage, detail) VALUES ('x', 'office', 'locked', ?)", (detail,)
         )
-    assert line(study_quality(study, n_boot=5), "ann")["progress"]["n_sets"] == 24
+    assert line(study_quality(study, n_boot=5), "ann").progress.n_sets == 24
 
 
 def test_no_word_of_arms(study):

@@ -1,7 +1,6 @@
 """Agreement against published worked examples and independent packages."""
 
 import itertools
-import json
 import warnings
 
 import krippendorff
@@ -24,6 +23,7 @@ from radpref.data.agreement.reliability import (
 )
 from radpref.data.core.errors import InvalidInput
 from tests.support.errors import refuses
+from tests.support.quality import dump
 
 # Shrout & Fleiss 1979, table 2: 6 targets, 4 judges.
 SHROUT_FLEISS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]).T
@@ -144,13 +144,13 @@ def test_tau_by_hand():
 def test_one_rater_twice_by_hand():
     first, again = [0, 1, 2, 3, 4, 5, 5, 0], [0, 1, 2, 3, 4, 3, 4, 0]
     found = intra_rater(first, again, ["a"] * 4 + ["b"] * 4, ["a"] * 4 + ["b"] * 4, n_boot=50)
-    assert found["exact"]["value"] == 6 / 8
-    assert found["within_one"]["value"] == 7 / 8
+    assert found["exact"].value == 6 / 8
+    assert found["within_one"].value == 7 / 8
     kappa = cohen_kappa_score(first, again, weights="quadratic", labels=range(6))
-    assert found["kappa_quadratic"]["value"] == pytest.approx(kappa, abs=1e-6)
-    assert found["icc_2_1"]["value"] == pytest.approx(icc([first, again])["icc_2_1"], abs=1e-6)
-    assert found["exact"]["low"] == 0.5
-    assert found["exact"]["high"] == 1.0
+    assert found["kappa_quadratic"].value == pytest.approx(kappa, abs=1e-6)
+    assert found["icc_2_1"].value == pytest.approx(icc([first, again])["icc_2_1"], abs=1e-6)
+    assert found["exact"].low == 0.5
+    assert found["exact"].high == 1.0
 
 
 def naive_preferences(matrix, groups):
@@ -218,15 +218,15 @@ def test_bootstrap_is_over_sets_and_seeded():
     assert found == agreement(matrix, sets, sets, n_boot=300, seed=5)
     assert found != agreement(matrix, sets, sets, n_boot=300, seed=6)
     for entry in found.values():
-        assert entry["low"] <= entry["value"] <= entry["high"]
+        assert entry.low <= entry.value <= entry.high
     # Against a bootstrap that repeats the columns of the drawn sets.
     rng, alphas = np.random.default_rng(0), []
     for _draw in range(300):
         columns = np.concatenate([np.arange(4 * s, 4 * s + 4) for s in rng.integers(0, 20, 20)])
         alphas.append(ordinal_alpha(matrix[:, columns]))
     low, high = np.percentile(alphas, [2.5, 97.5])
-    assert found["alpha_ordinal"]["low"] == pytest.approx(low, abs=0.04)
-    assert found["alpha_ordinal"]["high"] == pytest.approx(high, abs=0.04)
+    assert found["alpha_ordinal"].low == pytest.approx(low, abs=0.04)
+    assert found["alpha_ordinal"].high == pytest.approx(high, abs=0.04)
 
 
 def score_rows(n_raters=3, n_sets=6, kind="simulated", criteria=("text",), first_rater=1, seed=0):
@@ -257,22 +257,20 @@ def score_rows(n_raters=3, n_sets=6, kind="simulated", criteria=("text",), first
 def test_report_per_criterion_and_overall():
     table = score_rows(criteria=("text", "mask"))
     report = agreement_report(table, n_boot=50)
-    json.dumps(report, allow_nan=False)
-    part = report["by_kind"]["simulated"]
-    assert (report["kinds"], part["n_raters"], part["n_sets"], part["n_scores"]) == (["simulated"], 3, 6, 144)
-    assert list(part["criteria"]) == ["mask", "text", "overall"]
-    assert part["criteria"]["overall"]["n_items"] == 48
+    dump(report)
+    part = report.by_kind["simulated"]
+    assert (report.kinds, part.n_raters, part.n_sets, part.n_scores) == (["simulated"], 3, 6, 144)
+    assert list(part.criteria) == ["mask", "text", "overall"]
+    assert part.criteria["overall"].n_items == 48
     text = table[table["criterion"] == "text"].pivot(index="rater_id", columns=["set_id", "slot"], values="value")
-    assert part["criteria"]["text"]["measures"]["icc_2_1"]["value"] == pytest.approx(
-        icc(text.to_numpy())["icc_2_1"], abs=1e-6
-    )
+    assert part.criteria["text"].measures["icc_2_1"].value == pytest.approx(icc(text.to_numpy())["icc_2_1"], abs=1e-6)
 
 
 def test_report_keeps_people_and_simulated_raters_apart():
     report = agreement_report(pd.concat([score_rows(), score_rows(2, kind="human", first_rater=9)]), n_boot=20)
-    assert report["kinds"] == ["human", "simulated"]
-    assert report["by_kind"]["human"]["raters"] == ["r10", "r9"]
-    assert report["by_kind"]["simulated"]["n_raters"] == 3
+    assert report.kinds == ["human", "simulated"]
+    assert report.by_kind["human"].raters == ["r10", "r9"]
+    assert report.by_kind["simulated"].n_raters == 3
 
 
 def test_report_per_mode_finding_and_repeat():
@@ -284,43 +282,43 @@ def test_report_per_mode_finding_and_repeat():
     repeats = one.assign(first=one["value"], again=one["value"], hours=np.arange(len(one)) // 8 * 10.0)
     few = one[one["set_id"] == "s0"].assign(username="r2", first=1, again=2, hours=1.0)
     report = agreement_report(table, n_boot=20, findings=findings, repeats=pd.concat([repeats, few]))
-    json.dumps(report, allow_nan=False)
-    part = report["by_kind"]["human"]
-    assert set(part["modes"]) == {"T2I", "TM2I"}
-    assert part["modes"]["TM2I"]["mask"]["n_sets_shared"] == 20
-    assert part["modes"]["T2I"]["text"]["not_computable"] == "n too small: 4 sets scored by two raters, needs 10"
+    dump(report)
+    part = report.by_kind["human"]
+    assert set(part.modes) == {"T2I", "TM2I"}
+    assert part.modes["TM2I"]["mask"].n_sets_shared == 20
+    assert part.modes["T2I"]["text"].not_computable == "n too small: 4 sets scored by two raters, needs 10"
     mask = table[(table["criterion"] == "mask") & (table["mode"] == "TM2I")]
     wide = mask.pivot(index="rater_id", columns=["set_id", "slot"], values="value").to_numpy()
-    assert part["modes"]["TM2I"]["mask"]["measures"]["alpha_ordinal"]["value"] == pytest.approx(
+    assert part.modes["TM2I"]["mask"].measures["alpha_ordinal"].value == pytest.approx(
         krippendorff.alpha(wide, level_of_measurement="ordinal"), abs=1e-6
     )
-    assert list(part["findings"]) == ["effusion", "normal"]
-    assert [part["findings"][name]["n_sets"] for name in ("effusion", "normal")] == [24, 12]
-    assert part["intra_rater"]["r1"]["measures"]["exact"]["value"] == 1.0
-    assert part["intra_rater"]["r1"]["hours_between"] == 20.0
-    assert part["intra_rater"]["r2"]["not_computable"] == "n too small: 1 repeated sets, needs 5"
-    people_only = agreement_report(score_rows(), n_boot=5, repeats=repeats)["by_kind"]["simulated"]
-    assert people_only["intra_rater"] == {}, "a person's repeats are never a simulated rater's"
+    assert list(part.findings) == ["effusion", "normal"]
+    assert [part.findings[name].n_sets for name in ("effusion", "normal")] == [24, 12]
+    assert part.intra_rater["r1"].measures["exact"].value == 1.0
+    assert part.intra_rater["r1"].hours_between == 20.0
+    assert part.intra_rater["r2"].not_computable == "n too small: 1 repeated sets, needs 5"
+    people_only = agreement_report(score_rows(), n_boot=5, repeats=repeats).by_kind["simulated"]
+    assert people_only.intra_rater == {}, "a person's repeats are never a simulated rater's"
 
 
 def test_report_says_what_is_not_computable():
-    one = agreement_report(score_rows(1), n_boot=10)["by_kind"]["simulated"]["criteria"]["text"]
-    assert "one rater" in one["not_computable"]
+    one = agreement_report(score_rows(1), n_boot=10).by_kind["simulated"].criteria["text"]
+    assert "one rater" in one.not_computable
     table = score_rows(2)
     apart = table[(table["rater_id"] == 1) == table["set_id"].isin(["s0", "s1", "s2"])]
-    entry = agreement_report(apart, n_boot=10)["by_kind"]["simulated"]["criteria"]["text"]
-    assert "no image has scores of two raters" in entry["not_computable"]
-    assert agreement_report(score_rows(0))["by_kind"] == {}
+    entry = agreement_report(apart, n_boot=10).by_kind["simulated"].criteria["text"]
+    assert "no image has scores of two raters" in entry.not_computable
+    assert agreement_report(score_rows(0)).by_kind == {}
 
 
 def test_one_set_has_no_interval():
-    measures = agreement_report(score_rows(n_sets=1), n_boot=10)["by_kind"]["simulated"]["criteria"]["text"]["measures"]
-    assert measures["alpha_ordinal"]["value"] is not None
-    assert measures["alpha_ordinal"]["low"] is None
+    measures = agreement_report(score_rows(n_sets=1), n_boot=10).by_kind["simulated"].criteria["text"].measures
+    assert measures["alpha_ordinal"].value is not None
+    assert measures["alpha_ordinal"].low is None
 
 
 def test_missing_scores_use_complete_items_for_the_icc():
     table = score_rows(3)
     report = agreement_report(table.drop(index=table.index[0]), n_boot=10)
-    text = report["by_kind"]["simulated"]["criteria"]["text"]
-    assert (text["n_items"], text["n_items_shared"], text["n_items_complete"]) == (24, 24, 23)
+    text = report.by_kind["simulated"].criteria["text"]
+    assert (text.n_items, text.n_items_shared, text.n_items_complete) == (24, 24, 23)
