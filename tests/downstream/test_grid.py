@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -18,7 +17,6 @@ from radpref.data.study.study import Study
 from radpref.downstream import grid
 from radpref.downstream.cells.cells import find_cell, load_predictions, predictions_path
 from radpref.downstream.cells.networks import build_network
-from radpref.downstream.cells.training import balance_weights, best_dice_threshold
 from radpref.downstream.cli import app
 from radpref.downstream.inference.comparisons import parse_comparison, patient_score, patient_sums, planned_family
 from radpref.downstream.inference.grid_result import GridResult
@@ -45,22 +43,6 @@ def test_networks_have_the_right_outputs_and_equal_seeds_give_equal_weights(name
 def test_an_unknown_network_lists_the_choices():
     with refuses(InvalidInput, "vit", "small", "resnet18", "resnet50"):
         build_network("vit", "binary", 1, 0)
-
-
-def test_balanced_weights_give_each_class_an_equal_share():
-    labels = np.zeros((100, 2))
-    labels[:10, 0] = 1
-    labels[10:15, 1] = 1
-    weights = balance_weights(labels)
-    assert [weights[:10].sum(), weights[10:15].sum(), weights[15:].sum()] == pytest.approx([1 / 3] * 3)
-
-
-def test_pixel_threshold_comes_from_images_with_the_structure():
-    masks = np.zeros((2, 4, 4), bool)
-    masks[0, :2] = True
-    probabilities = np.where(masks, 0.35, 0.12).astype(np.float32)
-    assert 0.12 < best_dice_threshold(masks, probabilities) <= 0.35
-    assert best_dice_threshold(masks[1:], probabilities[1:]) == 0.5
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +99,35 @@ def test_grid_trains_compares_and_resumes(finished, monkeypatch):
     assert replace(same, run_id=lost.run_id).to_json() == lost.to_json()
 
 
+def test_every_cell_trains_on_train_chooses_on_validation_and_tests_on_test(finished):
+    study, result = finished
+    splits = {
+        split: {f"{row['dataset']}/{row['patient_id']}" for row in study.db.rows(
+            "SELECT dataset, patient_id FROM records WHERE split = ?", [split])}
+        for split in ("train", "val", "test")
+    }  # fmt: skip
+    jobs = grid.plan_grid(study, study.config.downstream.tasks)
+    assert len(jobs) == len(result.cells)
+    for job in jobs:
+        (real, rows), *synthetic = job.parts
+        assert {real.patients[i] for i in rows} <= splits["train"]
+        assert set(job.validation.patients) <= splits["val"]
+        assert set(job.test.patients) <= splits["test"]
+        assert all(name.startswith("synthetic/") for pool, _ in synthetic for name in pool.patients)
+    for cell in result.cells[::4]:
+        stored = load_predictions(study, find_cell(study, cell.cell_id))
+        assert set(stored["patients"].tolist()) <= splits["test"]
+
+
+def test_the_sums_of_the_bootstrap_give_the_reported_metric(finished):
+    study, result = finished
+    for row, metric in ((result.cells[0], "f1"), (result.cells[-1], "dice_positives")):
+        cell = find_cell(study, row.cell_id)
+        sums = patient_sums(load_predictions(study, cell), cell.spec.kind)
+        value = float(patient_score(cell.spec.kind)(sums.sum(axis=0)[None])[0])
+        assert value == pytest.approx(row.value(metric), nan_ok=True)
+
+
 def test_an_interrupted_grid_keeps_its_cells_and_its_run(tiny_study, monkeypatch):
     study = study_with_pools(tiny_study)
     original, count = grid.Job.run, []
@@ -136,15 +147,6 @@ def test_an_interrupted_grid_keeps_its_cells_and_its_run(tiny_study, monkeypatch
     assert result.run_id == run_id
     assert len(count) == 4 + 6
     assert len((study.root / "runs" / run_id / "metrics.jsonl").read_text().splitlines()) == 9
-
-
-def test_bootstrap_sums_give_the_reported_metric(finished):
-    study, result = finished
-    for row, metric in ((result.cells[0], "f1"), (result.cells[-1], "dice_positives")):
-        cell = find_cell(study, row.cell_id)
-        sums = patient_sums(load_predictions(study, cell), cell.spec.kind)
-        value = float(patient_score(cell.spec.kind)(sums.sum(axis=0)[None])[0])
-        assert value == pytest.approx(row.value(metric), nan_ok=True)
 
 
 @pytest.mark.slow

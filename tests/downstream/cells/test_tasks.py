@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.study.conditions import StoredCondition, save_conditions
 from radpref.data.study.splits import real_fraction, real_order
-from radpref.downstream.cells.loaders import augment, batch_indices, image_array, mask_array, normalise
+from radpref.downstream.cells.loaders import batch_indices, image_array, mask_array, normalise
 from radpref.downstream.cells.tasks import TaskData, load_pool, load_split, synthetic_subset
 from tests.support.downstream import add_pool, study_with_pools, with_downstream
 from tests.support.errors import refuses
@@ -107,6 +108,29 @@ def test_pool_keeps_the_order_of_ordinals_and_the_masks_as_labels(tiny_study):
     assert pool.masks.any(axis=(1, 2)).all()
 
 
+def test_a_pool_sampled_from_mirrored_masks_is_labelled_with_the_mirrored_masks(tiny_study):
+    """Pools may flip a mask before sampling; the label is what was asked for, not the record's own mask."""
+    study = study_with_pools(tiny_study, n=4)
+    task = study.config.downstream.tasks[2]
+    rows = study.db.rows(
+        "SELECT p.condition_id, mask_sha, mask_record FROM pool_images p JOIN conditions USING (condition_id) "
+        "JOIN condition_masks m USING (condition_id) "
+        "WHERE p.task = 'heart' AND arm = 'aligned' AND structure = 'heart' ORDER BY ordinal"
+    )
+    original = study.store.mask(rows[0]["mask_sha"])
+    assert not np.array_equal(original, original[:, ::-1])
+    with study.db.write() as connection:
+        flipped = study.store.put_mask(connection, np.ascontiguousarray(original[:, ::-1]))
+        condition = StoredCondition("M2I", None, {"heart": flipped}, mask_record=rows[0]["mask_record"])
+        save_conditions(connection, [condition])
+        where = "WHERE task = 'heart' AND arm = 'aligned' AND ordinal = 0"
+        connection.execute(f"UPDATE pool_images SET condition_id = ? {where}", [condition.condition_id])
+    pool = load_pool(study, task, "aligned", 32)
+    assert np.array_equal(pool.masks[0], mask_array(study, [flipped], 32)[0])
+    assert np.array_equal(pool.masks[0], mask_array(study, [rows[0]["mask_sha"]], 32)[0][:, ::-1])
+    assert np.array_equal(pool.masks[1], mask_array(study, [rows[1]["mask_sha"]], 32)[0])
+
+
 def test_a_pool_from_a_test_record_is_refused(tiny_study):
     study = with_downstream(tiny_study)
     add_pool(study, "two", "baseline", 3, split="test")
@@ -146,14 +170,5 @@ def test_batches_have_equal_steps_and_see_every_image():
     assert set(np.concatenate(weighted)) == {1}
 
 
-def test_augmentation_moves_image_and_mask_together_and_never_flips():
-    images = np.zeros((8, 32, 32), np.uint8)
-    images[:, 10:20, 4:10] = 255
-    masks = (images > 0).astype(np.uint8)
-    values, moved = augment(images, masks, np.random.default_rng(0))
-    assert values.dtype == np.float32
-    assert moved is not None
-    for value, mask in zip(values, moved, strict=True):
-        assert np.array_equal(value > value.mean(), mask > 0.5)
-        assert mask[:, :16].sum() > mask[:, 16:].sum()
+def test_normalised_grey_levels_fill_minus_two_to_two():
     assert normalise(np.array([[[0, 255]]], np.uint8)).tolist() == [[[-2.0, 2.0]]]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from radpref.data.core.errors import InvalidInput
-from radpref.downstream.inference.bootstrap import bootstrap_difference, sums_by_patient
 from radpref.downstream.inference.power import (  # fmt: skip
     detectable_effect,
     noncentral_t_cdf,
@@ -57,6 +56,46 @@ def test_independent_tests_agree_with_scipy():
         assert ours.df == pytest.approx(reference.df)
         interval = stats.ttest_ind(A, b, equal_var=equal).confidence_interval()
         assert ours.ci == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.parametrize(("a", "b"), [(A, B), (B, A)], ids=["positive", "negative"])
+def test_one_tailed_p_keeps_the_sign(a, b):
+    """P of "a is better" is near 1 where a is worse; P of "worse" is its complement."""
+    for ours, reference in (
+        (paired_t(a, b), stats.ttest_rel(a, b, alternative="greater")),
+        (student_t(a, b), stats.ttest_ind(a, b, alternative="greater")),
+        (welch_t(a, b), stats.ttest_ind(a, b, equal_var=False, alternative="greater")),
+    ):
+        assert ours.p == pytest.approx(reference.pvalue)
+        assert (ours.p < 0.5) == (ours.difference > 0) == (ours.t > 0)
+    row = compare(a, b, 0.05, 3)
+    assert row.p_worse == pytest.approx(stats.ttest_rel(a, b, alternative="less").pvalue)
+    assert row.difference == pytest.approx((a - b).mean())
+    assert row.ci == pytest.approx(tuple(stats.ttest_rel(a, b).confidence_interval(0.95)))
+    assert (row.d_z.value > 0) == (row.cohen_d.value > 0) == (row.difference > 0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
+def test_turning_the_arms_turns_everything(pairs):
+    a, b = np.array(pairs).T
+    one, other = paired_t(a, b), paired_t(b, a)
+    assert one.p + other.p == pytest.approx(1.0)
+    assert (one.difference, *one.ci) == pytest.approx((-other.difference, -other.ci[1], -other.ci[0]))
+
+
+@pytest.mark.parametrize("family_size", [1, 9, 48])
+def test_the_detectable_difference_is_that_of_the_whole_family(family_size):
+    from statsmodels.stats.power import TTestPower
+
+    row = compare(A, B, 0.05, family_size)
+    d_z = row.detectable_difference / float((A - B).std(ddof=1))
+    power = TTestPower().power(d_z, len(A), 0.05 / family_size, alternative="larger")
+    assert float(power) == pytest.approx(0.8, abs=1e-3)
+    one_less, enough = (
+        float(TTestPower().power(row.d_z.value, n, 0.05 / family_size, alternative="larger"))
+        for n in (row.seeds_needed - 1, row.seeds_needed)
+    )
+    assert one_less < 0.8 <= enough + 1e-6
 
 
 def test_no_spread_is_no_crash():
@@ -158,37 +197,3 @@ def test_the_published_design_has_about_five_percent_power():
 )
 def test_verdicts(n, p_better, p_worse, detectable, expected):
     assert verdict(n, p_better, p_worse, detectable, 0.05) == expected
-
-
-def _mean(sums):
-    return sums[..., 0] / sums[..., 1]
-
-
-def test_bootstrap_covers_the_patient_and_the_seed_spread():
-    rng = np.random.default_rng(0)
-    truth, n_patients, covered = 0.1, 60, 0
-    for _ in range(60):
-        patient = rng.normal(0, 0.5, n_patients)
-        a, b = [], []
-        for _ in range(8):
-            shift = truth + rng.normal(0, 0.05)
-            for arm, mean in ((a, shift), (b, 0.0)):
-                values = mean + patient + rng.normal(0, 0.3, n_patients)
-                arm.append(np.stack([values, np.ones(n_patients)], axis=1))
-        low, high = bootstrap_difference(a, b, _mean, np.random.default_rng(1), 300)
-        covered += low <= truth <= high
-    assert covered >= 50  # nominal 57; percentile intervals on 8 seeds are a little short
-
-
-def test_bootstrap_is_seeded_and_refuses_unequal_arms():
-    sums = [np.stack([np.arange(5.0), np.ones(5)], axis=1)] * 2
-    other = [2 * part for part in sums]
-    one = bootstrap_difference(sums, other, _mean, np.random.default_rng(4), 50)
-    assert one == bootstrap_difference(sums, other, _mean, np.random.default_rng(4), 50)
-    with pytest.raises(InvalidInput):
-        bootstrap_difference(sums, other[:1], _mean, np.random.default_rng(4))
-
-
-def test_sums_are_added_by_patient():
-    found = sums_by_patient(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 0, 1]), 2)
-    assert found.tolist() == [[3.0, 4.0], [6.0, 8.0]]
