@@ -93,11 +93,8 @@ def _run(
         "generator": study.config.generator.model_dump(mode="json"),
         "base": base,
     }
-
-    def work(run: Run) -> dict[str, Any]:
-        return _train(study, run, kind, arm, settings, device)
-
-    return once(study, kind, config, work, {"generator": base}).outcome
+    inputs = {"generator": base}
+    return once(study, kind, config, lambda run: _train(study, run, kind, arm, settings, device), inputs).outcome
 
 
 def load_material(study: Study, pairs_run: str, settings: AlignConfig, device: str) -> Material:

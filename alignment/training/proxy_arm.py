@@ -75,11 +75,8 @@ def _finetune(study: Study, settings: AlignConfig, device: str) -> dict[str, Any
         "generator": study.config.generator.model_dump(mode="json"),
         "base": base,
     }
-
-    def work(run: Run) -> dict[str, Any]:
-        return _train(study, run, pools, settings, device)
-
-    return once(study, "proxy", config, work, {"generator": base}).outcome
+    inputs = {"generator": base}
+    return once(study, "proxy", config, lambda run: _train(study, run, pools, settings, device), inputs).outcome
 
 
 @dataclass(frozen=True)

@@ -251,13 +251,13 @@ def _newest(study: Study, kind: str, status: str, config: dict[str, Any] | None)
     return None
 
 
-def latest_run(study: Study, kind: str, config: dict[str, Any] | None = None) -> Run:
+def latest_run(study: Study, kind: str) -> Run:
     """Like :func:`finished_run`, for a step that must have been done.
 
     Raises:
         NotFound: there is none.
     """
-    run = finished_run(study, kind, config)
+    run = finished_run(study, kind)
     if run is None:
         raise NotFound(f"no finished run of kind '{kind}' in {study.root}; run that step first")
     return run

@@ -14,6 +14,7 @@ from radpref.generation.measuring.places import network_path
 from radpref.generation.measuring.roles import load_network, register_network
 from tests.support import alignment as support
 from tests.support.errors import refuses
+from tests.support.grown import grow
 
 CALM = SimulatedRater(name="calm", network="n", severity=0, noise=0, inattention=0)
 
@@ -136,6 +137,7 @@ def test_an_interrupted_chunk_is_taken_up(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         raters.run_simulate(study)
     assert len(score_table(study.db)) == 4
+    grow(study)
     raters.run_simulate(study)
     assert len(score_table(study.db)) == 2 * 3 * 4
     assert len(support.rows(study, "runs")) == 2  # the sets, and one simulation taken up again

@@ -26,6 +26,7 @@ from radpref.data.upkeep.verify import verify
 from tests.support.data import add_rated_set, gray
 from tests.support.endpoint import Endpoint, completion, failure, serve
 from tests.support.errors import missing_names, refuses
+from tests.support.grown import grow
 
 REPORTS = [
     "IMPRESSION: Small right pleural effusion, unchanged.",
@@ -251,6 +252,7 @@ def test_an_interrupted_run_goes_on(filled: Study, monkeypatch: pytest.MonkeyPat
         write_captions(filled, redo=True)
     assert captions_of(filled) == [*CAPTIONS[:2], None, None]
     monkeypatch.setattr(module, "_by_rules", real)
+    grow(filled)
     found = write_captions(filled, redo=True)  # a redo goes on where it was, too
     assert (found.n_due, found.n_written) == (2, 2)
     assert captions_of(filled) == CAPTIONS

@@ -27,6 +27,7 @@ from radpref.data.upkeep.verify import verify
 from tests.support.data import full_disk_after, gray, table_study
 from tests.support.dicom import write_dicom
 from tests.support.errors import missing_names, refuses
+from tests.support.grown import grow
 
 
 def reasons(result):
@@ -188,7 +189,9 @@ def test_interrupted_import_resumes(tmp_path, monkeypatch):
         import_records(study)
     assert study.db.value("SELECT count(*) FROM records") == 4
     monkeypatch.setattr("radpref.data.datasets.digital_phantom.read_phantom", real)
+    grow(study)
     assert import_records(study)["n_imported"] == 6
+    assert study.db.value("SELECT count(*) FROM runs") == 1
     study.db.close()
 
 

@@ -25,9 +25,10 @@ def test_a_run_is_recorded(study):
     assert json.loads(row["provenance"])["inputs"] == {"table": "ab"}
     assert json.loads((run.folder / "config.json").read_text())["kind"] == "pool"
     assert latest_run(study, "pool").result == {"made": 3}
-    assert latest_run(study, "pool", {"n": 2}).run_id == run.run_id
-    with refuses(NotFound, "pool"):
-        latest_run(study, "pool", {"n": 3})
+    assert finished_run(study, "pool", {"n": 2}).run_id == run.run_id
+    assert finished_run(study, "pool", {"n": 3}) is None
+    with refuses(NotFound, "align"):
+        latest_run(study, "align")
 
 
 def test_interrupted_run_is_resumed_and_another_config_is_not(study):

@@ -24,6 +24,7 @@ from radpref.generation.fidelity.report import run_fidelity
 from radpref.generation.fidelity.request import FidelityRequest
 from radpref.generation.measuring.measure import MeasureNet, save_measure, tiny_measure
 from tests.support.errors import refuses
+from tests.support.grown import grow
 from tests.support.sampling import add_aligned_arm, open_copy, stop_after
 
 
@@ -75,7 +76,10 @@ def test_samples_of_each_arm_are_measured_and_shown(sampled: Study) -> None:
         assert word in html
     assert "http" not in html.replace("http://www.w3.org", "")
     assert set(report.summary()) == {"page", "network", "images"}
+    runs = sampled.db.value("SELECT count(*) FROM runs")
+    grow(sampled)
     assert run_fidelity(sampled, FidelityRequest(n=8)) == replace(report, already_done=True)
+    assert sampled.db.value("SELECT count(*) FROM runs") == runs  # samples and features neither
 
 
 def test_a_generator_of_another_size_is_measured_at_the_size_of_the_study(sampled: Study, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from radpref.generation.pools.pool import run_pool
 from radpref.generation.pools.proxy_filter import candidate_multiple, class_prompts, keep_best, places
 from radpref.generation.stack.places import find_model
 from tests.support.errors import refuses
+from tests.support.grown import grow
 from tests.support.proxy import biomedclip_folder
 from tests.support.sampling import SAMPLING_TOML, open_copy, stop_after
 
@@ -255,8 +256,10 @@ def test_filter_train_and_sample_with_a_brought_proxy(make_study: Callable[..., 
         assert len({len(rows) for rows in pools}) == 1
         assert [row["labels"] for row in pools[0]] == [row["labels"] for row in pools[1]]
     assert {row["role"] for row in study.db.rows("SELECT role FROM networks")} >= {"proxy"}
+    grow(study)
     again = run_proxy(study)
     assert again["training"]["already_done"]
+    assert [pool["sampled"] for arm in (PROXY_FILTERED, PROXY_FINETUNED) for pool in again[arm].values()] == [0] * 4
     assert again["training"]["sha256"] == result["training"]["sha256"]
 
 

@@ -30,6 +30,7 @@ from radpref.generation.training.study_corpus import study_corpus, training_reco
 from radpref.generation.training.study_training import run_train
 from tests.support import ROOT
 from tests.support.errors import refuses
+from tests.support.grown import grow
 from tests.support.sampling import STRUCTURES, stop_after
 
 TRAIN_TOML = """
@@ -136,6 +137,8 @@ def test_a_generator_is_trained_registered_sampled_from_and_not_trained_again(tr
     assert sets["n_sets"] == 2
     monkeypatch.setattr(study_training, "_train_stages", lambda *args: pytest.fail("trained again"))
     assert run_train(trainable)["already_done"] is True
+    grow(trainable)
+    assert run_train(trainable)["run_id"] == result["run_id"]
     assert trainable.db.value("SELECT count(*) FROM models") == 1
 
 
