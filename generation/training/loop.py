@@ -267,10 +267,10 @@ class TrainingLoop:
             "step": self.step,
             "loss": self.compute.mean(self._loss) / self._n_losses,
             **self._figures,
-            "learning_rate": self._rate,
-            "seconds": seconds / self._n_losses,
-            "images_per_s": self._n_images * self.compute.world / seconds,
-            "elapsed_s": self.elapsed_s,
+            "learning_rate": _six_digits(self._rate),
+            "seconds": _six_digits(seconds / self._n_losses),
+            "images_per_s": _six_digits(self._n_images * self.compute.world / seconds),
+            "elapsed_s": _six_digits(self.elapsed_s),
         }
         self._loss, self._figures = torch.zeros_like(self._loss), {}
         self._n_losses, self._n_images, self._since = 0, 0, now
@@ -366,9 +366,11 @@ def _step_of(line: str) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """A figure for JSON: a number of six digits, None for one that is not finite."""
+    """A figure for JSON: six digits of a tensor, a float as it is, None for one that is not finite."""
     if isinstance(value, Tensor):
-        value = float(value)
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+        value = _six_digits(float(value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
