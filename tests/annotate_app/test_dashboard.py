@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from radpref.annotate_app import dashboard
 from radpref.annotate_app.guard import RULES
 from radpref.annotate_app.server import STATIC, create_app
+from radpref.data.agreement.rater_quality import QualityReport
 from radpref.data.reader_study.lifecycle import freeze, lock
 from radpref.data.reader_study.raters import add_rater
 from radpref.data.reader_study.scores import ScoreEvent, record_event
@@ -150,8 +151,8 @@ def test_figures_are_kept_between_refreshes(study: Study) -> None:
 
 
 def test_several_dashboards_cost_as_much_as_one(login: Login, monkeypatch: pytest.MonkeyPatch, study: Study) -> None:
-    calls = []
-    monkeypatch.setattr(dashboard, "study_quality", lambda *_, **__: calls.append(1) or {"by_kind": {}})
+    calls, nobody = [], QualityReport({}, too_fast_s=1.5, n_boot=0, by_kind={})
+    monkeypatch.setattr(dashboard, "study_quality", lambda *_, **__: calls.append(1) or nobody)
     with TestClient(create_app(study)) as client:
         client.post("/login", json={"username": "office", "password": PASSWORD})
         for _ in range(20):
