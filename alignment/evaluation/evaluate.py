@@ -10,19 +10,23 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from radpref.alignment.evaluation.fresh_conditions import fresh_conditions
 from radpref.alignment.evaluation.judging import (
-    MEASURES,
     TIE,
+    ArmComparison,
+    ArmFigures,
     FloatArray,
     Images,
+    Judged,
     arm_figures,
     comparison,
     judge_condition,
+    mean_of_known,
 )
 from radpref.alignment.evaluation.simulated_raters import fit_mask, load_raters
 from radpref.alignment.requests import check_evaluation, trained_arms
@@ -32,6 +36,7 @@ from radpref.data.core.files import write_atomic
 from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
 from radpref.data.study.conditions import StoredCondition, mask_stack
 from radpref.data.study.runs import Run, once
+from radpref.generation.fidelity.figures import NetworkName
 from radpref.generation.measuring.measure import MeasureNet
 from radpref.generation.measuring.roles import load_network
 from radpref.generation.sampling.kept_samples import KeptSamples
@@ -45,6 +50,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 N_SHEETS = 12
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found; field names are the keys of ``result.json``.
+
+    n_sources: records that conditions were made from. features: the network of drift and diversity. tie: scores that
+    differ by no more are a tie. sheets: paths inside the run's folder.
+    """
+
+    run_id: str
+    n_conditions: int
+    n_images: int
+    n_sources: int
+    modes: dict[str, int]
+    judge: NetworkName
+    features: str
+    tie: float
+    arms: dict[str, ArmFigures]
+    comparisons: dict[str, ArmComparison]
+    sheets: list[str]
 
 
 def run_evaluate(
@@ -88,7 +114,7 @@ def run_evaluate(
     def work(run: Run) -> dict[str, Any]:
         conditions = fresh_conditions(study, net, n_conditions, seed)
         samples = {arm: _sample_arm(study, run, arm, conditions, n_images, seed, device) for arm in names}
-        result = _measure(study, run, net, conditions, samples, seed)
+        result = asdict(_measure(study, run, net, conditions, samples, seed))
         write_atomic(run.folder / "result.json", json.dumps(result, indent=2) + "\n")
         return result
 
@@ -104,16 +130,14 @@ def _sample_arm(
     return samples.read_all()
 
 
-def judge_arm(
-    study: Study, net: MeasureNet, conditions: Sequence[StoredCondition], images: Images
-) -> dict[str, FloatArray]:
-    """Every measure (n, k) of one arm's images (n, k, H, W)."""
+def judge_arm(study: Study, net: MeasureNet, conditions: Sequence[StoredCondition], images: Images) -> Judged:
+    """What a network says of one arm's images (n, k, H, W)."""
     names = study.config.data.structures
     rows = []
     for condition, group in zip(conditions, images, strict=True):
         masks = mask_stack(study, condition.masks)
         rows.append(judge_condition(net, group, condition, None if masks is None else fit_mask(masks, group), names))
-    return {name: np.stack([row[name] for row in rows]) for name in MEASURES}
+    return Judged.stacked(rows)
 
 
 def _rater_scores(
@@ -127,13 +151,10 @@ def _rater_scores(
     except NotFound as error:
         log.warning("%s; no reward-hacking figure", error)
         return None
-    found = {}
-    for arm, images in samples.items():
-        stacked = np.stack([judge_arm(study, net, conditions, images)["score"] for net in nets])
-        known = ~np.isnan(stacked)
-        total = np.where(known, stacked, 0).sum(0)
-        found[arm] = np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
-    return found
+    return {
+        arm: mean_of_known(np.stack([judge_arm(study, net, conditions, images).score for net in nets]))
+        for arm, images in samples.items()
+    }
 
 
 def _measure(
@@ -143,8 +164,8 @@ def _measure(
     conditions: Sequence[StoredCondition],
     samples: dict[str, Images],
     seed: int,
-) -> dict[str, Any]:
-    modes = [condition.mode for condition in conditions]
+) -> Evaluation:
+    modes = [str(condition.mode) for condition in conditions]
     judged = {arm: judge_arm(study, net, conditions, images) for arm, images in samples.items()}
     by_raters = _rater_scores(study, conditions, samples)
     features, features_name = feature_function(study)
@@ -152,26 +173,23 @@ def _measure(
         arm: features(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], -1)
         for arm, images in samples.items()
     }
-    arms: dict[str, Any] = {}
-    compared: dict[str, Any] = {}
-    for arm in samples:
-        arms[arm] = arm_figures(judged[arm], modes, seed) | drift_and_diversity(embedded[arm], embedded[BASELINE])
-        if arm != BASELINE:
-            pair = None if by_raters is None else (by_raters[arm], by_raters[BASELINE])
-            compared[arm] = comparison(judged[arm], judged[BASELINE], pair, seed)
-    return {
-        "run_id": run.run_id,
-        "n_conditions": len(conditions),
-        "n_images": int(next(iter(samples.values())).shape[1]),
-        "n_sources": len({condition.text_record or condition.mask_record for condition in conditions}),
-        "modes": {mode: modes.count(mode) for mode in dict.fromkeys(modes)},
-        "judge": {"name": net.name, "sha256": net.sha256},
-        "features": features_name,
-        "tie": TIE,
-        "arms": arms,
-        "comparisons": compared,
-        "sheets": _sheets(study, run, conditions, samples),
-    }
+    moved = {arm: drift_and_diversity(own, embedded[BASELINE]) for arm, own in embedded.items()}
+    raters = {arm: None if by_raters is None else (by_raters[arm], by_raters[BASELINE]) for arm in samples}
+    return Evaluation(
+        run_id=run.run_id,
+        n_conditions=len(conditions),
+        n_images=int(samples[BASELINE].shape[1]),
+        n_sources=len({condition.text_record or condition.mask_record for condition in conditions}),
+        modes={mode: modes.count(mode) for mode in dict.fromkeys(modes)},
+        judge=NetworkName(net.name, net.sha256),
+        features=features_name,
+        tie=TIE,
+        arms={arm: arm_figures(judged[arm], modes, moved[arm], seed) for arm in samples},
+        comparisons={
+            arm: comparison(judged[arm], judged[BASELINE], raters[arm], seed) for arm in samples if arm != BASELINE
+        },
+        sheets=_sheets(study, run, conditions, samples),
+    )
 
 
 def _sheets(study: Study, run: Run, conditions: Sequence[StoredCondition], samples: dict[str, Images]) -> list[str]:

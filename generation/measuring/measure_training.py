@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,28 +199,17 @@ def _check(role: str, train: MeasureData, validation: MeasureData, shape: Networ
         )
 
 
-def _fit(
-    module: torch.nn.Module, data: MeasureData, size: int, seed: int, settings: MeasureSettings
+def run_steps(
+    module: torch.nn.Module, settings: MeasureSettings, weight_decay: float, loss_of: Callable[[int], Tensor]
 ) -> tuple[int, float]:
-    """The training loop; returns (steps, seconds)."""
-    images, masks = resized(data, size)
-    labels, has_mask = torch.from_numpy(data.labels), torch.from_numpy(data.has_mask)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    n, batch = len(images), min(settings.batch_size, len(images))
-    order, start, step = torch.randperm(n, generator=generator), time.monotonic(), 0
+    """AdamW steps on `loss_of(step)` until the budget is used, warm-up then cosine; returns (steps, seconds)."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=weight_decay, fused=True)
+    start, step = time.monotonic(), 0
     shown = start
     while (fraction := settings.fraction(step, time.monotonic() - start)) < 1:
-        at = step * batch % (n - n % batch)
-        if at == 0:
-            order = torch.randperm(n, generator=generator)
-        rows = order[at : at + batch]
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * min(fraction / 0.05 + 0.02, 0.5 + 0.5 * np.cos(np.pi * fraction))
-        x, m = augment(images[rows].float() / 255, masks[rows].float() / 255, generator)
-        loss = _loss(module, x, m, labels[rows], has_mask[rows], settings)
+        loss = loss_of(step)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -227,9 +217,30 @@ def _fit(
         step += 1
         if time.monotonic() - shown > 15:
             shown = time.monotonic()
-            log.info("step %d, %.0f %%, loss %.4f, %.0f images/s", step, 100 * fraction, float(loss.detach()),
-                     step * batch / (shown - start))  # fmt: skip
+            log.info("step %d, %.0f %%, loss %.4f", step, 100 * fraction, float(loss.detach()))
     return step, time.monotonic() - start
+
+
+def _fit(
+    module: torch.nn.Module, data: MeasureData, size: int, seed: int, settings: MeasureSettings
+) -> tuple[int, float]:
+    """Train on shuffled batches; returns (steps, seconds)."""
+    images, masks = resized(data, size)
+    labels, has_mask = torch.from_numpy(data.labels), torch.from_numpy(data.has_mask)
+    generator = torch.Generator().manual_seed(seed)
+    n, batch = len(images), min(settings.batch_size, len(images))
+    order = torch.randperm(n, generator=generator)
+
+    def loss_of(step: int) -> Tensor:
+        nonlocal order
+        at = step * batch % (n - n % batch)
+        if at == 0:  # at step 0 too: the first order is never used, but the shipped networks drew it
+            order = torch.randperm(n, generator=generator)
+        rows = order[at : at + batch]
+        x, m = augment(images[rows].float() / 255, masks[rows].float() / 255, generator)
+        return _loss(module, x, m, labels[rows], has_mask[rows], settings)
+
+    return run_steps(module, settings, settings.weight_decay, loss_of)
 
 
 def _loss(

@@ -7,8 +7,6 @@ caption is a positive, or the loss would push apart what says the same.
 from __future__ import annotations
 
 import json
-import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,12 @@ from torch import Tensor
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import write_atomic
 from radpref.generation.measuring.measure_data import MeasureData
-from radpref.generation.measuring.measure_training import MeasureSettings, augment, resized
+from radpref.generation.measuring.measure_training import MeasureSettings, augment, resized, run_steps
 from radpref.generation.measuring.proxy import ProxyScorer
 from radpref.generation.measuring.proxy_models import CONFIG, WEIGHTS
 from radpref.generation.stack.tokenizer import MAX_TOKENS, build_tokenizer
 
-log = logging.getLogger(__name__)
+WEIGHT_DECAY = 0.05
 SEVERITY_WORDS = frozenset({"mild", "moderate", "severe"})
 
 
@@ -122,7 +120,7 @@ def train_proxy(
 def _fit(
     model: Any, tokenizer: Any, train: CaptionedData, size: int, seed: int, settings: MeasureSettings
 ) -> tuple[int, float]:
-    """The training loop; returns (steps, seconds)."""
+    """Train on random batches, one caption of each image drawn anew; returns (steps, seconds)."""
     from radpref.generation.stack.tokenizer import tokenize
 
     images, masks = resized(train.data, size)
@@ -133,15 +131,11 @@ def _fit(
     ids, at = tokenize(tokenizer, distinct), {text: i for i, text in enumerate(distinct)}
     choices = [[at[text] for text in captions] for captions in train.captions]
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.05, fused=True)
     n, batch = len(images), min(settings.batch_size, len(images))
     model.train()
     model.visual.to(memory_format=torch.channels_last)
-    start, step = time.monotonic(), 0
-    shown = start
-    while (fraction := settings.fraction(step, time.monotonic() - start)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(fraction / 0.05 + 0.02, 0.5 + 0.5 * np.cos(np.pi * fraction))
+
+    def loss_of(step: int) -> Tensor:
         rows = torch.randperm(n, generator=generator)[:batch]
         x, _ = augment(images[rows].float() / 255, masks[rows].float(), generator)
         chosen = torch.tensor([choices[i][int(rng.integers(len(choices[i])))] for i in rows.tolist()])
@@ -150,16 +144,9 @@ def _fit(
             image, text = model.encode_image(pixels), model.encode_text(ids[chosen])
         scale = model.logit_scale.exp().clamp(max=50)
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-        loss = contrastive_loss(image, text, scale, keys[rows])
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if time.monotonic() - shown > 15:
-            shown = time.monotonic()
-            log.info("step %d, %.0f %%, loss %.4f", step, 100 * fraction, float(loss.detach()))
-    return step, time.monotonic() - start
+        return contrastive_loss(image, text, scale, keys[rows])
+
+    return run_steps(model, settings, WEIGHT_DECAY, loss_of)
 
 
 def retrieval_figures(scorer: ProxyScorer, validation: CaptionedData) -> dict[str, Any]:

@@ -173,12 +173,7 @@ def _watch(stack: GeneratorStack, folder: Path, every: int = 3) -> Callable[[int
 def unet_stage(work: Path, settings: EmbeddedSettings) -> None:
     """Train UNet and text encoder from text; saves the stack under ``unet_stack/``."""
     stack = fresh_stack(work, settings)
-    folder = work / "unet_run"
-    train(
-        stack, latents(work, stack), folder, settings.unet_budget, settings.text_stage, seed=UNET_SEED,
-        on_checkpoint=_watch(stack, folder),
-    )  # fmt: skip
-    text_image_sheet(stack, folder / "sheet-final.png")
+    _train_stack(stack, work, "unet_run", settings.unet_budget, settings.text_stage, UNET_SEED)
     save_stack(stack, work / "unet_stack")
 
 
@@ -186,13 +181,17 @@ def control_stage(work: Path, settings: EmbeddedSettings) -> None:
     """Grow a ControlNet from the trained UNet and train it with masks, with and without text; saves ``stack/``."""
     stack = load_stack(work / "unet_stack")
     stack.controlnet = build_controlnet(stack.unet, len(stack.structures), settings.unet.hint_channels, CONTROL_SEED)
-    folder = work / "control_run"
-    train(
-        stack, latents(work, stack), folder, settings.control_budget, settings.mask_stage, seed=CONTROL_SEED,
-        on_checkpoint=_watch(stack, folder),
-    )  # fmt: skip
-    text_image_sheet(stack, folder / "sheet-final.png")
+    _train_stack(stack, work, "control_run", settings.control_budget, settings.mask_stage, CONTROL_SEED)
     save_stack(stack, work / "stack")
+
+
+def _train_stack(
+    stack: GeneratorStack, work: Path, run: str, budget: Budget, settings: TrainSettings, seed: int
+) -> None:
+    """Train what `settings` names on the corpus' latents, with sheets of samples under `run`."""
+    folder = work / run
+    train(stack, latents(work, stack), folder, budget, settings, seed=seed, on_checkpoint=_watch(stack, folder))
+    text_image_sheet(stack, folder / "sheet-final.png")
 
 
 def export_stage(work: Path, settings: EmbeddedSettings, target: Path) -> None:

@@ -14,6 +14,7 @@ from radpref.alignment.preferences.pairs import run_pairs
 from radpref.alignment.training import preference_arms as arms
 from radpref.alignment.training import watch
 from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.statistics import MeanEstimate
 from radpref.data.imaging.images import read_image
 from radpref.data.study.conditions import StoredCondition
 from radpref.data.study.runs import latest_run
@@ -59,11 +60,11 @@ def test_text_hit_and_side_of_one_condition():
     found = judging.judge_condition(
         FakeJudge(), _images((0, 80, 90, 10), (0, 80, 10, 90), (0, 20, 90, 10)), LEFT, None, ("lungs",)
     )
-    assert found["text"] == pytest.approx([0.72, 0.08, 0.18])
-    assert found["hit"].tolist() == [1, 1, 0]
-    assert found["side"].tolist() == [1, 0, 1]
-    assert np.isnan(found["dice"]).all()
-    assert found["score"] == pytest.approx(found["text"])
+    assert found.text == pytest.approx([0.72, 0.08, 0.18])
+    assert found.hit.tolist() == [1, 1, 0]
+    assert found.side.tolist() == [1, 0, 1]
+    assert np.isnan(found.dice).all()
+    assert found.score == pytest.approx(found.text)
 
 
 def test_mask_and_both():
@@ -72,19 +73,19 @@ def test_mask_and_both():
     mask[0, 4:8, 0:8] = True
     condition = StoredCondition("TM2I", "x", {"lungs": "sha"}, LEFT.asked)
     found = judging.judge_condition(FakeJudge(), _images((0, 80, 90, 10), box=box), condition, mask, ("lungs", "heart"))
-    assert found["dice"] == pytest.approx([2 * 16 / (16 + 32)])
-    assert found["score"] == pytest.approx([(0.72 + 2 / 3) / 2])
+    assert found.dice == pytest.approx([2 * 16 / (16 + 32)])
+    assert found.score == pytest.approx([(0.72 + 2 / 3) / 2])
     only_mask = StoredCondition("M2I", None, {"lungs": "sha"}, {})
     found = judging.judge_condition(FakeJudge(), _images((0,), box=box), only_mask, mask, ("lungs", "heart"))
-    assert found["score"] == pytest.approx([2 / 3])
-    assert np.isnan(found["hit"]).all()
+    assert found.score == pytest.approx([2 / 3])
+    assert np.isnan(found.hit).all()
 
 
 def test_no_side_asked_gives_no_side_figure():
     plain = StoredCondition("T2I", "Normal", {}, {"normal": 1})
     found = judging.judge_condition(FakeJudge(), _images((60,), (40,)), plain, None, ())
-    assert found["hit"].tolist() == [1, 0]
-    assert np.isnan(found["side"]).all()
+    assert found.hit.tolist() == [1, 0]
+    assert np.isnan(found.side).all()
 
 
 def test_wins_with_the_tie_rule():
@@ -96,27 +97,27 @@ def test_wins_with_the_tie_rule():
 def test_bootstrap_resamples_conditions():
     values = np.repeat(np.array([0.0, 1.0] * 50)[:, None], 4, axis=1)  # equal inside a condition
     found = judging.bootstrap_mean(values, 0)
-    assert found["value"] == 0.5
-    assert found["n"] == 100
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.05, rel=0.15)  # as of 100, not of 400
+    assert found.value == 0.5
+    assert found.n == 100
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 0.05, rel=0.15)  # as of 100, not of 400
     assert judging.bootstrap_mean(values, 0) == found
-    assert judging.bootstrap_mean(np.full((3, 2), np.nan), 0) == {"value": None, "low": None, "high": None, "n": 0}
+    assert judging.bootstrap_mean(np.full((3, 2), np.nan), 0) == MeanEstimate(None, None, None, 0)
     single = judging.bootstrap_mean(np.array([[0.2, 0.4], [np.nan, np.nan]]), 0)
-    assert single["value"] == pytest.approx(0.3)
-    assert (single["low"], single["n"]) == (None, 1)
+    assert single.value == pytest.approx(0.3)
+    assert (single.low, single.n) == (None, 1)
 
 
 def test_reward_hacking_gap_is_raters_gain_less_judges():
     def table(score):
-        values = {name: np.full((4, 2), np.nan) for name in judging.MEASURES}
-        return values | {"score": np.full((4, 2), score)}
+        nothing = np.full((4, 2), np.nan)
+        return judging.Judged(np.full((4, 2), score), nothing, nothing, nothing, nothing)
 
     found = judging.comparison(table(0.6), table(0.5), (np.full((4, 2), 0.9), np.full((4, 2), 0.5)), 0)
-    assert found["judge_gain"]["value"] == pytest.approx(0.1)
-    assert found["rater_gain"]["value"] == pytest.approx(0.4)
-    assert found["reward_hacking_gap"]["value"] == pytest.approx(0.3)
-    assert (found["n_win"], found["n_tie"], found["n_loss"]) == (8, 0, 0)
-    assert judging.comparison(table(0.6), table(0.5), None, 0)["rater_gain"] is None
+    assert found.judge_gain.value == pytest.approx(0.1)
+    assert found.rater_gain.value == pytest.approx(0.4)
+    assert found.reward_hacking_gap.value == pytest.approx(0.3)
+    assert (found.n_win, found.n_tie, found.n_loss) == (8, 0, 0)
+    assert judging.comparison(table(0.6), table(0.5), None, 0).rater_gain is None
 
 
 def test_drift_and_diversity_of_known_features():
