@@ -2,8 +2,11 @@
 
 import * as plots from './admin-plots.js';
 import { raters, since } from './admin-raters.js';
-import { getJson, h } from './dom.js';
+import { getJson, h, HttpError } from './dom.js';
 import { numbers } from './plots.js';
+
+/** @import { Child } from './dom.js' */
+/** @import { Agreement, Kind, KindQuality, Overview, Quality, Stage } from './types' */
 
 const EVERY_MS = 30000;
 const STAGES = [
@@ -12,87 +15,109 @@ const STAGES = [
   ['locked', 'Locked', 'Sets and rules are fixed; what is scored now counts.'],
   ['frozen', 'Frozen', 'Scoring is closed; now arms may be revealed, and each time is written down.'],
 ];
-const base = new URL('../', document.baseURI);
-const api = (name) => getJson(new URL(`api/admin/${name}`, base));
-const clock = (date) => date.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
-const when = (text) => (text ? String(text).slice(0, 16).replace('T', ' ') : '–');
+/** Sections in the order of the page. */
+const SECTIONS = {
+  progress: 'Progress and pace', agreement: 'Agreement', leniency: 'Leniency', position: 'Position effect', repeats: 'Repeats', attention: 'Attention',
+  drift: 'Drift', flags: 'Flags', raters: 'Raters', remarks: 'Comments and skips', audit: 'Audit log, newest first',
+};
+/** @typedef {keyof typeof SECTIONS} Section */
+const IDS = /** @type {Section[]} */ (Object.keys(SECTIONS));
 
-function stages(study) {
-  const at = STAGES.findIndex(([name]) => name === study.stage);
+const base = new URL('../', document.baseURI);
+/** @template T @param {string} name @returns {Promise<T>} */
+const api = (name) => getJson(new URL(`api/admin/${name}`, base));
+const clock = (/** @type {Date} */ date) => date.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+const when = (/** @type {string} */ text) => text.slice(0, 16).replace('T', ' ');
+const paragraph = (/** @type {string} */ text) => [h('p', {}, text)];
+
+/** The stage of the study, what comes next, and what must be known about it. @param {Stage} study */
+function stages({ stage, arms_visible: visible, may = [], n_open: open, pilot, unblinded, changed = [] }) {
+  const at = STAGES.findIndex(([name]) => name === stage);
   const steps = STAGES.map(([, word], k) => h('li', { class: k < at ? 'past' : k === at ? 'now' : 'next', 'aria-current': k === at ? 'step' : null }, k < at ? `✓ ${word}` : word));
-  const may = study.may || [];
   return [
     h('ol', { class: 'stages', 'aria-label': 'Stage of the study' }, ...steps),
-    h('p', {}, at >= 0 ? STAGES[at][2] : '', study.arms_visible === undefined ? null : h('span', {}, study.arms_visible ? ' Arms may be shown in reports.' : ' Arms are hidden.')),
+    h('p', {}, at >= 0 ? STAGES[at][2] : '', visible === undefined ? null : h('span', {}, visible ? ' Arms may be shown in reports.' : ' Arms are hidden.')),
     may.length ? h('p', { 'data-testid': 'may' }, h('strong', {}, 'Next: '), may.join('  ·  ')) : null,
-    study.stage === 'locked' && study.n_open ? h('p', {}, `Still open, all people together: ${study.n_open} sets.`) : null,
-    study.stage === 'pilot' && study.pilot ? h('p', {}, `Pilot so far: ${study.pilot.n_scores} scores of ${study.pilot.n_raters} people.`) : null,
-    study.unblinded ? h('p', { class: 'warning' }, `Unblinded early: ${when(study.unblinded.at)} by ${study.unblinded.actor} (${study.unblinded.reason || 'no reason kept'}).`) : null,
-    (study.changed || []).length ? h('p', { class: 'warning' }, `study.toml was changed after the lock: ${study.changed.join('; ')}. Put it back.`) : null,
+    stage === 'locked' && open ? h('p', {}, `Still open, all people together: ${open} sets.`) : null,
+    stage === 'pilot' && pilot ? h('p', {}, `Pilot so far: ${pilot.n_scores} scores of ${pilot.n_raters} people.`) : null,
+    unblinded && h('p', { class: 'warning' }, `Unblinded early: ${when(unblinded.at)} by ${unblinded.actor} (${unblinded.reason || 'no reason given'}).`),
+    changed.length ? h('p', { class: 'warning' }, `study.toml was changed after the lock: ${changed.join('; ')}. Put it back.`) : null,
   ];
 }
 
 class Dashboard {
+  /** @type {{overview?: Overview, study?: Stage | null, quality?: Quality, agreement?: Agreement}} */
+  data = {};
+  /** @type {Kind} whose figures are shown */
+  kind = 'human';
+  /** @type {Map<Element, string>} the figures that each part was drawn from, as JSON */
+  drawn = new Map();
+  /** @type {Promise<void> | null} */
+  busy = null;
+  /** @type {Date | undefined} */
+  updated = undefined;
+  status = h('p', { role: 'status', class: 'updated', 'data-testid': 'updated' }, 'Opening …');
+  problem = h('p', { role: 'alert', class: 'warning', hidden: true });
+  head = h('div', { class: 'head' });
+  links = h('nav', { class: 'links', 'aria-label': 'Sections' });
+  reportLink = h('a', { class: 'main', href: new URL('report/', base), hidden: true }, 'Latest report');
+  /** @type {Partial<Record<Section, HTMLElement>>} what holds the plots of each section that was drawn */
+  sections = {};
+
+  /** @param {HTMLElement} root */
   constructor(root) {
     this.root = root;
-    this.data = {};
-    this.kind = null;
-    this.drawn = new Map();
-    this.busy = null;
-    this.status = h('p', { role: 'status', class: 'updated', 'data-testid': 'updated' }, 'Opening …');
-    this.problem = h('p', { role: 'alert', class: 'warning', hidden: true });
-    this.head = h('div', { class: 'head' });
-    this.links = h('nav', { class: 'links', 'aria-label': 'Sections' });
     this.body = h('div', { class: 'body' });
-    root.replaceChildren(h('header', {}, this.head, h('nav', {}, this.reportLink = h('a', { class: 'main', href: new URL('report/', base), hidden: true }, 'Latest report'),
+    root.replaceChildren(h('header', {}, this.head, h('nav', {}, this.reportLink,
       h('button', { type: 'button', onclick: () => this.refresh() }, 'Refresh'), h('form', { method: 'post', action: new URL('logout', base) }, h('button', {}, 'Log out')))),
     this.status, this.problem, this.links, this.body, h('footer', {}, "Research use, not for diagnosis. Radiological convention: the patient's right is at image left."));
-    document.addEventListener('visibilitychange', () => this.onVisibility());
-    // Drawn anew whenever its text changes, so that the date in it stays true.
-    this.timer = setInterval(() => { if (!document.hidden) this.refresh(); }, EVERY_MS);
+    document.addEventListener('visibilitychange', () => {
+      if (document.hidden) this.status.textContent = 'Paused: this window is hidden.';
+      else this.refresh();
+    });
+    setInterval(() => { if (!document.hidden) this.refresh(); }, EVERY_MS);
   }
 
+  /** @param {string} text */
   say(text) {
     this.problem.textContent = text;
     this.problem.hidden = !text;
   }
 
-  onVisibility() {
-    if (document.hidden) this.status.textContent = 'Paused: this window is hidden.';
-    else this.refresh();
-  }
-
   refresh() {
-    this.busy = this.busy || this.load().finally(() => { this.busy = null; });
+    this.busy ??= this.load().finally(() => { this.busy = null; });
     return this.busy;
   }
 
-  // After something was changed here: an answer that is under way may be older than the change.
+  /** After something was changed here: an answer that is under way may be older than the change. */
   async refreshAfter() {
     await this.busy;
     await this.refresh();
   }
 
   async load() {
+    const { data } = this;
     try {
-      this.data.overview = await api('overview');
-      this.data.study = await api('study').catch((error) => { if (error.status === 401) throw error; return null; });
+      data.overview = await api('overview');
+      data.study = await api('study').catch((error) => { if (error.status === 401) throw error; return null; });
       this.draw();
-      this.data.quality = await api('quality');
+      data.quality = await api('quality');
       this.draw();
-      this.data.agreement = await api('agreement');
+      data.agreement = await api('agreement');
       this.draw();
       this.updated = new Date();
-      this.status.textContent = `Updated ${clock(this.updated)}; figures of ${clock(new Date(this.data.quality.made_at))}. Refreshes every ${EVERY_MS / 1000} s while this window is shown.`;
+      const made = data.quality && clock(new Date(data.quality.made_at));
+      this.status.textContent = `Updated ${clock(this.updated)}; figures of ${made}. Refreshes every ${EVERY_MS / 1000} s while this window is shown.`;
       this.say('');
     } catch (error) {
-      if (error.status === 401 || error.status === 403) location.reload();
-      else this.say(`Not refreshed at ${clock(new Date())}: ${error.message}. Trying again in ${EVERY_MS / 1000} s.${this.updated ? ` What you see is of ${clock(this.updated)}.` : ''}`);
+      if (error instanceof HttpError && [401, 403].includes(error.status)) location.reload();
+      else this.say(`Not refreshed at ${clock(new Date())}: ${/** @type {Error} */ (error).message}. Trying again in ${EVERY_MS / 1000} s.${this.updated ? ` What you see is of ${clock(this.updated)}.` : ''}`);
     }
   }
 
   draw() {
-    const { overview, study, quality, agreement } = this.data;
+    const { overview, study, quality } = this.data;
+    if (!overview) return;
     const top = this.root.scrollTop;
     this.reportLink.hidden = !overview.report;
     const modes = Object.entries(overview.modes).map(([mode, n]) => `${n} ${mode}`).join(', ');
@@ -100,84 +125,85 @@ class Dashboard {
       h('p', {}, `Study ${overview.study}: ${overview.n_sets} sets${modes ? ` (${modes})` : ''}`), ...(study ? stages(study) : [])]);
     this.raters(overview, quality);
     if (!quality) return;
-    const kinds = Object.keys(quality.by_kind);
-    if (!kinds.includes(this.kind)) [this.kind] = kinds;
-    this.toggle(kinds);
+    const kinds = /** @type {Kind[]} */ (Object.keys(quality.by_kind));
+    if (!kinds.includes(this.kind)) [this.kind] = kinds.length ? kinds : /** @type {Kind[]} */ (['human']);
     const part = quality.by_kind[this.kind];
-    if (part) this.figures(part, quality, agreement);
-    else this.section('progress', 'Progress', [], () => [h('p', {}, 'No raters yet.')]);
-    const remarks = quality.remarks.filter((one) => one.rater_kind === this.kind);
-    this.section('remarks', 'Comments and skips', [this.kind, remarks], () => this.remarks(remarks));
-    this.section('audit', 'Audit log, newest first', quality.audit, () => [h('div', { class: 'wide' }, numbers(['At (UTC)', 'Who', 'What', 'Detail'], quality.audit.map((line) => [when(line.at), line.actor, line.action, line.detail])))]);
+    this.navigation(kinds, part);
+    if (part) this.figures(part, quality);
+    else this.section('progress', [], () => paragraph('No raters yet.'));
+    this.remarks(quality);
+    this.section('audit', quality.audit, () => [h('div', { class: 'wide' }, numbers(['At (UTC)', 'Who', 'What', 'Detail'], quality.audit.map((line) => [when(line.at), line.actor, line.action, line.detail])))]);
     this.root.scrollTop = top;
   }
 
-  figures(part, quality, agreement) {
-    const { kind } = this;
-    this.section('progress', 'Progress and pace', [kind, part.raters.map((rater) => [rater.username, rater.progress, rater.pace])], () => plots.progress(part, kind));
-    const found = agreement && agreement.by_kind[kind];
-    this.section('agreement', 'Agreement', [kind, agreement ? { ...agreement, made_at: '' } : null, part.coverage], () => {
-      if (!agreement) return [h('p', {}, 'Computing …')];
-      if (!found) return [h('p', {}, 'No scores yet.')];
+  /** @param {KindQuality} part @param {Quality} quality */
+  figures(part, quality) {
+    const { kind, data: { agreement } } = this;
+    const found = agreement?.by_kind[kind];
+    this.section('progress', [kind, part.raters.map((rater) => [rater.username, rater.progress, rater.pace])], () => plots.progress(part, kind));
+    this.section('agreement', [kind, agreement ? { ...agreement, made_at: '' } : null, part.coverage], () => {
+      if (!agreement) return paragraph('Computing …');
+      if (!found) return paragraph('No scores yet.');
       return [h('p', { class: 'wide' }, `${found.n_raters} ${found.n_raters === 1 ? 'rater' : 'raters'}, ${found.n_sets} sets, ${found.n_scores} scores of rating sets, repeats left out. Hidden repeats have their own section.`), ...plots.agreement(found, kind, part)];
     });
-    const rest = [['leniency', 'Leniency', ['leniency', 'distribution'], plots.leniency], ['position', 'Position effect', ['position'], plots.position], ['repeats', 'Repeats', ['repeats'], plots.repeats],
-      ['attention', 'Attention', ['attention', 'training', 'progress'], plots.attention], ['drift', 'Drift', ['drift'], plots.drift]];
-    for (const [id, title, keys, make] of rest) {
-      this.section(id, title, [kind, part.raters.map((rater) => [rater.username, ...keys.map((key) => rater[key])])], () => make(part, kind));
+    const drawings = { leniency: plots.leniency, position: plots.position, repeats: plots.repeats, attention: plots.attention, drift: plots.drift };
+    for (const id of /** @type {(keyof typeof drawings)[]} */ (Object.keys(drawings))) {
+      this.section(id, [kind, part.raters.map((rater) => [rater.username, rater[id], id === 'leniency' && rater.distribution, id === 'attention' && [rater.training, rater.progress]])], () => drawings[id](part, kind));
     }
-    this.section('flags', 'Flags', [kind, part.flags, part.raters.map((rater) => [rater.pace, rater.straight_line])], () => plots.flags(part, quality, kind));
+    this.section('flags', [kind, part.flags, part.raters.map((rater) => [rater.pace, rater.straight_line])], () => plots.flags(part, quality, kind));
   }
 
+  /** @param {Overview} overview @param {Quality | undefined} quality */
   raters(overview, quality) {
-    const context = { root: this.root, base, refresh: () => this.refreshAfter(), say: (text) => this.say(text) };
+    const office = { root: this.root, base, refresh: () => this.refreshAfter(), say: (/** @type {string} */ text) => this.say(text) };
     const lines = overview.raters.map((rater) => [rater, since(rater.last_event)]);
-    this.section('raters', 'Raters', [lines, overview.admins, quality && quality.by_kind], () => [h('div', { class: 'wide' }, ...raters(context, overview, quality))]);
+    this.section('raters', [lines, overview.admins, quality?.by_kind], () => [h('div', { class: 'wide' }, ...raters(office, overview, quality))]);
   }
 
-  remarks(list) {
-    if (!list.length) return [h('p', {}, 'None yet.')];
-    const rows = list.map((one) => [when(one.at), one.username, one.kind, one.mode, one.text || '–', one.comment]);
-    return [h('div', { class: 'wide texts' }, numbers(['At (UTC)', 'Rater', 'What', 'Mode', 'Asked', 'Words'], rows))];
+  /** @param {Quality} quality */
+  remarks({ remarks }) {
+    const rows = remarks.filter((one) => one.rater_kind === this.kind).map((one) => [when(one.at), one.username, one.kind, one.mode, one.text || '–', one.comment]);
+    this.section('remarks', rows, () => (rows.length ? [h('div', { class: 'wide texts' }, numbers(['At (UTC)', 'Rater', 'What', 'Mode', 'Asked', 'Words'], rows))] : paragraph('None yet.')));
   }
 
-  // People or simulated raters: one kind at a time, never in one plot.
-  toggle(kinds) {
+  /** Links to the sections; people or simulated raters: one kind at a time, never in one plot. @param {Kind[]} kinds @param {KindQuality | undefined} part */
+  navigation(kinds, part) {
     const words = { human: 'People', simulated: 'Simulated raters' };
-    const ids = ['progress', 'agreement', 'leniency', 'position', 'repeats', 'attention', 'drift', 'flags', 'raters', 'remarks', 'audit'];
-    const count = (id) => (id === 'flags' && this.data.quality.by_kind[this.kind] ? ` (${this.data.quality.by_kind[this.kind].flags.length})` : '');
+    const count = (/** @type {Section} */ id) => (id === 'flags' && part ? ` (${part.flags.length})` : '');
+    const choice = (/** @type {Kind} */ kind) => h('button', { type: 'button', 'data-focus': `kind-${kind}`, 'aria-pressed': String(kind === this.kind),
+      onclick: () => { this.kind = kind; this.draw(); } }, words[kind]);
     this.part(this.links, [kinds, this.kind, count('flags')], () => [
-      ...(kinds.length > 1 ? [h('span', { class: 'toggle', role: 'group', 'aria-label': 'Whose figures' }, ...kinds.map((kind) => h('button', { type: 'button', 'data-focus': `kind-${kind}`, 'aria-pressed': String(kind === this.kind),
-        onclick: () => { this.kind = kind; this.draw(); } }, words[kind])))] : []),
-      ...ids.map((id) => h('button', { type: 'button', class: 'link', onclick: () => this.root.querySelector(`#section-${id}`).scrollIntoView({ behavior: 'smooth' }) }, `${id[0].toUpperCase()}${id.slice(1)}${count(id)}`)),
+      kinds.length > 1 ? h('span', { class: 'toggle', role: 'group', 'aria-label': 'Whose figures' }, ...kinds.map(choice)) : null,
+      ...IDS.map((id) => h('button', { type: 'button', class: 'link', onclick: () => this.root.querySelector(`#section-${id}`)?.scrollIntoView({ behavior: 'smooth' }) }, `${id[0].toUpperCase()}${id.slice(1)}${count(id)}`)),
       this.kind === 'simulated' ? h('p', { class: 'simulated-note', role: 'note' }, 'Simulated raters: these scores were made by programs, not by people.') : null]);
   }
 
-  section(id, title, data, make) {
-    let place = this.root.querySelector(`#section-${id}`);
+  /** Draw a section, in its place on the page. @param {Section} id @param {unknown} figures @param {() => Child[]} make */
+  section(id, figures, make) {
+    let place = this.sections[id];
     if (!place) {
-      place = h('section', { id: `section-${id}`, 'data-testid': id, 'aria-label': title }, h('h2', {}, title), h('div', { class: 'plots' }));
-      const order = ['progress', 'agreement', 'leniency', 'position', 'repeats', 'attention', 'drift', 'flags', 'raters', 'remarks', 'audit'];
-      const next = order.slice(order.indexOf(id) + 1).map((name) => this.root.querySelector(`#section-${name}`)).find((one) => one);
-      this.body.insertBefore(place, next || null);
+      place = h('div', { class: 'plots' });
+      this.sections[id] = place;
+      const next = IDS.slice(IDS.indexOf(id) + 1).map((name) => this.sections[name]?.parentElement).find((one) => one);
+      this.body.insertBefore(h('section', { id: `section-${id}`, 'data-testid': id, 'aria-label': SECTIONS[id] }, h('h2', {}, SECTIONS[id]), place), next ?? null);
     }
-    this.part(place.lastChild, data, make);
+    this.part(place, figures, make);
   }
 
-  // Draw a part anew if its data changed; tables that are open and the focus stay as they are.
-  part(place, data, make) {
-    const key = JSON.stringify(data);
+  /** Draw a part anew if its figures changed; tables that are open and the focus stay as they are. @param {HTMLElement} place @param {unknown} figures @param {() => Child[]} make */
+  part(place, figures, make) {
+    const key = JSON.stringify(figures);
     if (this.drawn.get(place) === key) return;
-    const open = [...place.querySelectorAll('details[open]')].map((one) => one.dataset.key);
-    const focus = place.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
-    place.replaceChildren(...make().filter((one) => one));
-    for (const one of place.querySelectorAll('details')) if (open.includes(one.dataset.key)) one.open = true;
-    if (focus) [...place.querySelectorAll('[data-focus]')].find((one) => one.dataset.focus === focus)?.focus();
+    const open = [...place.querySelectorAll('details')].filter((one) => one.open).map((one) => one.dataset.key);
+    const focus = document.activeElement instanceof HTMLElement && place.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
+    place.replaceChildren(...make().filter((one) => one != null));
+    for (const one of place.querySelectorAll('details')) one.open = open.includes(one.dataset.key);
+    if (focus) /** @type {HTMLElement[]} */ ([...place.querySelectorAll('[data-focus]')]).find((one) => one.dataset.focus === focus)?.focus();
     this.drawn.set(place, key);
   }
 }
 
+/** @param {HTMLElement} element of Gradio's component */
 export async function start(element) {
-  const root = element.querySelector('.radpref-root') || element;
-  await new Dashboard(root).refresh();
+  await new Dashboard(element.querySelector('.radpref-root') ?? element).refresh();
 }

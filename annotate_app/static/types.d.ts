@@ -62,7 +62,7 @@ export interface RaterQuality {
   repeats: { n_sets: number; n_scores: number; hours_between?: number; not_computable?: string; measures?: Record<'exact' | 'within_one' | 'icc_2_1' | 'kappa_quadratic', Estimate> };
   attention: Computed<Share> & { n_sets: number }; training: Computed<Share> & { n_sets: number };
   drift: Computed<Interval & { line: [number, number][]; rolling: [number, number][] }> & { n_sets: number; basis: string };
-  straight_line: Computed<Share & { others: number | null }>;
+  straight_line: Computed<Share & { others: number | null }> & { n: number };
 }
 export interface QualityFlag { username: string; measure: string; value: number; threshold: number; n: number }
 export interface KindQuality { raters: RaterQuality[]; coverage: Record<string, number>; flags: QualityFlag[] }
