@@ -1,13 +1,16 @@
-# make demo | setup | test | check | lint | fmt | bench.  TORCH_ARGS passes options to pip (README, "Installing").
+# make demo | setup | test | check | lint | mutants | fmt | bench.  TORCH_ARGS passes options to pip (README, "Installing").
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_ARGS ?=
+# One file, one process: its fixtures are built once.
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadfile
+MODULES ?=
 ARGS ?=
 STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 
-.PHONY: setup demo test check lint fmt bench browser nginx clean
+.PHONY: setup demo test check lint mutants fmt bench browser nginx clean
 
 # The tools that check the pages' scripts come with npm; `make lint` and `make test` insist on them, the rest goes without.
 setup: $(STAMP)
@@ -35,10 +38,10 @@ nginx:
 
 test: setup $(NODE_STAMP) browser nginx
 	npm test --silent
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: setup browser
-	$(BIN)/python -m pytest -m "not slow and not browser" -x -q $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not browser" -x -q $(PARALLEL) $(ARGS)
 
 lint: setup $(NODE_STAMP)
 	$(BIN)/ruff check .
@@ -46,6 +49,9 @@ lint: setup $(NODE_STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	npm run lint --silent
+
+mutants: setup
+	$(BIN)/python scripts/mutants.py $(MODULES)
 
 fmt: setup
 	$(BIN)/ruff format .

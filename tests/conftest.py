@@ -13,6 +13,8 @@ import pytest
 os.environ.setdefault("RADPREF_QUIET", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if n_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # the workers share the cores among them
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_workers)))
 
 from radpref.data.datasets.importing import import_records
 from radpref.data.study.study import Study

@@ -194,6 +194,71 @@ def test_implicit_accuracy_and_shifts():
     assert math.isnan(losses.implicit_accuracy(z, torch.full((1, 6), 0.5), torch.ones(1, 6)))
 
 
+def test_the_error_of_an_image_is_the_mean_squared_difference_in_float32():
+    noise_pred = torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0]).view(2, 1, 2, 2)
+    noise = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, -1.0, 1.0, -1.0]).view(2, 1, 2, 2)
+    assert losses.image_errors(noise_pred, noise).tolist() == [(4 + 9 + 16) / 4, 1.0]
+    assert losses.image_errors(noise_pred.half(), noise.half()).dtype == torch.float32
+
+
+def test_a_prediction_in_half_precision_stays_in_it():
+    half = torch.ones(1, 1, 1, 1, dtype=torch.float16)
+    assert losses.to_epsilon(half, half, torch.tensor([0.36]), "v_prediction").item() == pytest.approx(1.4, abs=1e-3)
+    assert losses.to_epsilon(half, half, torch.tensor([0.36]), "v_prediction").dtype == torch.float16
+
+
+# Errors 0.3, 0.1, 0.2 against a reference of 0.1 at beta 2: shifts 0.2, 0, 0.1, so z of 01, 02, 12 is -0.2, -0.1, 0.1.
+WORKED = (torch.tensor([[0.3, 0.1, 0.2]]), torch.full((1, 3), 0.1))
+WORKED_P = torch.tensor([[0.0, 0.75, 1.0]])
+WORKED_WEIGHTS = torch.tensor([[2.0, 1.0, 0.0]])
+WORKED_SCORES = torch.tensor([[5.0, 0.0, 5.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # 2 log(1 + e^-0.2) and 0.75 log(1 + e^0.1) + 0.25 log(1 + e^-0.1), over 3
+        ("set-wise", (2 * 0.598139 + 0.75 * 0.744397 + 0.25 * 0.644397) / 3),
+        # the first pair's second image wins (z 0.2), the second's first one (z -0.1)
+        ("hard-pairs", (2 * 0.598139 + 0.744397) / 3),
+        # scores / 5 are 1, 0, 1: z of 01 is -(0.2 - 0) = -0.2; 02 is a tie; 12 has no weight
+        ("score-weighted", 0.798139),
+    ],
+)
+def test_the_loss_named_in_the_study_by_hand(name, expected):
+    got = losses.criterion_loss(name, *WORKED, WORKED_P, WORKED_WEIGHTS, WORKED_SCORES, 2.0)
+    assert got.item() == pytest.approx(expected, abs=2e-6)
+
+
+def test_few_weights_are_a_mean_too():
+    z, p = torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, 1.0]])
+    light = losses.set_wise_loss(z, p, torch.tensor([[0.25, 0.25]]))
+    assert light.item() == pytest.approx((0.313262 + 1.313262) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", [losses.set_wise_loss, losses.hard_pairs_loss])
+def test_the_precision_of_the_logits_is_kept(loss):
+    z = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+    assert loss(z, torch.tensor([[1.0, 0.0]], dtype=torch.float64)).dtype == torch.float64
+
+
+def test_a_set_without_any_condition_does_not_thin_the_mean():
+    present = {"text": torch.tensor([1.0, 0.0]), "mask": torch.tensor([0.0, 0.0])}
+    values = {"text": torch.tensor([3.0, 7.0]), "mask": torch.tensor([9.0, 9.0])}
+    assert losses.combine_criteria(values, present).item() == 3.0
+    assert losses.combine_criteria(values, {name: torch.zeros(2) for name in values}).item() == 0.0
+
+
+def test_a_draw_of_the_policy_counts_half_and_what_was_not_judged_counts_nothing():
+    z, p = torch.tensor([[0.0, 2.0, -2.0]]), torch.tensor([[1.0, 1.0, 1.0]])
+    assert losses.implicit_accuracy(z, p, torch.ones(1, 3)).item() == pytest.approx(1.5 / 3)
+    assert losses.implicit_accuracy(z, p, torch.tensor([[1.0, 1.0, 0.0]])).item() == 0.75
+    assert losses.implicit_accuracy(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 0.0]]), torch.ones(1, 2)) == 0.25
+    errors, reference = torch.tensor([[0.5, 0.1, 0.9]]), torch.zeros(1, 3)
+    won, lost = losses.error_shifts(errors, reference, torch.ones(1, 3), torch.tensor([[1.0, 0.0, 0.0]]))
+    assert (won.item(), lost.item()) == (pytest.approx(0.5), pytest.approx(0.1))
+
+
 def test_unknown_loss_lists_the_choices():
     e = torch.rand(1, 4)
     with refuses(InvalidInput, "ipo", *losses.LOSSES):

@@ -50,28 +50,32 @@ def test_empty():
 def test_union_of_rows():
     union = union_rle(["1 2", "5 1", "-1"], 3, 2, "absolute")
     assert union.T.ravel().tolist() == [True, True, False, False, True, False]
+    assert union_rle(["0 1", "3 1"], 2, 2, "absolute", first=0).tolist() == [[True, False], [False, True]]
 
 
 @pytest.mark.parametrize(
-    ("text", "convention"),
+    ("text", "convention", "named"),
     [
-        ("1", "relative"),
-        ("1 2 3", "relative"),
-        ("a 2", "absolute"),
-        ("1.5 2", "absolute"),
-        ("1 0", "absolute"),
-        ("0 1", "absolute"),
-        ("3 2 1 1", "absolute"),
-        ("1 99", "absolute"),
-        ("0 99", "relative"),
-        ("-3 1", "relative"),
-        ("9" * 30 + " 1", "absolute"),
+        ("1", "relative", 1),
+        ("1 2 3", "relative", 3),
+        ("a 2", "absolute", "a 2"),
+        ("1.5 2", "absolute", "1.5 2"),
+        ("1 0", "absolute", "1 0"),
+        ("0 1", "absolute", "absolute"),
+        ("3 2 1 1", "absolute", "3 2 1 1"),
+        ("1 99", "absolute", "4x3"),
+        ("0 99", "relative", "4x3"),
+        ("-3 1", "relative", "-3 1"),
+        ("9" * 30 + " 1", "absolute", "9" * 30 + " 1"),
     ],
 )
-def test_bad_texts_are_one_line(text, convention):
-    with pytest.raises(InvalidInput) as error:
+def test_bad_texts_are_one_line(text, convention, named):
+    with refuses(InvalidInput, named):
         decode_rle(text, 3, 4, convention)
-    assert "\n" not in str(error.value)
+
+
+def test_absolute_runs_may_touch():
+    assert decode_rle("1 2 3 1", 2, 2, "absolute").tolist() == [[True, True], [True, False]]
 
 
 def test_bad_arguments():
@@ -79,5 +83,7 @@ def test_bad_arguments():
         decode_rle("1 1", 3, 4, "other")  # type: ignore[arg-type]
     with refuses(InvalidInput, "4x0"):
         decode_rle("1 1", 0, 4, "absolute")
+    with refuses(InvalidInput, "0x3"):
+        decode_rle("1 1", 3, 0, "absolute")
     with refuses(InvalidInput, "bool", "uint8"):
         encode_rle(np.zeros((2, 2), np.uint8), "absolute")  # type: ignore[arg-type]

@@ -198,7 +198,7 @@ def test_mistakes_are_one_line(measured: Study, tmp_path: Path) -> None:
         ({"against": "nowhere"}, ("--against", "nowhere", "val", "train", "test")),
         ({"prompts": "test"}, ("--prompts", "test", "val", "train")),
         ({"network": "inception"}, ("--network", "inception", "torchxrayvision")),
-        ({"arms": ("baseline",), "images": tmp_path}, ("--arms", "--images")),
+        ({"arms": ("baseline",), "images": tmp_path}, ("--arm", "--images")),
     ):
         with refuses(InvalidInput, *named):
             run_fidelity(measured, FidelityRequest(**options))
