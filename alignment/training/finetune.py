@@ -14,6 +14,7 @@ from torch import Tensor
 
 from radpref.alignment.preferences.preference_sets import CRITERIA, PreferenceSets
 from radpref.alignment.training.draws import scheduled, step_generator
+from radpref.alignment.training.losses import image_errors
 from radpref.alignment.training.policy import Policy
 from radpref.data.core.errors import NotFound
 from radpref.data.reader_study.scores import N_SLOTS
@@ -86,7 +87,6 @@ class FinetuneStep:
 
     def __init__(self, policy: Policy, images: TrainingImages, settings: AlignConfig) -> None:
         self.policy, self.images, self.settings = policy, images, settings
-        self.n_timesteps = int(policy.stack.scheduler.config.num_train_timesteps)
 
     def __call__(self, step: int) -> Part:
         """The loss of one step, with gradient."""
@@ -97,8 +97,9 @@ class FinetuneStep:
         )
         latents = images.latents[chosen]
         generator = step_generator(settings.seed, 808, step)
-        steps = torch.randint(0, self.n_timesteps, (len(chosen),), generator=generator).to(device)
+        timesteps = torch.randint(0, self.policy.n_timesteps, (len(chosen),), generator=generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        routed = torch.ones(len(chosen), dtype=torch.bool, device=device)
+        noisy = self.policy.add_noise(latents, noise, timesteps)
         conditions = images.conditions.select(images.condition_of[chosen])
-        return Part(self.policy.errors(latents, noise, steps, conditions, routed).mean(), len(chosen))
+        noise_pred = self.policy.noise_pred(noisy, timesteps, conditions, None)
+        return Part(image_errors(noise_pred, noise).mean(), len(chosen))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from radpref.alignment.training.dpo import HeldOut, summary
+from radpref.alignment.training.held_out import HeldOut
 from radpref.alignment.training.watch import Watch, feature_function
 from radpref.generation.stack.adapters import register_model, save_adapters
 from radpref.generation.training.compute import Compute
@@ -134,3 +134,16 @@ class ArmObserver:
         if ended or step % self.watch_every == 0:
             figures |= self.watch.observe(self.policy.stack, step)
         return figures or None
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the log says at its end: last value of every held-out and watch figure, means over the last tenth."""
+    result: dict[str, Any] = {}
+    tail = lines[-max(len(lines) // 10, 1) :]
+    for key in ("loss", "train_accuracy", "winner_shift", "loser_shift", "seconds"):
+        values = [line[key] for line in tail if line.get(key) is not None]
+        result[key] = sum(values) / len(values) if values else None
+    for key in ("held_out_accuracy", "held_out_loss", "drift", "paired_shift", "diversity"):
+        values = [line[key] for line in lines if line.get(key) is not None]
+        result[key] = values[-1] if values else None
+    return result

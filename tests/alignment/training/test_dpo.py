@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from radpref.alignment.preferences.pairs import find_pairs_run, run_pairs
 from radpref.alignment.preferences.preference_sets import load_preference_sets
-from radpref.alignment.training import dpo, finetune, losses, watch
+from radpref.alignment.training import dpo, finetune, held_out, losses, watch
 from radpref.alignment.training import preference_arms as arms
 from radpref.alignment.training import train_arm as arm_training
 from radpref.alignment.training.draws import scheduled
@@ -29,7 +29,7 @@ MODES = ("T2I", "M2I", "TM2I", "TM2I", "T2I", "M2I")
 def _small(monkeypatch):
     monkeypatch.setattr(arms, "N_PROMPTS", 1)
     monkeypatch.setattr(watch, "IMAGES_PER_PROMPT", 2)
-    monkeypatch.setattr(dpo, "HELD_OUT_DRAWS", 2)
+    monkeypatch.setattr(held_out, "HELD_OUT_DRAWS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def _material(study):
 
 def _draw(sets, n, seed=0, t=None):
     drawn = dpo.draw(torch.Generator().manual_seed(seed), n, sets.latents, 1000)
-    return drawn if t is None else dataclasses.replace(drawn, steps=torch.full((n,), t))
+    return drawn if t is None else dataclasses.replace(drawn, timesteps=torch.full((n,), t))
 
 
 def _shake(policy, seed=3, scale=0.02):
@@ -88,10 +88,14 @@ def test_at_first_policy_equals_reference_and_loss_is_log_2(material):
     chosen = list(range(len(sets)))
     drawn = _draw(sets, len(sets))
     terms = dpo.terms_of(sets, chosen)
-    errors = dpo.policy_errors(policy, sets, chosen, terms, drawn)
-    reference = dpo.reference_errors(policy, sets, chosen, drawn)
+    noisy = dpo.noisy_sets(policy, sets, torch.tensor(chosen), drawn)
+    reference = dpo.set_errors(noisy, policy.reference_noise_pred)
+    routed = torch.tensor([c == "mask" for c in terms.criteria]).repeat_interleave(4)
+    errors = dpo.set_errors(
+        noisy.select(torch.tensor(terms.places)), lambda *given: policy.noise_pred(*given, to_controlnet=routed)
+    )
     assert torch.allclose(errors, reference[list(terms.places)], atol=1e-6)
-    loss, figures = dpo.batch_loss(policy, sets, chosen, drawn, _align())
+    loss, figures = dpo.dpo_loss(policy, sets, chosen, drawn, _align())
     assert loss.item() == pytest.approx(np.log(2), abs=1e-3)
     assert set(figures) == {"train_accuracy", "winner_shift", "loser_shift"}
 
@@ -120,7 +124,7 @@ def test_text_trains_the_lora_and_masks_the_controlnet_too(material, mode, reach
     policy, sets = material
     _shake(policy)
     chosen = [_mode(sets, mode)]
-    loss, _ = dpo.batch_loss(policy, sets, chosen, _draw(sets, 1, t=500), _align())
+    loss, _ = dpo.dpo_loss(policy, sets, chosen, _draw(sets, 1, t=500), _align())
     gradients = _gradients(policy, loss)
     assert any(gradients[name] is not None and bool(gradients[name].any()) for name in policy.lora)
     touched = any(gradients[name] is not None and bool(gradients[name].any()) for name in policy.control)
@@ -134,8 +138,7 @@ def test_on_tm2i_only_the_mask_preference_reaches_the_controlnet(material):
     chosen = [_mode(sets, "TM2I")]
     turned = dataclasses.replace(sets, p={**sets.p, "text": 1 - sets.p["text"]})
     one, other = (
-        _gradients(policy, dpo.batch_loss(policy, s, chosen, _draw(sets, 1, t=500), _align())[0])
-        for s in (sets, turned)
+        _gradients(policy, dpo.dpo_loss(policy, s, chosen, _draw(sets, 1, t=500), _align())[0]) for s in (sets, turned)
     )
     names = [name for name in policy.control if one[name] is not None]
     assert names
@@ -149,15 +152,16 @@ def test_set_wise_gradients_equal_pair_wise_ones_through_the_whole_stack(materia
     _shake(policy)
     chosen = [_mode(sets, "M2I")]
     drawn = _draw(sets, 1, t=300)
-    together = _gradients(policy, dpo.batch_loss(policy, sets, chosen, drawn, _align())[0])
+    together = _gradients(policy, dpo.dpo_loss(policy, sets, chosen, drawn, _align())[0])
 
     latents, p = sets.latents[chosen[0]], sets.p["mask"][chosen[0]]
     batch = sets.conditions.select([chosen[0], chosen[0]])
     total = torch.zeros(())
     for k, pair in enumerate(zip(*losses.pair_indices(4), strict=True)):
-        two, noise, t = latents[list(pair)], drawn.noise.expand(2, -1, -1, -1), drawn.steps.expand(2)
-        reference = policy.reference_errors(two, noise, t, batch)
-        errors = policy.errors(two, noise, t, batch, torch.ones(2, dtype=torch.bool))
+        two, noise, t = latents[list(pair)], drawn.noise.expand(2, -1, -1, -1), drawn.timesteps.expand(2)
+        noisy = policy.add_noise(two, noise, t)
+        reference = (policy.reference_noise_pred(noisy, t, batch) - noise).square().mean((1, 2, 3))
+        errors = (policy.noise_pred(noisy, t, batch, None) - noise).square().mean((1, 2, 3))
         z = -25.0 * ((errors[0] - reference[0]) - (errors[1] - reference[1]))
         total = total - p[k] * torch.log(torch.sigmoid(z)) - (1 - p[k]) * torch.log(torch.sigmoid(-z))
     apart = _gradients(policy, total / 6)
@@ -171,10 +175,9 @@ def test_loss_of_a_mixed_batch_is_the_mean_of_its_sets(material):
     _shake(policy)
     chosen = [_mode(sets, mode) for mode in ("T2I", "TM2I", "M2I")]
     drawn = _draw(sets, 3)
-    together, _ = dpo.batch_loss(policy, sets, chosen, drawn, _align())
+    together, _ = dpo.dpo_loss(policy, sets, chosen, drawn, _align())
     alone = [
-        dpo.batch_loss(policy, sets, [c], dpo.Draw(drawn.steps[k : k + 1], drawn.noise[k : k + 1]), _align())[0]
-        for k, c in enumerate(chosen)
+        dpo.dpo_loss(policy, sets, [c], drawn.select(torch.tensor([k])), _align())[0] for k, c in enumerate(chosen)
     ]
     assert together.item() == pytest.approx(sum(one.item() for one in alone) / 3, rel=1e-4)
 
@@ -188,7 +191,7 @@ def test_every_loss_learns_the_order(material, loss):
     index = [_mode(sets, "T2I")]
     values = []
     for _ in range(10):
-        value, figures = dpo.batch_loss(policy, sets, index, drawn, settings)
+        value, figures = dpo.dpo_loss(policy, sets, index, drawn, settings)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -201,12 +204,12 @@ def test_every_loss_learns_the_order(material, loss):
 
 def test_held_out_starts_at_one_half_and_repeats(material):
     policy, sets = material
-    measure = dpo.HeldOut(policy, sets, 50.0, 0)
+    measure = held_out.HeldOut(policy, sets, 50.0, 0)
     first = measure.measure()
     assert first["held_out_accuracy"] == pytest.approx(0.5, abs=0.5)
     assert first["held_out_loss"] == pytest.approx(np.log(2), abs=1e-3)
     _shake(policy)
-    assert measure.measure() == dpo.HeldOut(policy, sets, 50.0, 0).measure() != first
+    assert measure.measure() == held_out.HeldOut(policy, sets, 50.0, 0).measure() != first
 
 
 def test_schedule_covers_every_set_once_an_epoch():

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from radpref.alignment.preferences.pairs import find_pairs_run, run_pairs
 from radpref.alignment.preferences.preference_sets import load_preference_sets
-from radpref.alignment.training import dpo, watch
+from radpref.alignment.training import held_out, watch
 from radpref.alignment.training import preference_arms as arms
 from radpref.alignment.training.losses import to_epsilon
 from radpref.alignment.training.policy import make_policy
@@ -72,7 +72,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arms, "N_PROMPTS", 1)
     monkeypatch.setattr(watch, "IMAGES_PER_PROMPT", 2)
-    monkeypatch.setattr(dpo, "HELD_OUT_DRAWS", 1)
+    monkeypatch.setattr(held_out, "HELD_OUT_DRAWS", 1)
 
 
 def test_sets_of_all_three_modes_are_sampled(study: Study) -> None:
@@ -93,14 +93,14 @@ def test_preference_errors_are_those_of_the_noise_though_the_model_predicts_v(st
     batch = sets.conditions.select([0])
     latents, steps = sets.latents[0, :1], torch.tensor([400])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    measured = policy.reference_errors(latents, noise, steps, batch)
     noisy, alpha = policy.add_noise(latents, noise, steps), stack.scheduler.alphas_cumprod[400]
+    measured = policy.reference_noise_pred(noisy, steps, batch)
     from radpref.generation.stack.conditions import predict_noise
 
     with torch.no_grad():
         v = predict_noise(stack.unet, policy.reference_controlnet, noisy, steps, batch)
     implied = alpha.sqrt() * v + (1 - alpha).sqrt() * noisy
-    torch.testing.assert_close(measured, (implied - noise).square().mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(measured, implied)
     perfect = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
     torch.testing.assert_close(to_epsilon(perfect, noisy, alpha[None], "v_prediction"), noise, atol=1e-5, rtol=1e-4)
 
