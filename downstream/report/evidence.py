@@ -14,6 +14,7 @@ from radpref.data.core.errors import NotFound
 from radpref.data.reader_study.lifecycle import early_unblinding
 from radpref.data.study.runs import Run, latest_run
 from radpref.downstream.inference.grid_result import GridResult
+from radpref.downstream.inference.reader_comparison import ReaderComparison, reader_comparison
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ class Evidence:
     runs: list[dict[str, Any]]
     models: list[dict[str, Any]]
     networks: list[dict[str, Any]]
-    comparison: dict[str, Any] | None = None
+    comparison: ReaderComparison | None = None
     """What `radpref.downstream.inference.reader_comparison` read; None without comparison sets."""
     early: dict[str, Any] | None = None
     """The first unblinding before the freeze (at, actor, detail); every report says it."""
@@ -71,7 +72,6 @@ def gather(study: Study) -> Evidence:
     """Read all parts; never fails for a part that is not there yet."""
     from radpref.data.agreement.reliability import agreement_report
     from radpref.data.reader_study.scores import score_table
-    from radpref.downstream.inference.reader_comparison import reader_comparison
 
     scores = score_table(study.db, None)
     agreement = agreement_report(scores, n_boot=N_BOOT, seed=0) if len(scores) else None

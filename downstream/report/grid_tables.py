@@ -82,12 +82,12 @@ def comparison_tables(result: GridResult) -> list[Table]:
             shown.append([*lead, str(row.n), *["–"] * 4, row.verdict])
             continue
         shown.append([
-            *lead, str(row.n), number(row.difference, signed=True), interval(*row.ci), interval(*row.ci_bootstrap),
+            *lead, str(row.n), number(row.difference, signed=True), interval(row.ci), interval(row.ci_bootstrap),
             p_value(row.p_holm), row.verdict,
         ])  # fmt: skip
         ps = (row.p, row.p_bonferroni, row.p_holm, row.p_holm_worse, row.p_independent)
         detail.append([
-            *lead, *map(p_value, ps), f"{number(row.d_z.value, 2)} ({interval(*row.d_z.ci, 1)})",
+            *lead, *map(p_value, ps), f"{number(row.d_z.value, 2)} ({interval(row.d_z.ci, 1)})",
             number(row.detectable_difference, 2), number(row.seeds_needed) if row.seeds_needed else "> 10,000",
         ])  # fmt: skip
     header = (

@@ -26,6 +26,7 @@ from radpref.data.study.runs import start_run
 from radpref.data.study.templates import page_style
 from radpref.downstream.inference.comparisons import PairedComparison, UntestedComparison
 from radpref.downstream.report import figures, grid_tables, tables
+from radpref.downstream.report import reader_comparison_figures as reader_figures
 from radpref.downstream.report import reader_comparison_views as reader_views
 from radpref.downstream.report.evidence import Evidence, evaluation_sheets, gather, watch_sheet
 from radpref.downstream.report.published import CAVEATS
@@ -189,28 +190,26 @@ def _comparison_part(study: Study, evidence: Evidence, page: Page) -> dict[str, 
     if found is None:
         return None
     parts = []
-    for index, part in enumerate(found["parts"]):
-        name = f"reader-comparison-{reader_views.suffix(found['parts'], index)}"
+    for index, part in enumerate(found.parts):
+        name = f"reader-comparison-{reader_views.suffix(found.parts, index)}"
         plan = reader_views.plan_table(part, f"{name}-plan")
         parts.append({
-            **part, "who": reader_views.who(part), "sentences": reader_views.sentences(part),
-            "forest": page.figure(f"{name}-forest", reader_views.forest(part)),
-            "bars": page.figure(f"{name}-wins", reader_views.win_bars(part)),
+            "part": part, "who": reader_views.who(part), "sentences": reader_views.statements(part),
+            "forest": page.figure(f"{name}-forest", reader_figures.forest(part)),
+            "bars": page.figure(f"{name}-wins", reader_figures.win_bars(part)),
             "table": page.table(reader_views.result_table(part, name)),
             "rater_table": page.table(reader_views.rater_table(part, f"{name}-raters")),
-            "flagged": any(row["share_first"] or row["share_second"] for row in part["flags"]),
+            "flagged": any(row.share_first or row.share_second for row in part.flags),
             "flag_table": page.table(reader_views.flag_table(part, f"{name}-flags")),
             "plan_table": page.table(plan) if plan else None,
         })  # fmt: skip
-    sheet = None
-    if found["examples"]:
-        sets = [
-            (reader_views.example_title(one), [(arm, _load(study, sha)) for arm, sha in one["images"]])
-            for one in found["examples"]
-        ]
-        sheet = page.figure("reader-comparison-examples", reader_views.example_sets(sets))
-    people = reader_views.people_state(found)
-    return {**found, "parts": parts, "sheet": sheet, "people": people, "proof": reader_views.proof(found)}
+    examples = [
+        (reader_views.example_title(one), [(i.arm, _load(study, i.image_sha)) for i in one.images_by_seed()])
+        for one in found.source.examples()
+    ]
+    sheet = page.figure("reader-comparison-examples", reader_figures.example_sets(examples)) if examples else None
+    people, proof = reader_views.people_state(found.source), reader_views.proof(found.source.trained_on)
+    return {"source": found.source, "parts": parts, "sheet": sheet, "people": people, "proof": proof}
 
 
 def _samples_part(study: Study, evidence: Evidence, page: Page) -> dict[str, Any] | None:

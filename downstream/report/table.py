@@ -54,7 +54,7 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
-def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """ "low to high"."""
-    known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
-    return f"{number(low, digits)} to {number(high, digits)}" if known else "–"
+def interval(ends: Sequence[float | None] | None, digits: int = 3) -> str:
+    """ "low to high"; a dash where an end is unknown."""
+    texts = [number(end, digits) for end in ends or (None,)]
+    return "–" if "–" in texts else " to ".join(texts)

@@ -49,7 +49,7 @@ def agreement_tables(report: AgreementReport) -> list[Table]:
         shown, rows = [], []
         for key in dict.fromkeys(key for found in computed.values() for key in found.measures):
             cells = {name: found.measures.get(key, NOTHING) for name, found in computed.items()}
-            texts = [f"{number(one.value)} ({interval(one.low, one.high)})" for one in cells.values()]
+            texts = [f"{number(one.value)} ({interval((one.low, one.high))})" for one in cells.values()]
             shown.append([MEASURE_NAMES.get(key, key), *texts])
             rows += [{"rater_kind": kind, "measure": key, "criterion": n, **asdict(one)} for n, one in cells.items()]
         notes += [f"{name}: {_icc_note(name, found)}" for name, found in computed.items()]
@@ -140,7 +140,7 @@ def measures_table(name: str, caption: str, columns: Mapping[str, Mapping[str, A
 
 def _measure_text(cell: Mapping[str, Any]) -> str:
     text = number(cell.get("value"))
-    return f"{text} ({interval(cell['low'], cell['high'])})" if cell.get("low") is not None else text
+    return f"{text} ({interval((cell['low'], cell['high']))})" if cell.get("low") is not None else text
 
 
 def _flatten(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import uuid
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,17 @@ from radpref.data.reader_study.presentations import ensure_presentations
 from radpref.data.reader_study.raters import add_rater
 from radpref.data.reader_study.scores import ScoreEvent, record_events
 from radpref.data.study.study import Study
-from radpref.downstream.inference.reader_comparison import OVERALL, estimate, read_set, reader_comparison
+from radpref.downstream.inference.comparison_sets import ComparisonSet, Reading, SetImage
+from radpref.downstream.inference.reader_comparison import (
+    OVERALL,
+    ArmsRead,
+    Estimate,
+    GainRow,
+    compare_set,
+    estimate,
+    reader_comparison,
+)
+from radpref.downstream.report import reader_comparison_figures as reader_figures
 from radpref.downstream.report import reader_comparison_views as reader_views
 from radpref.downstream.report.evidence import gather
 from radpref.downstream.report.report import run_report
@@ -34,7 +45,21 @@ def compared(tiny_study):
 
 
 def _row(part, mode, criterion=OVERALL):
-    return next(row for row in part["rows"] if (row["mode"], row["criterion"]) == (mode, criterion))
+    return next(row for row in part.rows if (row.mode, row.criterion) == (mode, criterion))
+
+
+def _compare_set(mode, scores):
+    """Comparisons of one set. scores: criterion -> (scores of the first arm, of the second), None = not given."""
+    images, given = [], {}
+    for arm in (0, 1):
+        for k in range(2):
+            slot = len(images)
+            images.append(SetImage(slot, "ab"[arm], k, ""))
+            for criterion, own in scores.items():
+                if k < len(own[arm]):
+                    given[slot, criterion] = own[arm][k]
+    about = ComparisonSet("c", mode, None, (("a", "1"), ("b", "2")), tuple(images[::-1]))
+    return compare_set(Reading("r", "human", about, given, {}), "a")
 
 
 def _html(study: Study) -> str:
@@ -55,7 +80,7 @@ def _html(study: Study) -> str:
     ],
 )
 def test_wins_ties_and_gain_of_one_set_are_exact(first, second, wins, ties, gain):
-    (found, overall) = read_set("r", "c", "T2I", {"text": (first, second)})
+    (found, overall) = _compare_set("T2I", {"text": (first, second)})
     assert (found.wins, found.ties, found.gain) == (wins, ties, gain)
     assert found.win_rate == wins + ties / 2
     assert (overall.criterion, overall.gain, overall.n_scores) == (OVERALL, gain, len(first) + len(second))
@@ -63,12 +88,12 @@ def test_wins_ties_and_gain_of_one_set_are_exact(first, second, wins, ties, gain
 
 def test_a_set_of_both_criteria_is_their_mean_and_needs_both():
     scores = {"text": ([1, 1], [2, 2]), "mask": ([3, 3], [3, 2])}
-    text, mask, overall = read_set("r", "c", "TM2I", scores)
+    text, mask, overall = _compare_set("TM2I", scores)
     assert (text.gain, mask.gain, overall.gain) == (1.0, -0.5, 0.25)
     assert (text.win_rate, mask.win_rate, overall.win_rate) == (1.0, 0.25, 0.625)
     assert overall.n_scores == 8
-    assert [one.criterion for one in read_set("r", "c", "TM2I", {"text": ([1, 1], [2, 2])})] == ["text"]
-    assert read_set("r", "c", "M2I", {"mask": ([1, 2], [])}) == []
+    assert [one.criterion for one in _compare_set("TM2I", {"text": ([1, 1], [2, 2])})] == ["text"]
+    assert _compare_set("M2I", {"mask": ([1, 2], [])}) == []
 
 
 def test_too_few_raters_or_conditions_get_a_figure_but_no_interval():
@@ -77,9 +102,9 @@ def test_too_few_raters_or_conditions_get_a_figure_but_no_interval():
         conditions = [f"c{i}" for _ in range(n_raters) for i in range(n_conditions)]
         values = np.random.default_rng(0).normal(1, 1, len(raters))
         found = estimate(list(values), raters, conditions)
-        assert found["value"] == pytest.approx(values.mean())
-        assert (found["low"] is not None) == enough
-        assert (found["boot_low"] is not None) == enough
+        assert found.value == pytest.approx(values.mean())
+        assert (found.ci is not None) == enough
+        assert (found.ci_bootstrap is not None) == enough
 
 
 # --- what is counted ---------------------------------------------------------------------------------------------
@@ -89,9 +114,9 @@ def test_figures_are_those_of_the_scores_given(compared):
     score_comparison(compared, 3)
     set_stage(compared, "locked", "frozen")
     found = reader_comparison(compared)
-    (part,) = found["parts"]
-    assert (part["kind"], part["first"], part["second"]) == ("human", "baseline", "aligned")
-    assert (part["n_raters"], part["n_sets"], part["n_scores"]) == (3, 12, 3 * (6 * 4 + 2 * 4 + 4 * 8))
+    (part,) = found.parts
+    assert (part.kind, part.first, part.second) == ("human", "baseline", "aligned")
+    assert (part.n_raters, part.n_sets, part.n_scores) == (3, 12, 3 * (6 * 4 + 2 * 4 + 4 * 8))
     rows = compared.db.rows(
         "SELECT v.rater_id, v.set_id, v.criterion, v.value, i.arm, c.mode FROM current_scores v"
         " JOIN set_images i ON i.set_id = v.set_id AND i.slot = v.slot"
@@ -105,34 +130,34 @@ def test_figures_are_those_of_the_scores_given(compared):
         gains = [np.mean(g["aligned"]) - np.mean(g["baseline"]) for g in groups.values()]
         wins = [np.mean([(a > b) + (a == b) / 2 for a in g["aligned"] for b in g["baseline"]]) for g in groups.values()]
         shown = _row(part, mode, criterion)
-        assert shown["gain"] == pytest.approx(np.mean(gains), abs=1e-6)  # balanced: the model's mean is the mean
-        assert shown["win_rate"] == pytest.approx(np.mean(wins), abs=1e-6)
-        assert shown["n_conditions"] * 3 == len(groups)
-    assert [row["role"] for row in part["rows"]].count("primary") == 1
-    assert _row(part, "M2I")["verdict"] == "too small to conclude"  # two sets
-    assert _row(part, "M2I")["gain_low"] is None
+        assert shown.gain.value == pytest.approx(np.mean(gains), abs=1e-6)  # balanced: the model's mean is the mean
+        assert shown.win_rate.value == pytest.approx(np.mean(wins), abs=1e-6)
+        assert shown.gain.n_conditions * 3 == len(groups)
+    assert [row.role for row in part.rows].count("primary") == 1
+    assert _row(part, "M2I").verdict == "too small to conclude"  # two sets
+    assert _row(part, "M2I").gain.ci is None
 
 
 def test_a_large_gain_is_found_and_its_interval_holds_it(compared):
     score_comparison(compared, 4, gain=1.5)
     set_stage(compared, "locked", "frozen")
-    (part,) = reader_comparison(compared)["parts"]
-    primary = part["rows"][0]
-    assert primary["verdict"] == "better"
-    assert primary["gain_low"] < 1.5 < primary["gain_high"]
-    assert primary["gain_boot_low"] < primary["gain"] < primary["gain_boot_high"]
-    assert primary["win_rate_low"] > 0.5
-    said = reader_views.sentences(part)[0]["sentence"]
+    (part,) = reader_comparison(compared).parts
+    primary = part.rows[0]
+    assert primary.verdict == "better"
+    assert primary.gain.ci[0] < 1.5 < primary.gain.ci[1]
+    assert primary.gain.ci_bootstrap[0] < primary.gain.value < primary.gain.ci_bootstrap[1]
+    assert primary.win_rate.ci[0] > 0.5
+    said = reader_views.statements(part)[0].sentence
     assert said.startswith("4 people scored images of the preference-aligned generator higher than")
 
 
 def test_the_other_direction_is_worse(compared):
     score_comparison(compared, 4, gain=-1.5)
     set_stage(compared, "locked", "frozen")
-    (part,) = reader_comparison(compared)["parts"]
-    assert part["rows"][0]["verdict"] == "worse"
-    assert reader_views.sentences(part)[0]["tone"] == "bad"
-    assert " lower than images of the baseline generator" in reader_views.sentences(part)[0]["sentence"]
+    (part,) = reader_comparison(compared).parts
+    assert part.rows[0].verdict == "worse"
+    assert reader_views.statements(part)[0].tone == "bad"
+    assert " lower than images of the baseline generator" in reader_views.statements(part)[0].sentence
 
 
 def test_a_lock_that_starts_anew_leaves_the_pilots_scores_out(compared):
@@ -140,7 +165,7 @@ def test_a_lock_that_starts_anew_leaves_the_pilots_scores_out(compared):
     with compared.db.write() as connection:
         for name in ("locked", "frozen"):  # without keep_scores
             connection.execute("INSERT INTO stages(at, actor, stage) VALUES ('now', 't', ?)", [name])
-    assert reader_comparison(compared)["parts"] == []
+    assert reader_comparison(compared).parts == ()
 
 
 def test_a_repeat_and_a_skipped_set_do_not_count(compared):
@@ -162,11 +187,11 @@ def test_a_repeat_and_a_skipped_set_do_not_count(compared):
     ]
     record_events(compared.db, [*events, ScoreEvent(str(uuid.uuid4()), repeat, last["rater_id"], "submit")])
     unblind(compared.db, "t", "test")
-    before = reader_comparison(compared)["parts"][0]
-    assert before["n_readings"] == 36
+    before = reader_comparison(compared).parts[0]
+    assert before.n_readings == 36
     skip = ScoreEvent(str(uuid.uuid4()), last["presentation_id"], last["rater_id"], "skip", comment="black image")
     record_events(compared.db, [skip])
-    assert reader_comparison(compared)["parts"][0]["n_readings"] == 35
+    assert reader_comparison(compared).parts[0].n_readings == 35
 
 
 def test_a_score_taken_back_leaves_what_is_complete(compared):
@@ -181,9 +206,9 @@ def test_a_score_taken_back_leaves_what_is_complete(compared):
         for slot in range(4)
     ]
     record_events(compared.db, back)
-    (part,) = reader_comparison(compared)["parts"]
-    assert part["n_incomplete"] == 1
-    assert part["n_scores"] == 192 - 4
+    (part,) = reader_comparison(compared).parts
+    assert part.n_incomplete == 1
+    assert part.n_scores == 192 - 4
 
 
 def test_flags_count_by_arm_and_the_last_word_stands(compared):
@@ -201,35 +226,36 @@ def test_flags_count_by_arm_and_the_last_word_stands(compared):
         ScoreEvent(str(uuid.uuid4()), e.presentation_id, e.rater_id, "flag", e.slot, "artifact", 0) for e in events[:1]
     ]
     record_events(compared.db, events + away)
-    artifact, unrealistic = reader_comparison(compared)["parts"][0]["flags"]
-    assert (artifact["flag"], artifact["n_images"]) == ("artifact", 144)
-    assert artifact["share_first"] == pytest.approx((len(events) - 1) / 72)
-    assert artifact["share_second"] == 0
-    assert artifact["difference"] == pytest.approx(-artifact["share_first"], abs=1e-6)
-    assert artifact["low"] < artifact["difference"] < artifact["high"]
-    assert (unrealistic["difference"], unrealistic["low"]) == (0, None)  # nothing varies: no interval is made up
+    artifact, unrealistic = reader_comparison(compared).parts[0].flags
+    assert (artifact.flag, artifact.n_images) == ("artifact", 144)
+    assert artifact.share_first == pytest.approx((len(events) - 1) / 72)
+    assert artifact.share_second == 0
+    assert artifact.difference.value == pytest.approx(-artifact.share_first, abs=1e-6)
+    assert artifact.difference.ci[0] < artifact.difference.value < artifact.difference.ci[1]
+    same = unrealistic.difference
+    assert (same.value, same.ci) == (0, None)  # nothing varies: no interval is made up
 
 
 @pytest.mark.parametrize("n_raters", [1, 2])
 def test_one_or_two_raters_never_conclude(compared, n_raters):
     score_comparison(compared, n_raters, gain=3.0)
     set_stage(compared, "locked", "frozen")
-    (part,) = reader_comparison(compared)["parts"]
-    assert {row["verdict"] for row in part["rows"] if row["role"] != "detail"} == {"too small to conclude"}
-    assert all(row["gain_low"] is None and row["p"] is None for row in part["rows"])
-    assert part["plan"] == []
-    said = reader_views.sentences(part)[0]["sentence"]
+    (part,) = reader_comparison(compared).parts
+    assert {row.verdict for row in part.rows if row.role != "detail"} == {"too small to conclude"}
+    assert all(row.gain.ci is row.gain.fit is row.p_holm is None for row in part.rows)
+    assert part.plan == ()
+    said = reader_views.statements(part)[0].sentence
     assert f"{n_raters} rater{'s' if n_raters > 1 else ''} and 12 sets, would need at least 3 raters and 5 sets" in said
-    reader_views.forest(part)  # draws without any interval
+    reader_figures.forest(part)  # draws without any interval
 
 
 def test_equal_scores_everywhere_say_so_instead_of_an_interval(compared):
     score_comparison(compared, 3, gain=0.0, spread=0.0)
     set_stage(compared, "locked", "frozen")
-    (part,) = reader_comparison(compared)["parts"]
-    assert part["rows"][0]["ties"] == 1
-    assert part["rows"][0]["win_rate"] == 0.5
-    assert "every set gave the same difference" in reader_views.sentences(part)[0]["sentence"]
+    (part,) = reader_comparison(compared).parts
+    assert part.rows[0].ties == 1
+    assert part.rows[0].win_rate.value == 0.5
+    assert "every set gave the same difference" in reader_views.statements(part)[0].sentence
 
 
 def test_one_mode_alone_and_unequal_numbers_of_sets(tiny_study):
@@ -237,13 +263,13 @@ def test_one_mode_alone_and_unequal_numbers_of_sets(tiny_study):
     score_comparison(tiny_study, 2)
     score_comparison(tiny_study, 3, kind="simulated", share=0.6)
     set_stage(tiny_study, "locked", "frozen")
-    people, simulated = reader_comparison(tiny_study)["parts"]
-    assert [(row["mode"], row["criterion"]) for row in people["rows"]] == [("all modes", OVERALL), ("T2I", OVERALL)]
-    assert len(reader_views.sentences(people)) == 1
-    assert (people["n_raters"], simulated["n_raters"]) == (2, 3)
-    assert {row["rater"] for row in simulated["raters"]} == {"simulated-1", "simulated-2", "simulated-3"}
-    assert simulated["n_readings"] == 18
-    assert simulated["rows"][0]["gain_low"] is not None
+    people, simulated = reader_comparison(tiny_study).parts
+    assert [(row.mode, row.criterion) for row in people.rows] == [("all modes", OVERALL), ("T2I", OVERALL)]
+    assert len(reader_views.statements(people)) == 1
+    assert (people.n_raters, simulated.n_raters) == (2, 3)
+    assert {row.rater for row in simulated.raters} == {"simulated-1", "simulated-2", "simulated-3"}
+    assert simulated.n_readings == 18
+    assert simulated.rows[0].gain.ci is not None
 
 
 def test_an_arm_aligned_anew_is_another_comparison(tiny_study):
@@ -251,8 +277,8 @@ def test_an_arm_aligned_anew_is_another_comparison(tiny_study):
     add_comparison(tiny_study, ("T2I",) * 5, seed=1)  # another content hash of both arms
     score_comparison(tiny_study, 3, kind="simulated")
     found = reader_comparison(tiny_study)
-    assert [part["n_sets"] for part in found["parts"]] == [5, 5]
-    assert [reader_views.suffix(found["parts"], i) for i in range(2)] == ["simulated", "simulated-2"]
+    assert [part.n_sets for part in found.parts] == [5, 5]
+    assert [reader_views.suffix(found.parts, i) for i in range(2)] == ["simulated", "simulated-2"]
 
 
 def test_unfinished_runs_are_not_compared(compared):
@@ -276,8 +302,8 @@ def test_before_the_freeze_nothing_of_peoples_scores_is_shown_by_arm(compared):
     score_comparison(compared, 3, share=0.5, gain=2.0)
     score_comparison(compared, 3, kind="simulated", gain=0.0)
     found = reader_comparison(compared)
-    assert {part["kind"] for part in found["parts"]} == {"simulated"}
-    assert found["examples"] == []
+    assert {part.kind for part in found.parts} == {"simulated"}
+    assert found.source.examples() == []
     path = run_report(compared)
     html = path.read_text(encoding="utf-8")
     assert "3 people finished 18 of the 36 comparison sets given to them" in html
@@ -340,9 +366,9 @@ def test_the_section_stands_with_its_tables_and_figures(compared):
         assert (path.parent / "figures" / f"reader-comparison-{name}.svg").is_file()
     with (path.parent / "reader-comparison-human.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    (part,) = reader_comparison(compared)["parts"]
-    assert float(rows[0]["gain"]) == part["rows"][0]["gain"]
-    assert float(rows[0]["se"]) == part["rows"][0]["fit"].se
+    (part,) = reader_comparison(compared).parts
+    assert float(rows[0]["gain"]) == part.rows[0].gain.value
+    assert float(rows[0]["se"]) == part.rows[0].gain.fit.se
     assert {row["rater_kind"] for row in rows} == {"human"}
     assert "of 0 preference pairs, 0 come from a comparison set" in html
     assert "12 of two images of each of two arms" in html
@@ -372,16 +398,12 @@ def test_the_database_refuses_pairs_of_comparison_sets_and_the_report_counts_the
     run_id = compared.db.value("SELECT run_id FROM runs LIMIT 1")
     with refuses(Conflict), compared.db.write() as connection:
         connection.execute(f"INSERT INTO pairs({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [run_id, *row])
-    assert reader_comparison(compared)["proof"]["pairs_of_comparisons"] == 0
+    assert reader_comparison(compared).source.trained_on.n_pairs_of_comparisons == 0
 
 
-def _plain_row(**changes):
-    row = {
-        "mode": "all modes", "criterion": OVERALL, "verdict": "better", "gain": 0.6, "gain_low": 0.2, "gain_high": 1.0,
-        "win_rate": 0.61, "win_rate_low": 0.52, "win_rate_high": 0.7, "p_holm": 0.004, "detectable_gain": 0.3,
-        "n_raters": 4, "n_conditions": 20,
-    }  # fmt: skip
-    return row | changes
+def _plain_row(verdict="better", gain=0.6, ci=(0.2, 1.0), n_raters=4, mode="all modes"):
+    gains, wins = Estimate(gain, n_raters, 20, ci=ci), Estimate(0.61, n_raters, 20, ci=(0.52, 0.7))
+    return GainRow(mode, OVERALL, "primary", 80, 2.0, 2.6, gains, wins, 0.5, 0.2, 0.004, 0.3, verdict)
 
 
 @pytest.mark.parametrize(
@@ -391,14 +413,14 @@ def _plain_row(**changes):
         (_plain_row(verdict="worse", gain=-0.6), "bad", "lower than images of the baseline generator: −0.60"),
         (_plain_row(verdict="no difference shown", gain=0.1), "even", "No difference of 0.5 points or more was shown"),
         (_plain_row(verdict="too small to conclude"), "open", "Only gains above 0.30 points were likely (80 %)"),
-        (_plain_row(verdict="too small to conclude", gain_low=None, n_raters=1), "open", "1 rater and 20 sets, would"),
+        (_plain_row(verdict="too small to conclude", ci=None, n_raters=1), "open", "1 rater and 20 sets, would"),
         (_plain_row(mode="M2I"), "good", "in M2I sets"),
     ],
 )
 def test_sentences_say_what_the_verdict_says(row, tone, text):
-    part = {"kind": "human", "n_raters": 4, "first": "baseline", "second": "aligned"}
-    found = reader_views.sentence(part, row)
-    assert found[0] == tone
-    assert text in found[1].replace("\u00a0", " ")
-    assert "SIMULATED" not in found[1]
-    assert "SIMULATED" in reader_views.sentence(part | {"kind": "simulated"}, row)[1]
+    part = ArmsRead("human", "baseline", "aligned", (row,), (), (), (), 4, 20, 80, 20, 0)
+    found = reader_views.statement(part, row)
+    assert found.tone == tone
+    assert text in found.sentence.replace("\u00a0", " ")
+    assert "SIMULATED" not in found.sentence
+    assert "SIMULATED" in reader_views.statement(replace(part, kind="simulated"), row).sentence

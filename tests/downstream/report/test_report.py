@@ -231,7 +231,7 @@ def test_numbers_read_well():
     assert number(-0.1234, signed=True) == "−0.123"
     assert number(None) == number(float("nan")) == number(float("inf")) == "–"
     assert number(12345) == "12,345"
-    assert interval(float("nan"), 1.0) == interval(None, None) == "–"
+    assert interval((float("nan"), 1.0)) == interval((None, None)) == interval(None) == "–"
     assert [p_value(p) for p in (0.0002, 0.0312, 0.4)] == ["< 0.001", "0.031", "0.40"]
 
 
