@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from radpref.alignment.preferences.pairs import find_pairs_run
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.study.pools import PROXY_FILTERED, PROXY_FINETUNED
-from radpref.generation.measuring.places import card_path, network_path
+from radpref.generation.measuring.network_files import card_path, network_path
 from radpref.generation.sampling.draws import require_unrated
 from radpref.generation.stack.device import check_device
 from radpref.generation.stack.places import BASELINE, TRAINED, require_arms, require_generator

@@ -35,7 +35,7 @@ from radpref.data.core.progress import bar, track
 if TYPE_CHECKING:
     from radpref.generation.fidelity.figures import CopyVerdict
     from radpref.generation.fidelity.memorisation import Neighbours
-    from radpref.generation.measuring.measure import MeasureNet
+    from radpref.generation.measuring.measuring_network import MeasureNet
 
     Pair = tuple[Neighbours, Neighbours]
 
@@ -174,8 +174,8 @@ class Rule:
 
 def planted_rows(size: Size) -> list[dict[str, Any]]:
     """Shares of runs called suspicious, without copies and with some in each disguise; shares of copies found."""
-    from radpref.generation.measuring.measure import load_measure
-    from radpref.generation.measuring.measure_data import phantom_data
+    from radpref.generation.measuring.measuring_data import phantom_data
+    from radpref.generation.measuring.measuring_network import load_measure
 
     net = load_measure("fidelity")
     images = phantom_data(size.pool, 9, 0, size.side).images
@@ -263,7 +263,7 @@ def study_rows(root: Path) -> list[dict[str, Any]]:
     """
     from radpref.data.study.study import Study
     from radpref.generation.fidelity.image_source import record_source
-    from radpref.generation.measuring.measure import load_measure
+    from radpref.generation.measuring.measuring_network import load_measure
 
     study = Study(root)
     own = study.root / "networks" / "fidelity.json"

@@ -37,7 +37,7 @@ from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
 from radpref.data.study.conditions import StoredCondition, mask_stack
 from radpref.data.study.runs import Run, once
 from radpref.generation.fidelity.figures import NetworkName
-from radpref.generation.measuring.measure import MeasureNet
+from radpref.generation.measuring.measuring_network import MeasureNet
 from radpref.generation.measuring.roles import load_network
 from radpref.generation.sampling.kept_samples import KeptSamples
 from radpref.generation.stack.adapters import arm_identity

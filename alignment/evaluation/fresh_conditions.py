@@ -13,7 +13,7 @@ import numpy as np
 from radpref.data.core.errors import InvalidInput
 from radpref.data.study.conditions import MODES, StoredCondition
 from radpref.data.study.empty_splits import how_to_fill
-from radpref.generation.measuring.measure import MeasureNet
+from radpref.generation.measuring.measuring_network import MeasureNet
 from radpref.generation.sampling.draws import allot_modes, condition_from_record, unrated_records
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from radpref.data.core.errors import InvalidInput
 from radpref.data.core.statistics import MeanEstimate
 from radpref.data.study.conditions import StoredCondition
 from radpref.generation.fidelity.condition_figures import sides_right
-from radpref.generation.measuring.measure import MeasureNet, score_mask, score_text
+from radpref.generation.measuring.image_scores import score_mask, score_text
+from radpref.generation.measuring.measuring_network import MeasureNet
 
 FloatArray = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]

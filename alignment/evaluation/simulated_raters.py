@@ -33,7 +33,8 @@ from radpref.data.reader_study.raters import Rater, add_rater, get_rater
 from radpref.data.reader_study.scores import CRITERIA, N_SLOTS, ScoreEvent, record_events
 from radpref.data.study.conditions import StoredCondition, load_condition, mask_stack
 from radpref.data.study.runs import start_run
-from radpref.generation.measuring.measure import MeasureNet, score_mask
+from radpref.generation.measuring.image_scores import score_mask
+from radpref.generation.measuring.measuring_network import MeasureNet
 from radpref.generation.measuring.roles import load_network
 
 if TYPE_CHECKING:

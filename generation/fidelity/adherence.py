@@ -26,7 +26,8 @@ from radpref.data.core.progress import bar
 from radpref.data.core.statistics import wilson
 from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
 from radpref.generation.fidelity.held_out import IMAGES, TEXT_GROUPS, Answers, HeldOutCondition, held_out_conditions
-from radpref.generation.measuring.measure import MeasureNet, load_measure, structure_dice
+from radpref.generation.measuring.image_scores import structure_dice
+from radpref.generation.measuring.measuring_network import MeasureNet, load_measure
 
 if TYPE_CHECKING:
     from radpref.generation.stack.models import GeneratorStack

@@ -19,7 +19,7 @@ from radpref.data.study.conditions import StoredCondition, asked_attributes, mas
 from radpref.generation.fidelity.figures import ConditionFigures, StructureDice
 from radpref.generation.fidelity.image_source import BATCH, ImageSource
 from radpref.generation.fidelity.likeness import mean_interval
-from radpref.generation.measuring.measure import MeasureNet
+from radpref.generation.measuring.measuring_network import MeasureNet
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study

@@ -21,7 +21,7 @@ from radpref.data.study.runs import Run, once
 from radpref.generation.fidelity.image_source import BATCH, IMAGES, ImageSource
 from radpref.generation.fidelity.memorisation import THUMBNAIL
 from radpref.generation.fidelity.networks import FeatureNetwork
-from radpref.generation.measuring.measure import resize_square
+from radpref.generation.measuring.measuring_network import resize_square
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.imaging.images import high_byte
-from radpref.generation.measuring.measure_data import (
+from radpref.generation.measuring.measuring_data import (
     CONDITIONS_DRAW,
     FIRST_PATIENT,
     PATIENTS_PER_DRAW,

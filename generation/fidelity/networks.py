@@ -20,7 +20,7 @@ from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.files import sha256_file
 from radpref.generation.fidelity.figures import FeatureNetworkName
 from radpref.generation.fidelity.request import check_network
-from radpref.generation.measuring.measure import MeasureNet, load_measure, resize_square
+from radpref.generation.measuring.measuring_network import MeasureNet, load_measure, resize_square
 from radpref.generation.measuring.roles import register_network
 
 if TYPE_CHECKING:

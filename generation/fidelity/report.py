@@ -37,7 +37,7 @@ from radpref.generation.fidelity.figures import (
 from radpref.generation.fidelity.image_source import ImageSource, arm_source, folder_source, record_source
 from radpref.generation.fidelity.networks import FeatureNetwork, load_feature_network, load_fidelity_network
 from radpref.generation.fidelity.request import SAMPLES_PER_PROMPT, FidelityRequest
-from radpref.generation.measuring.measure import MeasureNet
+from radpref.generation.measuring.measuring_network import MeasureNet
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import write_atomic
-from radpref.generation.measuring.measure_data import MeasureData
-from radpref.generation.measuring.measure_training import MeasureSettings, augment, resized, run_steps
-from radpref.generation.measuring.proxy import ProxyScorer
-from radpref.generation.measuring.proxy_models import CONFIG, WEIGHTS
+from radpref.generation.measuring.measuring_data import MeasureData
+from radpref.generation.measuring.network_training import MeasureSettings, augment, resized, run_steps
+from radpref.generation.measuring.open_clip_models import CONFIG, WEIGHTS
+from radpref.generation.measuring.proxy_scorer import ProxyScorer
 from radpref.generation.stack.tokenizer import MAX_TOKENS, build_tokenizer
 
 WEIGHT_DECAY = 0.05

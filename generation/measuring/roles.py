@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from radpref.data.core.errors import Conflict, InvalidInput
-from radpref.generation.measuring.measure import MeasureNet, Role, load_measure
-from radpref.generation.measuring.places import network_path
+from radpref.generation.measuring.measuring_network import MeasureNet, Role, load_measure
+from radpref.generation.measuring.network_files import network_path
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study

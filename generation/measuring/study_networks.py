@@ -16,7 +16,7 @@ from radpref.generation.training.study_corpus import read_images, require_materi
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
-    from radpref.generation.measuring.measure_data import MeasureData
+    from radpref.generation.measuring.measuring_data import MeasureData
 
 
 def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
@@ -27,10 +27,10 @@ def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
     leaves out. The validation split only serves for the figures returned. Finished networks are skipped.
     """
     require_material(study)  # said before torch is loaded
-    from radpref.generation.measuring.measure import load_measure, save_measure
-    from radpref.generation.measuring.measure_networks import NetworkShape
-    from radpref.generation.measuring.measure_plan import PLANS
-    from radpref.generation.measuring.measure_training import MeasureSettings, train_measure
+    from radpref.generation.measuring.architectures import NetworkShape
+    from radpref.generation.measuring.measuring_network import load_measure, save_measure
+    from radpref.generation.measuring.network_training import MeasureSettings, train_measure
+    from radpref.generation.measuring.shipped_networks import PLANS
 
     plans = [plan for plan in PLANS.values() if plan.role != "proxy"]
     folder = study.root / "networks"
@@ -83,7 +83,7 @@ def _network_figures(info: dict[str, Any]) -> dict[str, Any]:
 
 def study_measure_data(study: Study, split: str = "train", like: MeasureData | None = None) -> MeasureData:
     """One split as arrays of a measuring network: every label and structure with a mask, or those of ``like``."""
-    from radpref.generation.measuring.measure_data import MeasureData, label_rows
+    from radpref.generation.measuring.measuring_data import MeasureData, label_rows
 
     records = training_records(study, split)
     images = read_images(study, records)

@@ -23,7 +23,7 @@ from radpref.data.core.progress import bar
 from radpref.data.imaging.images import to_uint8
 from radpref.data.study.pools import NORMAL, PROXY_CANDIDATES, PROXY_FILTERED, class_counts
 from radpref.data.study.runs import once
-from radpref.generation.measuring.proxy import ProxyScorer
+from radpref.generation.measuring.proxy_scorer import ProxyScorer
 from radpref.generation.measuring.roles import register_network
 from radpref.generation.pools.plan import PoolPlan
 from radpref.generation.stack.adapters import arm_identity

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import captions, copies, embedded, imports, memory
 from radpref.data.study.study import Study
-from radpref.generation.measuring.measure import load_measure
+from radpref.generation.measuring.measuring_network import load_measure
 from tests.support.errors import refuses
 
 KEYS = {"metric", "ours", "peer", "ratio", "target", "met"}

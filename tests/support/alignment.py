@@ -15,8 +15,8 @@ from radpref.data.reader_study.scores import CRITERIA, ScoreEvent, record_events
 from radpref.data.study.conditions import StoredCondition, save_conditions
 from radpref.data.study.runs import start_run
 from radpref.data.study.study import Study
-from radpref.generation.measuring.measure import MeasureNet, save_measure
-from radpref.generation.measuring.measure_networks import BLOCKS, NetworkShape, build_network
+from radpref.generation.measuring.architectures import BLOCKS, NetworkShape, build_network
+from radpref.generation.measuring.measuring_network import MeasureNet, save_measure
 from radpref.generation.stack.models import save_stack, tiny_stack
 
 SIZE = 32

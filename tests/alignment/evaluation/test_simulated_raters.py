@@ -9,8 +9,8 @@ from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.reader_study.raters import add_rater, list_raters
 from radpref.data.reader_study.scores import score_table
 from radpref.data.study.study import Study
-from radpref.generation.measuring.measure import save_measure
-from radpref.generation.measuring.places import network_path
+from radpref.generation.measuring.measuring_network import save_measure
+from radpref.generation.measuring.network_files import network_path
 from radpref.generation.measuring.roles import load_network, register_network
 from tests.support import alignment as support
 from tests.support.errors import refuses

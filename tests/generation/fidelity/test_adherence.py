@@ -12,7 +12,7 @@ from radpref.data.phantom.render import FINDINGS, HELD_OUT, canonical_caption, c
 from radpref.generation.fidelity import adherence
 from radpref.generation.fidelity.adherence import condition_report, judge_answers, proportion, sheet_rows, text_figures
 from radpref.generation.fidelity.held_out import Answers, held_out_conditions
-from radpref.generation.measuring.measure import tiny_measure
+from radpref.generation.measuring.measuring_network import tiny_measure
 from radpref.generation.stack.models import tiny_stack
 from tests.support.errors import refuses
 

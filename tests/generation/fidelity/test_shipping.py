@@ -19,7 +19,7 @@ from radpref.data.study.study import Study
 from radpref.generation.cli import app
 from radpref.generation.fidelity.figures import Distances, KernelDistance, Memorisation, SourceFigures
 from radpref.generation.fidelity.shipping import NETWORKS, copy_networks, keep_structures, ship
-from radpref.generation.measuring.measure import load_measure
+from radpref.generation.measuring.measuring_network import load_measure
 from radpref.generation.sampling.sampler import sample
 from radpref.generation.stack.conditions import Condition
 from radpref.generation.stack.loading import load_stack

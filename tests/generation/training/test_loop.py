@@ -5,9 +5,9 @@ import pytest
 from radpref import rounds
 from radpref.data.study.study import Study
 from radpref.data.upkeep.verify import verify
-from radpref.generation.measuring.measure import MeasureNet, save_measure
-from radpref.generation.measuring.measure_data import phantom_attributes
-from radpref.generation.measuring.measure_networks import BLOCKS, NetworkShape, build_network
+from radpref.generation.measuring.architectures import BLOCKS, NetworkShape, build_network
+from radpref.generation.measuring.measuring_data import phantom_attributes
+from radpref.generation.measuring.measuring_network import MeasureNet, save_measure
 from radpref.generation.stack.models import save_stack, tiny_stack
 
 STRUCTURES = ("lungs", "heart", "lesion", "pneumothorax")

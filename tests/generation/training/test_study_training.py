@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-import radpref.generation.measuring.measure_plan
-import radpref.generation.measuring.measure_training
+import radpref.generation.measuring.network_training
+import radpref.generation.measuring.shipped_networks
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.datasets.importing import import_records
 from radpref.data.study.conditions import asked_attributes, record_conditions
 from radpref.data.study.runs import finished_run
 from radpref.data.study.study import Study
-from radpref.generation.measuring.measure import load_measure
-from radpref.generation.measuring.measure_plan import Plan
+from radpref.generation.measuring.measuring_network import load_measure
+from radpref.generation.measuring.shipped_networks import Plan
 from radpref.generation.measuring.study_networks import run_networks, study_measure_data
 from radpref.generation.sampling.sets import run_sets
 from radpref.generation.stack.loading import load_stack
@@ -201,15 +201,15 @@ def test_training_without_validation_records_or_masks_works(tmp_path):
 
 def test_networks_see_training_patients_only_and_raters_and_judge_share_none(tiny_study, monkeypatch):
     seen: dict[str, set[str]] = {}
-    real = radpref.generation.measuring.measure_training.train_measure
+    real = radpref.generation.measuring.network_training.train_measure
 
     def spy(name, role, train, validation, **kwargs):
         seen[name] = {*train.patients, *validation.patients}
         assert kwargs["test"].draw == "records of split val"
         return real(name, role, train, validation, **kwargs)
 
-    monkeypatch.setattr(radpref.generation.measuring.measure_plan, "PLANS", SMALL_PLANS)
-    monkeypatch.setattr(radpref.generation.measuring.measure_training, "train_measure", spy)
+    monkeypatch.setattr(radpref.generation.measuring.shipped_networks, "PLANS", SMALL_PLANS)
+    monkeypatch.setattr(radpref.generation.measuring.network_training, "train_measure", spy)
     result = run_networks(tiny_study, n_steps=2)
     training = {record["patient_id"] for record in record_conditions(tiny_study, "train")}
     assert set(result) == set(seen) == {"judge", "rater-1", "rater-2"}  # the proxy is another kind of model
@@ -224,19 +224,19 @@ def test_networks_see_training_patients_only_and_raters_and_judge_share_none(tin
     assert run is not None
     assert run.result == result
     monkeypatch.setattr(
-        radpref.generation.measuring.measure_training, "train_measure", lambda *a, **k: pytest.fail("trained again")
+        radpref.generation.measuring.network_training, "train_measure", lambda *a, **k: pytest.fail("trained again")
     )
     assert run_networks(tiny_study, n_steps=2) == result
 
 
 def test_an_interrupted_training_of_networks_goes_on_with_the_next(tiny_study, monkeypatch):
-    monkeypatch.setattr(radpref.generation.measuring.measure_plan, "PLANS", SMALL_PLANS)
+    monkeypatch.setattr(radpref.generation.measuring.shipped_networks, "PLANS", SMALL_PLANS)
     with monkeypatch.context() as patch:
-        stop_after(patch, "radpref.generation.measuring.measure_training.train_measure", 1, KeyboardInterrupt())
+        stop_after(patch, "radpref.generation.measuring.network_training.train_measure", 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run_networks(tiny_study, n_steps=2)
     first = load_measure(tiny_study.root / "networks" / "judge.json").sha256
-    calls = stop_after(monkeypatch, "radpref.generation.measuring.measure_training.train_measure", 99, AssertionError())
+    calls = stop_after(monkeypatch, "radpref.generation.measuring.network_training.train_measure", 99, AssertionError())
     run_networks(tiny_study, n_steps=2)
     assert len(calls) == 2
     assert load_measure(tiny_study.root / "networks" / "judge.json").sha256 == first

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.generation.measuring.proxy import ProxyScorer
-from radpref.generation.measuring.proxy_models import BIOMEDCLIP, bert_config
+from radpref.generation.measuring.open_clip_models import BIOMEDCLIP, bert_config
+from radpref.generation.measuring.proxy_scorer import ProxyScorer
 from tests.support.errors import refuses
 from tests.support.proxy import BERT, PREPROCESS, biomedclip_folder
 

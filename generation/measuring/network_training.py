@@ -1,6 +1,6 @@
 """Training of the measuring networks: images with attributes and masks -> `MeasureNet`, checked on held-out patients.
 
-    python -m radpref.generation.measuring.measure_plan --all --out generation/weights/measure
+    python -m radpref.generation.measuring.shipped_networks --all --out generation/weights/measure
 
 makes the shipped networks from phantoms (about an hour of one core) and skips those that are there; to go on
 after an interruption, run it again. `train_measure` takes any `MeasureData`, real records too.
@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +22,9 @@ from torch import Tensor
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.statistics import auroc
 from radpref.data.imaging.masks import dice
-from radpref.generation.measuring.measure import ROLES, MeasureNet, Role, resize_square, standardise
-from radpref.generation.measuring.measure_data import MeasureData, best_threshold, f1
-from radpref.generation.measuring.measure_networks import NetworkShape, build_network
+from radpref.generation.measuring.architectures import NetworkShape, build_network
+from radpref.generation.measuring.measuring_data import MeasureData, best_threshold, f1
+from radpref.generation.measuring.measuring_network import ROLES, MeasureNet, Role, resize_square, standardise
 
 log = logging.getLogger(__name__)
 
@@ -174,11 +173,11 @@ def train_measure(
         "batch_size": settings.batch_size,
         "train": {"draw": train.draw, "n": len(train), "sha256": train.sha256},
         "validation": {"draw": validation.draw, "n": len(validation), "sha256": validation.sha256},
-        "validation_figures": measure_figures(net, validation),
+        "validation_figures": asdict(measure_figures(net, validation)),
     }
     if test is not None:
         net.info["test"] = {"draw": test.draw, "n": len(test), "sha256": test.sha256}
-        net.info["test_figures"] = measure_figures(net, test)
+        net.info["test_figures"] = asdict(measure_figures(net, test))
     return net
 
 
@@ -258,56 +257,82 @@ def _loss(
 # --- figures ---------------------------------------------------------------------------------------------------
 
 
-def measure_figures(net: MeasureNet, data: MeasureData) -> dict[str, Any]:
-    """How well `net` does on `data` with its own thresholds, as plain JSON values (None where not defined).
+@dataclass(frozen=True)
+class AttributeFigures:
+    """One attribute, over images whose label is known: area under the ROC curve, F1, positives."""
 
-    Returns:
-        attributes: {name: {auroc, f1, n_positive}}; side_accuracy: {finding: {accuracy, n}} among images that show
-        the finding on one side; structures: {name: {dice, n}} among images where it is there.
+    auroc: float | None
+    f1: float | None
+    n_positive: int
+
+
+@dataclass(frozen=True)
+class SideAccuracy:
+    """Share of the n images that show a finding on one side where that side is called."""
+
+    accuracy: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class StructureFigures:
+    """Mean Dice of a structure over the n images that show it."""
+
+    dice: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class MeasureFigures:
+    """How well a network does on n images with its own thresholds; None where it is not defined.
+
+    Field names are the keys in a network's card.
     """
+
+    n: int
+    attributes: dict[str, AttributeFigures]
+    side_accuracy: dict[str, SideAccuracy]
+    structures: dict[str, StructureFigures]
+
+
+def measure_figures(net: MeasureNet, data: MeasureData) -> MeasureFigures:
+    """How well `net` does on `data`."""
     p = net.predict(data.images)
-    attributes: dict[str, Any] = {}
+    attributes = {}
     for name in net.attributes:
         truth = data.labels[:, data.attributes.index(name)] if name in data.attributes else np.full(len(data), np.nan)
         known = np.isfinite(truth)
         score = p[known, net.column(name)]
-        calls = score >= net.thresholds.get(name, 0.5)
-        attributes[name] = {
-            "auroc": _plain(auroc(truth[known], score)),
-            "f1": _plain(f1(truth[known], calls)),
-            "n_positive": int((truth[known] == 1).sum()),
-        }
-    return {
-        "n": len(data),
-        "attributes": attributes,
-        "side_accuracy": _side_accuracy(net, data, p),
-        "structures": _structure_figures(net, data),
-    }
+        called = score >= net.thresholds.get(name, 0.5)
+        attributes[name] = AttributeFigures(
+            _rounded(auroc(truth[known], score)), _rounded(f1(truth[known], called)), int((truth[known] == 1).sum())
+        )
+    return MeasureFigures(len(data), attributes, _side_accuracy(net, data, p), _structure_figures(net, data))
 
 
-def _plain(value: float) -> float | None:
+def _rounded(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
-def _side_accuracy(net: MeasureNet, data: MeasureData, p: npt.NDArray[np.float32]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _side_accuracy(net: MeasureNet, data: MeasureData, p: npt.NDArray[np.float32]) -> dict[str, SideAccuracy]:
+    found = {}
     for name in [a for a in net.attributes if f"{a}/left" in net.attributes and f"{a}/right" in net.attributes]:
         left, right = (data.labels[:, data.attributes.index(f"{name}/{side}")] for side in ("left", "right"))
         one_sided = (left + right) == 1
         right_calls = p[:, net.column(f"{name}/left")] >= p[:, net.column(f"{name}/right")]
         correct = right_calls[one_sided] == (left[one_sided] == 1)
-        result[name] = {"accuracy": _plain(correct.mean()) if correct.size else None, "n": int(correct.size)}
-    return result
+        found[name] = SideAccuracy(_rounded(correct.mean()) if correct.size else None, int(correct.size))
+    return found
 
 
-def _structure_figures(net: MeasureNet, data: MeasureData) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _structure_figures(net: MeasureNet, data: MeasureData) -> dict[str, StructureFigures]:
     if not net.structures:
-        return result
+        return {}
+    found = {}
     seen = np.concatenate([net.segment(data.images[i : i + 128]) >= 0.5 for i in range(0, len(data), 128)])
     for channel, name in enumerate(net.structures):
         at = data.structures.index(name)
         there = data.has_mask[:, at] & data.masks[:, at].any((-2, -1))
         values = dice(seen[there, channel], data.masks[there, at])
-        result[name] = {"dice": _plain(values.mean()) if values.size else None, "n": int(there.sum())}
-    return result
+        found[name] = StructureFigures(_rounded(values.mean()) if values.size else None, int(there.sum()))
+    return found

@@ -1,6 +1,6 @@
 """The shipped measuring networks: which ones, from which phantoms, how many steps; and their model card.
 
-    python -m radpref.generation.measuring.measure_plan --all --out generation/weights/measure
+    python -m radpref.generation.measuring.shipped_networks --all --out generation/weights/measure
 
 Every network has its own range of patients and its own architecture. Networks that are already in the folder are
 skipped, so an interrupted run goes on with the next one; rendered phantoms are kept in the work folder.
@@ -20,10 +20,10 @@ import numpy as np
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import write_atomic
-from radpref.generation.measuring.measure import Role, load_measure, save_measure
-from radpref.generation.measuring.measure_data import MeasureData, phantom_data, phantom_specs
-from radpref.generation.measuring.measure_networks import NetworkShape
-from radpref.generation.measuring.measure_training import MeasureSettings, train_measure
+from radpref.generation.measuring.architectures import NetworkShape
+from radpref.generation.measuring.measuring_data import MeasureData, phantom_data, phantom_specs
+from radpref.generation.measuring.measuring_network import Role, load_measure, save_measure
+from radpref.generation.measuring.network_training import MeasureSettings, train_measure
 
 log = logging.getLogger(__name__)
 IMAGE_SIZE = 128  # pixels of the rendered phantoms, the size of the embedded generator
@@ -37,7 +37,7 @@ INTRODUCTION = [
     "trained on phantoms of `data/phantom/` only: **no use on patients**, and no real radiograph was seen; those in",
     "`cxr128/` on real ones (README there). To rebuild the former (the seconds are in the table: an hour of one core),",
     "remove this folder's files, but not `cxr128/`, and run",
-    "`python -m radpref.generation.measuring.measure_plan --all --out generation/weights/measure`.",
+    "`python -m radpref.generation.measuring.shipped_networks --all --out generation/weights/measure`.",
     "",
     "Every network has its own patients, seed and architecture; the study refuses one network in two roles. Figures:",
     f"{N_TEST} phantoms of patients that no network was trained or tuned on; thresholds from each network's own",
@@ -112,7 +112,7 @@ def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0) -> dict[
 
 
 def _train_proxy(plan: Plan, train: MeasureData, validation: MeasureData, out: Path, n_steps: int) -> dict[str, Any]:
-    from radpref.generation.measuring.proxy import proxy_info
+    from radpref.generation.measuring.proxy_scorer import proxy_info
     from radpref.generation.measuring.proxy_training import train_proxy
 
     settings = MeasureSettings(n_steps=n_steps, batch_size=64, learning_rate=1.5e-3)
@@ -189,9 +189,9 @@ def _proxy_lines(path: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of `python -m radpref.generation.measuring.measure_plan`."""
+    """Entry of `python -m radpref.generation.measuring.shipped_networks`."""
     parser = argparse.ArgumentParser(
-        prog="radpref.generation.measuring.measure_plan", description="Train the measuring networks."
+        prog="radpref.generation.measuring.shipped_networks", description="Train the measuring networks."
     )
     parser.add_argument("--all", action="store_true", help="all networks of the plan")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help=f"some of: {', '.join(PLANS)}")

@@ -1,7 +1,7 @@
 """Measuring networks: what a simulated rater, the judge and the fidelity figures see in an image.
 
 uint8 images of any size -> P(attribute), structure maps, features. Roles are disjoint (`rater`, `judge`, `fidelity`;
-the `proxy` is in `proxy.py`): a network carries its role and the hash of its weights, and the study refuses
+the `proxy` is in `proxy_scorer.py`): a network carries its role and the hash of its weights, and the study refuses
 one network in two roles, because a generator aligned to the network that judges it would only look better.
 
 On disk: `<name>.safetensors` (fp16) and `<name>.json` (shape, attributes, structures, role, seed, data draw,
@@ -11,7 +11,7 @@ thresholds, figures on held-out data).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,9 +25,8 @@ from torch import Tensor
 
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.files import sha256_bytes, write_atomic
-from radpref.data.imaging.masks import dice
-from radpref.generation.measuring.measure_networks import MeasureModule, NetworkShape, build_network
-from radpref.generation.measuring.places import card_path
+from radpref.generation.measuring.architectures import MeasureModule, NetworkShape, build_network
+from radpref.generation.measuring.network_files import card_path
 
 Role = Literal["rater", "judge", "fidelity", "proxy"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -218,92 +217,3 @@ def tiny_measure(
     """A network with random weights for tests: whole in design, knows nothing."""
     shape = NetworkShape("plain", len(attributes), len(structures), 32, (4, 4, 8, 8), n_features=8)
     return MeasureNet(name, role, shape, tuple(attributes), tuple(structures), build_network(shape, seed).eval())
-
-
-# --- scores ----------------------------------------------------------------------------------------------------
-
-
-def text_fidelity(probabilities: FLOAT, attributes: Sequence[str], asked: Mapping[str, int]) -> FLOAT:
-    """How far the images show what a text asks for: (N, A) P(attribute) and {attribute: 0|1} -> (N,) in [0, 1].
-
-    Per finding the product over the finding and its side ("effusion" and "effusion/left": the right finding on the
-    wrong side is a miss), then the mean over findings (one of two findings gives half).
-
-    Raises:
-        InvalidInput: `asked` is empty, holds another value than 0 or 1, or names nothing this network knows.
-    """
-    groups: dict[str, FLOAT] = {}
-    for attribute, value in asked.items():
-        if value not in (0, 1):
-            raise InvalidInput(f"asked {attribute!r} is {value!r}: give 1 (present) or 0 (absent)")
-        if attribute in attributes:
-            p = probabilities[:, list(attributes).index(attribute)]
-            finding = attribute.split("/")[0]
-            groups[finding] = groups.get(finding, np.ones(len(p), np.float32)) * (p if value else 1 - p)
-    if not groups:
-        raise InvalidInput(f"asked {sorted(asked)} holds none of the attributes {', '.join(attributes)}: name one")
-    mean: FLOAT = np.stack(list(groups.values())).mean(axis=0, dtype=np.float32)
-    return mean
-
-
-def score_text(net: MeasureNet, images: npt.NDArray[Any], asked: Mapping[str, int]) -> FLOAT:
-    """`text_fidelity` of uint8 images (N, H, W) as `net` sees them: (N,) in [0, 1]."""
-    return text_fidelity(net.predict(images), net.attributes, asked)
-
-
-def structure_dice(
-    net: MeasureNet, images: npt.NDArray[Any], mask: npt.NDArray[Any], structures: Sequence[str]
-) -> dict[str, FLOAT]:
-    """Dice of the segmented against the asked mask, per structure that is asked and that `net` knows.
-
-    Args:
-        images: uint8 (N, H, W).
-        mask: bool (T, H, W), the same for all images, or (N, T, H, W).
-        structures: names of the T channels. An empty channel is no condition: its Dice is NaN.
-
-    Returns:
-        {structure: (N,) float32}; a structure `net` does not know is left out.
-    """
-    asked = np.asarray(mask).astype(bool)
-    asked = np.broadcast_to(asked, (len(images), *asked.shape[-3:]))
-    if asked.shape != (len(images), len(structures), *images.shape[1:]):
-        raise InvalidInput(
-            f"mask of shape {np.shape(mask)} does not fit {len(images)} images of {images.shape[1:]} "
-            f"and structures {list(structures)}: give bool (T, H, W) or (N, T, H, W)"
-        )
-    seen = net.segment(images) >= 0.5
-    result: dict[str, FLOAT] = {}
-    for channel, name in enumerate(structures):
-        if name in net.structures:
-            values = dice(seen[:, net.structures.index(name)], asked[:, channel]).astype(np.float32)
-            values[~asked[:, channel].any((-2, -1))] = np.nan
-            result[name] = values
-    return result
-
-
-def score_mask(net: MeasureNet, images: npt.NDArray[Any], mask: npt.NDArray[Any], structures: Sequence[str]) -> FLOAT:
-    """Mean Dice over the asked structures of uint8 images (N, H, W): (N,) in [0, 1].
-
-    Raises:
-        InvalidInput: wrong mask size, or no asked structure is both non-empty and known to `net`.
-    """
-    table = np.array(list(structure_dice(net, images, mask, structures).values()), np.float32).reshape(-1, len(images))
-    if len(images) and not (table.size and np.isfinite(table).any(0).all()):
-        raise InvalidInput(f"the mask asks for nothing {net.name} can segment: draw one of {', '.join(net.structures)}")
-    return np.nanmean(table, axis=0, dtype=np.float32) if len(images) else np.zeros(0, np.float32)
-
-
-def score_image(
-    net: MeasureNet,
-    images: npt.NDArray[Any],
-    asked: Mapping[str, int] | None,
-    mask: npt.NDArray[Any] | None,
-    structures: Sequence[str],
-) -> dict[str, FLOAT]:
-    """Expected 0-5 scores of uint8 images (N, H, W): {"text": (N,), "mask": (N,)}, each where it was asked for."""
-    scores: dict[str, FLOAT] = {}
-    if asked:
-        scores["text"] = 5 * score_text(net, images, asked)
-    if mask is not None and np.any(mask):
-        scores["mask"] = 5 * score_mask(net, images, mask, structures)
-    return scores

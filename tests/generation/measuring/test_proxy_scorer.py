@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.generation.measuring.measure_data import MeasureData
-from radpref.generation.measuring.measure_training import MeasureSettings
-from radpref.generation.measuring.proxy import ProxyScorer, proxy_info
+from radpref.generation.measuring.measuring_data import MeasureData
+from radpref.generation.measuring.network_training import MeasureSettings
+from radpref.generation.measuring.proxy_scorer import ProxyScorer, proxy_info
 from radpref.generation.measuring.proxy_training import CaptionedData, contrastive_loss, retrieval_figures, train_proxy
 from tests.support.errors import refuses
 

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.generation.measuring.measure import resize_square
-from radpref.generation.measuring.proxy_models import EMBEDDED, load_open_clip
+from radpref.generation.measuring.measuring_network import resize_square
+from radpref.generation.measuring.open_clip_models import EMBEDDED, load_open_clip
 
 log = logging.getLogger(__name__)
 FLOAT = npt.NDArray[np.float32]
