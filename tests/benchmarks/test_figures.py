@@ -115,7 +115,7 @@ def test_the_rule_of_the_benchmark_is_that_of_the_page() -> None:
     images = np.random.default_rng(0).integers(0, 256, (60, 40, 40), dtype=np.uint8)
     rule = copies.Rule(copies.Looks.of(images[:40], net), copies.Looks.of(images[40:], net))
     assert rule.neighbours(copies.Looks.of(images[3:5], net))[0].index.tolist() == [3, 4]
-    assert rule.verdict(rule.neighbours(copies.Looks.of(images[:5], net)), 20)["n_twins"] == 5
+    assert rule.verdict(rule.neighbours(copies.Looks.of(images[:5], net)), 20).n_twins == 5
 
 
 # --- memory
