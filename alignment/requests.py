@@ -37,7 +37,7 @@ def check_training(
             raise InvalidInput(f"arm name '{arm}' is not usable: take letters, digits, '-' or '_', not 'baseline'")
     _check_steps(n_steps)
     check_device(device)
-    run_id = find_pairs_run(study, pairs_run)["run_id"]
+    run_id = find_pairs_run(study, pairs_run).run_id
     if not study.db.value("SELECT 1 FROM pairs WHERE run_id = ? AND split = 'train' LIMIT 1", [run_id]):
         raise NotFound(f"pairs run {run_id} has no training sets: score more sets, then run `radpref align pairs`")
     require_generator(study)

@@ -15,7 +15,6 @@ the same words of the scale fit both; it is halfway between that and no opinion.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -25,7 +24,7 @@ import numpy as np
 
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.reader_study.scores import scoring_kind
-from radpref.data.study.runs import once
+from radpref.data.study.runs import finished_run, once
 from radpref.data.study.splits import connected_components
 
 if TYPE_CHECKING:
@@ -253,18 +252,17 @@ def _summary(
     }
 
 
-def find_pairs_run(study: Study, run_id: str | None = None) -> dict[str, Any]:
-    """The pairs run with this id, or the newest one: {run_id, config}.
+def find_pairs_run(study: Study, run_id: str | None = None) -> Run:
+    """The finished pairs run with this id, or the newest one.
 
     Raises:
         NotFound: there is none.
     """
-    sql = "SELECT run_id, config FROM runs WHERE kind = 'pairs' AND status = 'done'"
-    row = study.db.row(sql + " AND (? IS NULL OR run_id = ?) ORDER BY started_at DESC LIMIT 1", [run_id, run_id])
-    if row is None:
+    run = finished_run(study, "pairs", run_id=run_id)
+    if run is None:
         which = f"pairs run '{run_id}'" if run_id else "preference pairs"
         raise NotFound(f"no {which} in {study.root}: make them with `radpref align pairs`")
-    return {"run_id": str(row["run_id"]), "config": json.loads(row["config"])}
+    return run
 
 
 def pair_indices(n_images: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

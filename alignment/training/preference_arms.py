@@ -87,8 +87,8 @@ def _run(
     base = arm_identity(study, BASELINE)
     config = {
         "arm": arm,
-        "pairs_run": pairs["run_id"],
-        "raters": pairs["config"]["raters"],
+        "pairs_run": pairs.run_id,
+        "raters": pairs.config["raters"],
         "align": settings.model_dump(mode="json"),
         "generator": study.config.generator.model_dump(mode="json"),
         "base": base,

@@ -224,9 +224,11 @@ def _forget(run: Run) -> None:
     shutil.rmtree(run.folder, ignore_errors=True)
 
 
-def finished_run(study: Study, kind: str, config: dict[str, Any] | None = None) -> Run | None:
-    """The newest finished run of ``kind`` (with the same configuration as ``config`` if given), or None."""
-    run = _newest(study, kind, "done", config)
+def finished_run(
+    study: Study, kind: str, config: dict[str, Any] | None = None, *, run_id: str | None = None
+) -> Run | None:
+    """The newest finished run of ``kind`` (of the same configuration as ``config``, or that id, if given), or None."""
+    run = _newest(study, kind, "done", config, run_id)
     if run is not None:
         run.already_done = True
         run.result = json.loads(study.db.value("SELECT result FROM runs WHERE run_id = ?", [run.run_id]) or "{}")
@@ -238,11 +240,14 @@ def unfinished_run(study: Study, kind: str, config: dict[str, Any]) -> Run | Non
     return _newest(study, kind, "running", config)
 
 
-def _newest(study: Study, kind: str, status: str, config: dict[str, Any] | None) -> Run | None:
+def _newest(
+    study: Study, kind: str, status: str, config: dict[str, Any] | None, run_id: str | None = None
+) -> Run | None:
     wanted = None if config is None else run_identity(study, kind, config)
     rows = study.db.rows(
-        "SELECT run_id, config FROM runs WHERE kind = ? AND status = ? ORDER BY started_at DESC, run_id DESC",
-        [kind, status],
+        "SELECT run_id, config FROM runs WHERE kind = ? AND status = ? AND run_id = coalesce(?, run_id)"
+        " ORDER BY started_at DESC, run_id DESC",
+        [kind, status, run_id],
     )
     for row in rows:
         stored = json.loads(row["config"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from radpref.data.core.errors import NotFound
 from radpref.data.reader_study.lifecycle import early_unblinding
-from radpref.data.study.runs import Run, latest_run
+from radpref.data.study.runs import Run, finished_run
 from radpref.downstream.inference.grid_result import GridResult
 from radpref.downstream.inference.reader_comparison import ReaderComparison, reader_comparison
 
@@ -75,16 +75,16 @@ def gather(study: Study) -> Evidence:
 
     scores = score_table(study.db, None)
     agreement = agreement_report(scores, n_boot=N_BOOT, seed=0) if len(scores) else None
-    align, grid = _latest(study, "align"), _latest(study, "grid")
-    pairs = _latest(study, "pairs")
+    align, grid = finished_run(study, "align"), finished_run(study, "grid")
+    pairs = finished_run(study, "pairs")
     return Evidence(
         counts=_counts(study),
         scores=scores,
         agreement=agreement,
         align=align,
-        finetune=_latest(study, "finetune"),
+        finetune=finished_run(study, "finetune"),
         pairs=pairs.result if pairs else None,
-        evaluation=_latest(study, "evaluate"),
+        evaluation=finished_run(study, "evaluate"),
         grid=GridResult.from_json(grid.run_id, grid.result) if grid else None,
         pool_pairs=_pool_pairs(study),
         runs=_runs(study),
@@ -94,13 +94,6 @@ def gather(study: Study) -> Evidence:
         early=early_unblinding(study.db),
         simulated=_simulated(study, align),
     )
-
-
-def _latest(study: Study, kind: str) -> Run | None:
-    try:
-        return latest_run(study, kind)
-    except NotFound:
-        return None
 
 
 def _counts(study: Study) -> dict[str, int]:

@@ -26,6 +26,8 @@ from radpref.generation.stack.places import CONTROLNET
 SHOW_HASHING_FROM = 1 << 30
 """Bytes from which hashing shows a bar."""
 _SAID = ("unconditional", "hint", "palette", "prediction_type", "image_size")
+"""Hashed with their values, defaults too. A key that comes later must be left out at its default, or every arm of an
+older study becomes another one."""
 
 
 def identity(path: Path, options: ModelOptions) -> str:

@@ -58,7 +58,7 @@ def pairs(study: Study, run_id: str | None = None) -> pd.DataFrame:
 
     from radpref.alignment.preferences.pairs import find_pairs_run
 
-    return pd.DataFrame(study.db.rows(f"{_PAIRS} ORDER BY pair_id", [find_pairs_run(study, run_id)["run_id"]]))
+    return pd.DataFrame(study.db.rows(f"{_PAIRS} ORDER BY pair_id", [find_pairs_run(study, run_id).run_id]))
 
 
 def make_pairs(study: Study, raters: str = "auto") -> pd.DataFrame:

@@ -46,7 +46,7 @@ def material(rated):
 
 def _material(study):
     stack = load_arm(study)
-    sets = load_preference_sets(study, stack, find_pairs_run(study)["run_id"], "train")
+    sets = load_preference_sets(study, stack, find_pairs_run(study).run_id, "train")
     return make_policy(stack, rank=2, seed=0, train_controlnet=True), sets
 
 

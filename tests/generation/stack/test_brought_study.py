@@ -87,7 +87,7 @@ def test_sets_of_all_three_modes_are_sampled(study: Study) -> None:
 def test_preference_errors_are_those_of_the_noise_though_the_model_predicts_v(study: Study) -> None:
     stack = load_arm(study)
     assert stack.prediction_type == "v_prediction"
-    sets = load_preference_sets(study, stack, find_pairs_run(study)["run_id"], "train")
+    sets = load_preference_sets(study, stack, find_pairs_run(study).run_id, "train")
     assert sets is not None
     policy = make_policy(stack, rank=2, seed=0, train_controlnet=True)
     batch = sets.conditions.select([0])

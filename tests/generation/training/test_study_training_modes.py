@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from radpref.data.config.generation import TrainConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.importing import import_records
+from radpref.data.imaging.sheets import GAP
 from radpref.data.study.conditions import record_conditions
 from radpref.data.study.runs import finished_run, start_run
 from radpref.data.study.study import Study
@@ -126,7 +127,7 @@ def test_a_lora_and_a_new_controlnet_are_trained_kept_and_read_by_plain_diffuser
     sheets = sorted(path.name for path in (run / "sheets").iterdir())
     assert sheets == ["masks-000002.png", "masks-000003.png", "text-000002.png", "text-000003.png"]
     with Image.open(run / "sheets" / "masks-000003.png") as sheet:
-        assert sheet.size[0] == 3 * 256
+        assert sheet.size[0] == 3 * (128 + 128) + 5 * GAP  # three conditions beside each other: mask and image
     assert [line["step"] for line in _lines(run / "text") if "validation_loss" in line] == [2, 3]
     card = (folder / "README.md").read_text()
     for part in ("| text to image | 3 |", result["start_sha256"], "| unet | lora |", "| processes | 1 |", "f32"):
