@@ -208,22 +208,28 @@ def export(
     n_boot: Annotated[int, typer.Option(min=0, help="Bootstrap draws of the agreement intervals.")] = 1000,
     as_json: JsonOption = False,
 ) -> None:
-    """Events, scores, agreement, pairs and raters, with a manifest. Arms are in it only when they may be named."""
-    from radpref.data.exchange.tables_export import FORMATS, HIDDEN
-    from radpref.data.exchange.tables_export import export as run
+    """Events, scores, agreement, pairs and raters, with a manifest. Arms are in it only when they may be named.
+
+    The same as `radpref study export --format tables`, with a choice of file types.
+    """
+    from radpref.data.exchange.export import ExportOptions
+    from radpref.data.exchange.export import export as run
+    from radpref.data.exchange.export_folder import HIDDEN, SIMULATED
+    from radpref.data.exchange.table_files import FILE_TYPES
     from radpref.data.reader_study.lifecycle import operator
     from radpref.data.study.study import Study
 
-    formats = FORMATS if format_ == "all" else (format_,)
-    found = run(Study(study), target, formats, actor=operator(), n_boot=n_boot)
+    file_types = tuple(FILE_TYPES) if format_ == "all" else (format_,)
+    options = ExportOptions(file_types=file_types, n_boot=n_boot)
+    found = run(Study(study), target, "tables", options, actor=operator())
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(found.to_json()))
         return
-    typer.echo(f"{found['target']}: " + ", ".join(f"{n} {name}" for name, n in found["tables"].items()))
-    if not found["arms"]:
+    typer.echo(f"{found.target}: " + ", ".join(f"{n} {name}" for name, n in found.counts["tables"].items()))
+    if not found.arms:
         typer.echo(HIDDEN)
-    if found["simulated"]:
-        typer.echo("Simulated raters are in it: rows with simulated = true are from programs, not from people.")
+    if found.simulated:
+        typer.echo(f"Simulated raters are in it: {SIMULATED}.")
 
 
 @app.command()

@@ -113,7 +113,10 @@ def export(
     target: Annotated[Path, typer.Argument(help="Folder for the files.")],
     study: StudyOption = Path(),
     format_: Annotated[
-        str, typer.Option("--format", help="csv (every table), pick-a-pic, study-jsonl or datasets.")
+        str,
+        typer.Option(
+            "--format", help="csv (the whole database), tables (scores), pick-a-pic, study-jsonl or datasets."
+        ),
     ] = "csv",
     raters: Annotated[
         str, typer.Option(help="Whose scores (pick-a-pic, study-jsonl): human, simulated, or auto: the kind there is.")
@@ -125,22 +128,20 @@ def export(
     criterion: Annotated[str | None, typer.Option(help="pick-a-pic: only text or only mask.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every table as CSV, or preferences in other projects' formats; no arms until they may be named."""
+    """Every database table as CSV, or scores, preferences and sets for other programs; no arms until they may be named.
+
+    `radpref annotate export` is the same as --format tables, with a choice of file types.
+    """
+    from radpref.data.exchange.export import ExportOptions
+    from radpref.data.exchange.export import export as run
+    from radpref.data.exchange.export_folder import HIDDEN
     from radpref.data.reader_study.lifecycle import operator
     from radpref.data.study.study import Study
 
-    opened = Study(study)
-    if format_ == "csv":
-        from radpref.data.exchange.database_export import export as export_database
-
-        emit(export_database(opened, target), as_json)
-        return
-    from radpref.data.exchange.preference_export import export_exchange
-    from radpref.data.exchange.tables_export import HIDDEN
-
-    found = export_exchange(opened, target, format_, actor=operator(), raters=raters, ties=ties, criterion=criterion)
-    emit(found, as_json)
-    if not as_json and not found["arms"]:
+    options = ExportOptions(raters=raters, ties=ties, criterion=criterion)
+    found = run(Study(study), target, format_, options, actor=operator())
+    emit(found.to_json(), as_json)
+    if not as_json and not found.arms:
         typer.echo(HIDDEN)
 
 
@@ -154,7 +155,9 @@ def import_sets(
     as_json: JsonOption = False,
 ) -> None:
     """Import scored sets of four from a pair file; its raters are marked as imported and never log in."""
+    from dataclasses import asdict
+
     from radpref.data.exchange.pair_import import import_study_jsonl
     from radpref.data.study.study import Study
 
-    emit(import_study_jsonl(Study(study), path, structure=structure, rater=rater), as_json)
+    emit(asdict(import_study_jsonl(Study(study), path, structure=structure, rater=rater)), as_json)

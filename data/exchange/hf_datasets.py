@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radpref.data.core.errors import NotFound
+from radpref.data.exchange.export_folder import Written, save_datasets
 from radpref.data.exchange.rated_sets import rating_sets
 from radpref.data.study.splits import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from radpref.data.study.study import Study
 
 RECORD_COLUMNS = {
@@ -44,6 +42,7 @@ SET_COLUMNS = {
     "scores": "counted scores of submitted sets: rater, slot, criterion, value 0-5",
     "simulated": "true: programs scored, not people",
 }
+RATER_KINDS = ("human", "simulated")
 _SCORES = """
 SELECT v.set_id, v.username AS rater, v.slot, v.criterion, v.value FROM current_scores v
 JOIN counted_presentations p USING (presentation_id)
@@ -52,48 +51,28 @@ ORDER BY v.set_id, v.username, v.criterion, v.slot
 """
 
 
-def write_datasets(study: Study, draft: Path, *, arms: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write both; returns (counts, what the manifest says besides).
+def write_datasets(study: Study, draft: Path, *, arms: bool) -> Written:
+    """Write both.
 
     Raises:
         NotFound: the study has neither records nor scored sets.
     """
-    import datasets
-
-    records = {split: found for split in SPLITS if (found := _records(study, split)) is not None}
-    sets = {kind: found for kind in ("human", "simulated") if (found := _sets(study, kind, arms=arms)) is not None}
-    if not records and not sets:
-        raise NotFound(f"{study.root} has neither records nor scored sets; import some with `radpref data import`")
-    with _quiet():
-        for name, parts in (("records", records), ("sets", sets)):
-            if parts:
-                datasets.DatasetDict(parts).save_to_disk(str(draft / name))
-    counts = {
-        "records": {name: part.num_rows for name, part in records.items()},
-        "sets": {name: part.num_rows for name, part in sets.items()},
+    parts = {
+        "records": {split: found for split in SPLITS if (found := _records(study, split)) is not None},
+        "sets": {
+            kind: found for kind in ("human", "simulated") if (found := _sets(study, kind, arms=arms)) is not None
+        },
     }
+    if not any(parts.values()):
+        raise NotFound(f"{study.root} has neither records nor scored sets; import some with `radpref data import`")
+    for name, splits in parts.items():
+        if splits:
+            save_datasets(splits, draft / name)
+    rows = {name: {split: part.num_rows for split, part in splits.items()} for name, splits in parts.items()}
     real = study.db.value("SELECT 1 FROM records WHERE dataset <> 'phantom' LIMIT 1") is not None
     notes = ["records hold patients' images and reports: keep this folder as safe as the study"] if real else []
-    described = {
-        "simulated": "simulated" in sets,
-        "columns": {"records": RECORD_COLUMNS, "sets": SET_COLUMNS},
-        "rows": counts,
-        "notes": notes,
-    }
-    return {**counts, "notes": notes}, described
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    import datasets
-
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+    described = {"columns": {"records": RECORD_COLUMNS, "sets": SET_COLUMNS}, "rows": rows}
+    return Written(rows, described, "simulated" in parts["sets"], notes)
 
 
 def _records(study: Study, split: str) -> Any:

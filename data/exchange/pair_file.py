@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -30,7 +30,9 @@ from typing import TYPE_CHECKING, Any
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import track
+from radpref.data.exchange.export_folder import Written
 from radpref.data.exchange.rated_sets import ExportedSet, image_bytes, rating_sets, union_mask_png
+from radpref.data.reader_study.scores import CRITERIA
 
 if TYPE_CHECKING:
     from radpref.data.reader_study.scores import RaterKind
@@ -156,10 +158,31 @@ def _rank(content: Mapping[str, Any], key: str, place: str) -> int | None:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def write_study_jsonl(
-    study: Study, draft: Path, who: RaterKind, *, ties: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write the pair file and its images; returns (counts, what the manifest says besides).
+@dataclass(frozen=True)
+class _Pair:
+    """Two images of a set, by slot, and one rater's scores of them: criterion -> (first, second)."""
+
+    rater: str
+    slots: tuple[int, int]
+    scores: Mapping[str, tuple[int, int]]
+
+    @property
+    def is_tie(self) -> bool:
+        return all(first == second for first, second in self.scores.values())
+
+
+@dataclass(frozen=True)
+class _SetFiles:
+    """Paths of a set's files: images by slot, the mask or N/A, and structure -> mask where there are several."""
+
+    number: int
+    images: list[str]
+    mask: str
+    masks: Mapping[str, str]
+
+
+def write_study_jsonl(study: Study, draft: Path, who: RaterKind, *, ties: bool) -> Written:
+    """Write the pair file and its images.
 
     ``ties``: also pairs that a rater scored alike in everything; the authors leave them out.
 
@@ -174,49 +197,46 @@ def write_study_jsonl(
     n_sets = n_ties = 0
     sets = [one for one in rating_sets(study, arms=False) if one.set_id in scores and len(one.images) == N_IMAGES]
     for one in track(sets, "study-jsonl", len(sets)):
-        pairs = list(_pairs(one, scores[one.set_id]))
-        n_ties += sum(pair["tie"] for pair in pairs)
-        pairs = [pair for pair in pairs if ties or not pair["tie"]]
+        pairs = _pairs(one, scores[one.set_id])
+        n_ties += sum(pair.is_tie for pair in pairs)
+        pairs = [pair for pair in pairs if ties or not pair.is_tie]
         if not pairs:
             continue
-        names, mask, masks = _write_files(study, draft, one, n_sets)
+        files = _write_files(study, draft, one, n_sets)
         n_sets += 1
-        for pair in pairs:
-            lines.append(json.dumps(_line(one, pair, names, mask, masks, n_sets - 1, who), ensure_ascii=False))
+        lines += [json.dumps(_line(one, pair, files, who), ensure_ascii=False) for pair in pairs]
     if not lines:
         raise NotFound(f"no pairs of {who} raters in complete, submitted sets; score sets first, or export with --ties")
     write_atomic(draft / FILE, "\n".join(lines) + "\n")
-    notes = (
-        []
-        if ties or not n_ties
-        else [f"{n_ties} pairs scored alike are left out, as the authors do; --ties keeps them"]
+    left_out = f"{n_ties} pairs scored alike are left out, as the authors do; --ties keeps them"
+    return Written(
+        counts={"lines": len(lines), "sets": n_sets, "ties": n_ties},
+        described={"keys": list(KEYS), "lines": len(lines)},
+        simulated=who == "simulated",
+        notes=[left_out] if n_ties and not ties else [],
+        raters=who,
     )
-    described = {"simulated": who == "simulated", "keys": list(KEYS), "lines": len(lines), "notes": notes}
-    return {"lines": len(lines), "sets": n_sets, "ties": n_ties, "notes": notes}, described
 
 
-def _pairs(one: ExportedSet, by_rater: Mapping[str, Mapping[str, Mapping[int, int]]]) -> list[dict[str, Any]]:
-    wanted = {"T2I": ("text",), "M2I": ("mask",), "TM2I": ("text", "mask")}[one.mode]
+def _pairs(one: ExportedSet, by_rater: Mapping[str, Mapping[str, Mapping[int, int]]]) -> list[_Pair]:
     found = []
     for rater, given in sorted(by_rater.items()):
-        if any(len(given.get(criterion, {})) != N_IMAGES for criterion in wanted):
+        if any(len(given.get(criterion, {})) != N_IMAGES for criterion in CRITERIA[one.mode]):
             continue
         for i, j in combinations(range(N_IMAGES), 2):
-            ranks = {criterion: (given[criterion][i], given[criterion][j]) for criterion in wanted}
-            tie = all(first == second for first, second in ranks.values())
-            found.append({"rater": rater, "slots": (i, j), "ranks": ranks, "tie": tie})
+            scores = {criterion: (given[criterion][i], given[criterion][j]) for criterion in CRITERIA[one.mode]}
+            found.append(_Pair(rater, (i, j), scores))
     return found
 
 
-def _write_files(study: Study, draft: Path, one: ExportedSet, number: int) -> tuple[list[str], str, dict[str, str]]:
-    """(image paths by slot, path of the mask or N/A, structure -> path where there are several)."""
+def _write_files(study: Study, draft: Path, one: ExportedSet, number: int) -> _SetFiles:
     stem = f"images/{one.mode.lower()}/{number:05d}"
     names = []
     for slot, sha in enumerate(one.images):
         names.append(f"{stem}_{slot + 1}.png")
         write_atomic(draft / names[-1], image_bytes(study, sha))
     if not one.masks:
-        return names, NOT_THERE, {}
+        return _SetFiles(number, names, NOT_THERE, {})
     mask = f"{stem}_mask_{next(iter(one.masks))}.png" if len(one.masks) == 1 else f"{stem}_mask.png"
     write_atomic(draft / mask, union_mask_png(study, one.masks))
     masks = {}
@@ -224,26 +244,23 @@ def _write_files(study: Study, draft: Path, one: ExportedSet, number: int) -> tu
         for structure, sha in one.masks.items():
             masks[structure] = f"{stem}_mask_{structure}.png"
             write_atomic(draft / masks[structure], study.store.path(sha, "masks").read_bytes())
-    return names, mask, masks
+    return _SetFiles(number, names, mask, masks)
 
 
-def _line(
-    one: ExportedSet, pair: Mapping[str, Any], names: Sequence[str], mask: str, masks: Mapping[str, str], number: int,
-    who: RaterKind,
-) -> dict[str, Any]:  # fmt: skip
-    i, j = pair["slots"]
-    text, masked = (pair["ranks"].get(criterion, (NOT_THERE, NOT_THERE)) for criterion in ("text", "mask"))
-    line: dict[str, Any] = {
+def _line(one: ExportedSet, pair: _Pair, files: _SetFiles, who: RaterKind) -> dict[str, object]:
+    i, j = pair.slots
+    text, mask = (pair.scores.get(criterion, (NOT_THERE, NOT_THERE)) for criterion in ("text", "mask"))
+    line: dict[str, object] = {
         "text": one.text if one.text is not None else NOT_THERE,
-        "image_1": names[i],
-        "conditioning_image": mask,
-        "image_2": names[j],
+        "image_1": files.images[i],
+        "conditioning_image": files.mask,
+        "image_2": files.images[j],
         "rank_t_1": str(text[0]),
-        "rank_m_1": str(masked[0]),
+        "rank_m_1": str(mask[0]),
         "rank_t_2": str(text[1]),
-        "rank_m_2": str(masked[1]),
-        "rater": pair["rater"],
+        "rank_m_2": str(mask[1]),
+        "rater": pair.rater,
         "simulated": who == "simulated",
-        "set": f"{number:05d}",
+        "set": f"{files.number:05d}",
     }
-    return line | ({"masks": dict(masks)} if masks else {})
+    return line | ({"masks": files.masks} if files.masks else {})

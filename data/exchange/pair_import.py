@@ -17,8 +17,9 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -45,16 +46,34 @@ ARM = "imported"
 """Arm of imported images: which generator drew them is not known."""
 
 
+@dataclass(frozen=True)
+class ImportResult:
+    """What an import brought. ``modes``: mode -> sets; ``raters``: name -> kind; ``sets``: names in the file.
+
+    ``quarantine``: path of quarantine.csv, if there is one. ``already_done``: an earlier import of this file is told.
+    """
+
+    run_id: str
+    n_lines: int
+    n_sets: int
+    modes: Mapping[str, int]
+    n_scores: int
+    raters: Mapping[str, str]
+    n_quarantined: int
+    quarantine: str | None
+    notes: list[str]
+    sets: list[str] = field(default_factory=list)
+    already_done: bool = False
+
+
 def import_study_jsonl(
     study: Study, path: Path, *, structure: str | None = None, rater: str | None = None
-) -> dict[str, Any]:
+) -> ImportResult:
     """Import the sets and scores of a pair file; the same call again resumes, a finished one does nothing.
 
     Args:
         path: the JSONL file, or its folder. structure: what its masks show, where the file does not say.
         rater: name for a file that names none (default "imported").
-
-    Returns {run_id, n_lines, n_sets, n_scores, raters, n_quarantined, quarantine, notes}.
 
     Raises:
         NotFound, InvalidInput: the file cannot be used; a line is named.
@@ -72,7 +91,7 @@ def import_study_jsonl(
     groups = group_sets(lines, rater or "imported")
     pending = [one for one in groups if one.name not in earlier]
     if not pending:
-        return {**_last_result(study, digest), "already_done": True}
+        return ImportResult(**json.loads(study.db.rows(_EARLIER, (digest,))[-1]["result"]), already_done=True)
     _check_structures(study, pending, structure)
     kinds = {line.rater or rater or "imported": line.simulated for line in lines}
     named = rater is not None or all(line.rater is not None for line in lines)
@@ -80,11 +99,12 @@ def import_study_jsonl(
         raters = {name: _ensure_rater(study, name, kinds[name], path, digest, named=named) for name in sorted(kinds)}
         quarantined = _import_all(study, run, path.parent, pending, raters, structure)
         _retire(study, raters)
-        run.result = _summary(study, run, lines, raters, quarantined)
-        run.result["sets"] = [one.name for one in pending if one.name not in quarantined]
-    if not run.result["n_sets"]:
+        brought = [one.name for one in pending if one.name not in quarantined]
+        result = _summary(study, run, lines, raters, quarantined, brought)
+        run.result = {key: value for key, value in asdict(result).items() if key != "already_done"}
+    if not result.n_sets:
         raise InvalidInput(f"no set of {path} could be used, first reason: {next(iter(quarantined.values()))}")
-    return run.result
+    return result
 
 
 _EARLIER = """
@@ -97,11 +117,6 @@ def _imported_names(study: Study, digest: str) -> set[str]:
     """Sets of this very file that finished imports have brought; the others (quarantined then) are tried again."""
     rows = study.db.rows(_EARLIER, (digest,))
     return {str(name) for row in rows for name in json.loads(row["result"]).get("sets", [])}
-
-
-def _last_result(study: Study, digest: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(study.db.rows(_EARLIER, (digest,))[-1]["result"])
-    return found
 
 
 def _check_structures(study: Study, groups: Iterable[ImportedSet], given: str | None) -> None:
@@ -284,25 +299,27 @@ def _retire(study: Study, raters: Mapping[str, Rater]) -> None:
 
 
 def _summary(
-    study: Study, run: Run, lines: Sequence[PairLine], raters: Mapping[str, Rater], quarantined: Mapping[str, str]
-) -> dict[str, Any]:
-    count = study.db.value("SELECT count(*) FROM image_sets WHERE run_id = ?", (run.run_id,))
+    study: Study, run: Run, lines: Sequence[PairLine], raters: Mapping[str, Rater], quarantined: Mapping[str, str],
+    brought: list[str],
+) -> ImportResult:  # fmt: skip
+    modes: dict[str, int] = dict(
+        study.db.connection.execute(
+            "SELECT mode, count(*) FROM image_sets JOIN conditions USING (condition_id) WHERE run_id = ? GROUP BY 1",
+            (run.run_id,),
+        ).fetchall()
+    )
     n_scores = study.db.value(
         "SELECT count(*) FROM current_scores JOIN image_sets USING (set_id) WHERE run_id = ?", (run.run_id,)
     )
-    modes = study.db.rows(
-        "SELECT mode, count(*) AS n FROM image_sets JOIN conditions USING (condition_id) WHERE run_id = ? GROUP BY 1",
-        (run.run_id,),
+    return ImportResult(
+        run_id=run.run_id,
+        n_lines=len(lines),
+        n_sets=sum(modes.values()),
+        modes=modes,
+        n_scores=int(n_scores),
+        raters={name: rater.kind for name, rater in raters.items()},
+        n_quarantined=len(quarantined),
+        quarantine=str(run.folder / "quarantine.csv") if quarantined else None,
+        notes=["where the captions and masks came from is not in the file: leakage of test patients cannot be checked"],
+        sets=brought,
     )
-    notes = ["where the captions and masks came from is not in the file: leakage of test patients cannot be checked"]
-    return {
-        "run_id": run.run_id,
-        "n_lines": len(lines),
-        "n_sets": int(count),
-        "modes": {row["mode"]: row["n"] for row in modes},
-        "n_scores": int(n_scores),
-        "raters": {name: rater.kind for name, rater in raters.items()},
-        "n_quarantined": len(quarantined),
-        "quarantine": str(run.folder / "quarantine.csv") if quarantined else None,
-        "notes": notes,
-    }

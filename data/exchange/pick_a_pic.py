@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from radpref.data.core.errors import NotFound
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
+from radpref.data.exchange.export_folder import Written
 from radpref.data.exchange.rated_sets import ExportedSet, image_bytes, rating_sets, union_mask_png
 
 if TYPE_CHECKING:
@@ -64,10 +65,23 @@ WHERE run_id = ? AND (? IS NULL OR criterion = ?) ORDER BY pair_id
 """
 
 
+class _PairRow(NamedTuple):
+    """A row of ``pairs``; ``p``: share of raters who prefer the image of ``slot_i``, ties half."""
+
+    pair_id: int
+    set_id: str
+    slot_i: int
+    slot_j: int
+    criterion: str
+    p: float
+    n_raters: int
+    split: str
+
+
 def write_pick_a_pic(
     study: Study, draft: Path, who: RaterKind, *, arms: bool, ties: bool, criterion: str | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write parquet files and the card; returns (counts, what the manifest says besides).
+) -> Written:
+    """Write parquet files and the card.
 
     Raises:
         NotFound: no pairs of these raters.
@@ -77,37 +91,37 @@ def write_pick_a_pic(
         " AND json_extract(config, '$.raters') = ? ORDER BY started_at DESC, run_id DESC LIMIT 1",
         (who,),
     )
-    rows = study.db.rows(_PAIRS, (run["run_id"], criterion, criterion)) if run else []
-    kept = [row for row in rows if ties or row["p"] != 0.5]
+    rows = study.db.connection.execute(_PAIRS, (run["run_id"], criterion, criterion)) if run else ()
+    kept = [row for row in map(_PairRow._make, rows) if ties or row.p != 0.5]
     if run is None or not kept:
         raise NotFound(f"no pairs of {who} raters to export; make them with `radpref align pairs --raters {who}`")
     sets = {one.set_id: one for one in rating_sets(study, arms=arms)}
     made = datetime.fromisoformat(str(run["started_at"])).replace(tzinfo=None)
     counts = {}
     for split, name in SPLITS.items():
-        chosen = [row for row in kept if row["split"] == split]
+        chosen = [row for row in kept if row.split == split]
         counts[name] = len(chosen)
         _write_split(study, draft / "data", name, chosen, sets, who, made)
-    n_ties = sum(row["p"] == 0.5 for row in kept)
-    n_split = sum(row["p"] not in (0.0, 0.5, 1.0) for row in kept)
+    n_ties = sum(row.p == 0.5 for row in kept)
+    n_split = sum(row.p not in (0.0, 0.5, 1.0) for row in kept)
     notes = []
     if n_ties:
         notes.append(
             f"{n_ties} ties have label .5: diffusers' script takes them as wins of image 0, --no-ties drops them"
         )
-    if any(sets[row["set_id"]].mode == "M2I" for row in kept):
+    if any(sets[row.set_id].mode == "M2I" for row in kept):
         notes.append("M2I rows have an empty caption; --criterion text leaves them out")
     if n_split:
         notes.append(f"{n_split} pairs divided the raters: the label is the majority's, column p has the share")
-    described = {
-        "pairs_run": run["run_id"],
-        "simulated": who == "simulated",
-        "columns": [{"name": name, "type": kind, "description": text} for name, kind, text in COLUMNS],
-        "ties": n_ties,
-        "notes": notes,
-    }
     write_atomic(draft / "README.md", _card(study, counts, who, notes))
-    return {"rows": counts, "ties": n_ties, "pairs_run": run["run_id"], "notes": notes}, described
+    columns = [{"name": name, "type": kind, "description": text} for name, kind, text in COLUMNS]
+    return Written(
+        counts={"rows": counts, "ties": n_ties, "pairs_run": run["run_id"]},
+        described={"pairs_run": run["run_id"], "columns": columns, "ties": n_ties},
+        simulated=who == "simulated",
+        notes=notes,
+        raters=who,
+    )
 
 
 def _schema() -> pa.Schema:
@@ -121,7 +135,7 @@ def _schema() -> pa.Schema:
 
 
 def _write_split(
-    study: Study, folder: Path, name: str, rows: Sequence[dict[str, Any]], sets: dict[str, ExportedSet], who: RaterKind,
+    study: Study, folder: Path, name: str, rows: Sequence[_PairRow], sets: dict[str, ExportedSet], who: RaterKind,
     made: datetime,
 ) -> None:  # fmt: skip
     import pyarrow as pa
@@ -130,27 +144,27 @@ def _write_split(
     folder.mkdir(parents=True, exist_ok=True)
     schema = _schema()
     n_files = -(-len(rows) // ROWS_PER_FILE)
-    prompts = Counter(sets[row["set_id"]].text or "" for row in rows)
+    prompts = Counter(sets[row.set_id].text or "" for row in rows)
     with bar(f"pick-a-pic {name}", len(rows)) as advance:
         for number in range(n_files):
             part = rows[number * ROWS_PER_FILE : (number + 1) * ROWS_PER_FILE]
             path = folder / f"{name}-{number:05d}-of-{n_files:05d}.parquet"
             with pq.ParquetWriter(path, schema, compression="snappy") as writer:
                 for group in _groups(part):
-                    found = [_row(study, row, sets[row["set_id"]], who, made, prompts) for row in group]
+                    found = [_row(study, row, sets[row.set_id], who, made, prompts) for row in group]
                     writer.write_table(pa.Table.from_pylist(found, schema=schema))
                     advance(len(group))
 
 
-def _groups(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+def _groups(rows: Sequence[_PairRow]) -> Iterator[Sequence[_PairRow]]:
     for start in range(0, len(rows), ROWS_PER_GROUP):
         yield rows[start : start + ROWS_PER_GROUP]
 
 
 def _row(
-    study: Study, pair: dict[str, Any], of: ExportedSet, who: RaterKind, made: datetime, prompts: Counter[str]
-) -> dict[str, Any]:
-    i, j, p = pair["slot_i"], pair["slot_j"], float(pair["p"])
+    study: Study, pair: _PairRow, of: ExportedSet, who: RaterKind, made: datetime, prompts: Counter[str]
+) -> dict[str, object]:
+    i, j, p = pair.slot_i, pair.slot_j, pair.p
     label = 1.0 if p > 0.5 else 0.0 if p < 0.5 else 0.5
     uids = of.images[i], of.images[j]
     return {
@@ -169,12 +183,12 @@ def _row(
         "label_1": 1.0 - label,
         "model_0": of.arms[i],
         "model_1": of.arms[j],
-        "ranking_id": pair["pair_id"],
+        "ranking_id": pair.pair_id,
         "user_id": 0,
         "num_example_per_prompt": prompts[of.text or ""],
         "p": p,
-        "n_raters": pair["n_raters"],
-        "criterion": pair["criterion"],
+        "n_raters": pair.n_raters,
+        "criterion": pair.criterion,
         "mode": of.mode,
         "set_id": of.set_id,
         "simulated": who == "simulated",

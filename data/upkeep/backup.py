@@ -5,7 +5,7 @@ study.db is copied by SQLite's online backup, so the reading room may go on; so 
 out with what it has renamed or removed by the time its turn comes. A later backup into the same folder adds
 only what is new, and until it is complete the earlier one stays whole. Logins and open invitations are left out: a link
 used after the backup would otherwise work again. The export is one CSV per table of the database, for whoever wants
-them all; data/exchange/tables_export.py writes what statistics programs want.
+them all; `--format tables` writes what statistics programs want.
 """
 
 from __future__ import annotations

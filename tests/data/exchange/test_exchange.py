@@ -6,6 +6,7 @@ import io
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from typer.testing import CliRunner
 from radpref.alignment.preferences.pairs import run_pairs
 from radpref.data.cli import study_app
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
+from radpref.data.exchange.export import ExportOptions
+from radpref.data.exchange.export import export as export_study
+from radpref.data.exchange.export_folder import MANIFEST
 from radpref.data.exchange.pair_file import FILE, read_pair_lines
 from radpref.data.exchange.pair_import import asked_of_text, import_study_jsonl
 from radpref.data.exchange.pair_sets import group_sets
 from radpref.data.exchange.pick_a_pic import COLUMNS
-from radpref.data.exchange.preference_export import export_exchange
-from radpref.data.exchange.tables_export import MANIFEST
 from radpref.data.imaging.images import is_marked_synthetic
 from radpref.data.reader_study import lifecycle
 from radpref.data.reader_study.raters import add_rater, get_rater
@@ -77,7 +79,7 @@ def scored(study: Study) -> Study:
 
 
 def export(study: Study, target: Path, name: str, **options: Any) -> dict[str, Any]:
-    return export_exchange(study, target, name, actor="office", **options)
+    return export_study(study, target, name, ExportOptions(**options), actor="office").to_json()
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -243,8 +245,8 @@ def test_export_import_export_is_equal(scored: Study, tmp_path: Path, ties: bool
     first = export(scored, tmp_path / "a", "study-jsonl", ties=ties)
     other = other_study(tmp_path)
     found = import_study_jsonl(other, tmp_path / "a")
-    assert (found["n_sets"], found["n_lines"], found["n_quarantined"]) == (4, first["lines"], 0)
-    assert found["modes"] == {"M2I": 1, "T2I": 2, "TM2I": 1}
+    assert (found.n_sets, found.n_lines, found.n_quarantined) == (4, first["lines"], 0)
+    assert found.modes == {"M2I": 1, "T2I": 2, "TM2I": 1}
     second = export(other, tmp_path / "b", "study-jsonl", ties=ties)
     assert {key: second[key] for key in ("lines", "sets", "raters")} == {
         key: first[key] for key in ("lines", "sets", "raters")
@@ -330,9 +332,9 @@ def authors_file(folder: Path, n: int = 2, style: str = "json", **changes: Any) 
 def test_the_authors_own_file_becomes_sets_of_four(study: Study, tmp_path: Path, style: str) -> None:
     path = authors_file(tmp_path / "theirs", 3, style)
     found = import_study_jsonl(study, path, rater="reader-1")
-    assert (found["n_sets"], found["n_scores"]) == (3, 4 + 8 + 4)
-    assert found["raters"] == {"reader-1": "human"}
-    assert found["modes"] == {"M2I": 1, "T2I": 1, "TM2I": 1}
+    assert (found.n_sets, found.n_scores) == (3, 4 + 8 + 4)
+    assert found.raters == {"reader-1": "human"}
+    assert found.modes == {"M2I": 1, "T2I": 1, "TM2I": 1}
     rows = study.db.rows("SELECT slot, value FROM current_scores JOIN image_sets USING (set_id) WHERE ordinal = 0")
     assert [row["value"] for row in sorted(rows, key=lambda row: row["slot"])] == [0, 4, 3, 4]
     assert study.db.rows("SELECT DISTINCT structure FROM condition_masks") == [{"structure": "heart"}]  # by its name
@@ -355,19 +357,19 @@ def test_a_finished_import_does_nothing_again(study: Study, tmp_path: Path) -> N
     path = authors_file(tmp_path / "theirs")
     first = import_study_jsonl(study, path)
     again = import_study_jsonl(study, path, rater="someone")
-    assert again == {**first, "already_done": True}
+    assert again == replace(first, already_done=True)
     assert study.db.value("SELECT count(*) FROM score_events") == 4 + 1 + 8 + 1
     other = tmp_path / "theirs" / "more.jsonl"
     other.write_text(path.read_text().replace("mild", "severe"))
     with refuses(Conflict, "imported", "--rater"):
         import_study_jsonl(study, other)
-    assert import_study_jsonl(study, other, rater="second")["n_sets"] == 2
+    assert import_study_jsonl(study, other, rater="second").n_sets == 2
     add_rater(study.db, "ann", None, "human")
     third = tmp_path / "theirs" / "third.jsonl"
     third.write_text(path.read_text().replace("mild", "small"))
     with refuses(Conflict, "ann", "--rater"):  # people of this study are nobody else
         import_study_jsonl(study, third, rater="ann")
-    assert import_study_jsonl(study, third, rater="second")["n_sets"] == 2  # more by the same imported rater
+    assert import_study_jsonl(study, third, rater="second").n_sets == 2  # more by the same imported rater
     assert len(get_rater(study.db, "second").detail["imported"]) == 2
     assert verify(study)["problems"] == []
 
@@ -421,15 +423,15 @@ def test_sets_that_cannot_be_used_are_quarantined_and_tried_again(study: Study, 
     content = missing.read_bytes()
     missing.unlink()
     found = import_study_jsonl(study, path)
-    assert (found["n_sets"], found["n_quarantined"]) == (3, 1)
-    assert "case1_heart_3.jpg" in Path(found["quarantine"]).read_text()
+    assert (found.n_sets, found.n_quarantined) == (3, 1)
+    assert "case1_heart_3.jpg" in Path(str(found.quarantine)).read_text()
     missing.write_bytes(content)
     found = import_study_jsonl(study, path)
-    assert (found["n_sets"], found["n_quarantined"]) == (1, 0)
+    assert (found.n_sets, found.n_quarantined) == (1, 0)
     assert study.db.value("SELECT count(*) FROM image_sets") == 4
     assert not get_rater(study.db, "imported").active
     assert verify(study)["problems"] == []
-    assert import_study_jsonl(study, path)["already_done"]
+    assert import_study_jsonl(study, path).already_done
 
 
 def quarantine_reason(study: Study, path: Path, **options: Any) -> str:
@@ -490,7 +492,7 @@ def test_an_interrupted_import_goes_on(study: Study, tmp_path: Path, monkeypatch
         import_study_jsonl(study, path)
     monkeypatch.setattr(module, "_import_one", real)
     found = import_study_jsonl(study, path)
-    assert (found["n_sets"], len(found["sets"])) == (4, 4)
+    assert (found.n_sets, len(found.sets)) == (4, 4)
     assert study.db.value("SELECT count(DISTINCT run_id) FROM image_sets") == 1
     assert len(score_table(study.db)) == 4 + 8 + 4 + 4
 

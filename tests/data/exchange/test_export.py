@@ -14,12 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from radpref.alignment.preferences.pairs import run_pairs
 from radpref.annotate_app.cli import app
 from radpref.data.cli import study_app
 from radpref.data.core.errors import InvalidInput, StorageFull
-from radpref.data.exchange.database_export import export as export_tables
+from radpref.data.exchange.export import FORMATS, ExportOptions
+from radpref.data.exchange.export import export as export_study
+from radpref.data.exchange.export_folder import MANIFEST
+from radpref.data.exchange.table_files import FILE_TYPES, original_cell, safe_cell
 from radpref.data.exchange.tables import Table, agreement_table, database_tables
-from radpref.data.exchange.tables_export import FORMATS, MANIFEST, export, original_cell, safe_cell
 from radpref.data.reader_study import lifecycle
 from radpref.data.reader_study.scores import score_table
 from radpref.data.study.migrations import MIGRATIONS
@@ -58,8 +61,9 @@ def scored(study: Study) -> Study:
     return study
 
 
-def run(study: Study, target: Path, formats: tuple[str, ...] = FORMATS) -> dict[str, Any]:
-    return export(study, target, formats, actor="office", n_boot=20)
+def run(study: Study, target: Path, file_types: tuple[str, ...] = tuple(FILE_TYPES)) -> dict[str, Any]:
+    options = ExportOptions(file_types=file_types, n_boot=20)
+    return export_study(study, target, "tables", options, actor="office").to_json()
 
 
 def expected(study: Study) -> dict[str, Table]:
@@ -195,15 +199,51 @@ def test_the_export_of_every_table_keeps_the_same_rule(scored: Study, tmp_path: 
         connection.execute("UPDATE runs SET config = json_object('arms', 'secret-arm', 'seed', 771100)")
         connection.execute("INSERT INTO invites VALUES (1, 'secret-token-hash', 3, '1', 'x', '2', NULL)")
         connection.execute("UPDATE presentations SET token = 'secret-' || presentation_id")
-    assert export_tables(scored, tmp_path / "e")["arms"] is False
+    assert export_study(scored, tmp_path / "e", "csv", actor="office").arms is False
     text = everything(tmp_path / "e")
     assert "secret" not in text
     assert "77110" not in text
     assert (tmp_path / "e" / "set_images.csv").read_text().splitlines()[0] == "set_id,slot,image_sha"
     lifecycle.unblind(scored.db, "office", "adverse finding")
-    assert export_tables(scored, tmp_path / "f")["arms"] is True
+    assert export_study(scored, tmp_path / "f", "csv", actor="office").arms is True
     assert "secret-arm" in (tmp_path / "f" / "set_images.csv").read_text()
     assert "secret-token" not in everything(tmp_path / "f")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_format_is_one_whole_folder_with_a_manifest(scored: Study, tmp_path: Path, format_: str) -> None:
+    with scored.db.write() as connection:  # ann's four scores of the first set become pairs
+        connection.execute(
+            "INSERT INTO score_events(uuid, presentation_id, rater_id, kind, client, created_at)"
+            " SELECT 'done', presentation_id, rater_id, 'submit', '{}', '9' FROM presentations"
+            " JOIN raters USING (rater_id)"
+            " WHERE username = 'ann' AND set_id = 'set-0'"
+        )
+    run_pairs(scored, raters="human")
+    options = ExportOptions(raters="human", ties=True, file_types=("csv",), n_boot=20)
+    target = tmp_path / "e"
+    for _ in range(2):  # the second time over the first
+        found = export_study(scored, target, format_, options, actor="office")
+        described = json.loads((target / MANIFEST).read_text())
+        files = {path.relative_to(target).as_posix(): path for path in target.rglob("*") if path.is_file()}
+        assert set(described["files"]) == files.keys() - {MANIFEST} != set()
+        for name, sha256 in described["files"].items():
+            assert hashlib.sha256(files[name].read_bytes()).hexdigest() == sha256
+        assert (described["kind"], described["raters"]) == (FORMATS[format_], found.raters)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "study"]
+    for other in FORMATS.keys() - {format_}:
+        with refuses(InvalidInput, target, FORMATS[other]):
+            export_study(scored, target, other, options, actor="office")
+
+
+def test_both_commands_write_the_same_tables(scored: Study, tmp_path: Path) -> None:
+    for command, folder, more in ((app, "a", ()), (study_app, "b", ("--format", "tables"))):
+        words = ["export", str(tmp_path / folder), *more, "--study", str(scored.root)]
+        assert CliRunner().invoke(command, words).exit_code == 0
+    tables = [json.loads((tmp_path / folder / MANIFEST).read_text())["tables"] for folder in "ab"]
+    assert tables[0] == tables[1]
+    for path in (tmp_path / "a").rglob("*.csv"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
 def test_a_study_of_programs_alone_shows_its_arms(study: Study, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from radpref.data.cli import data_app, study_app
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound, StorageFull
 from radpref.data.core.files import storage_errors
-from radpref.data.exchange.database_export import export
+from radpref.data.exchange.export import export
 from radpref.data.imaging.images import encode_png
 from radpref.data.study.runs import now
 from radpref.data.study.study import Study
@@ -49,7 +49,7 @@ def test_logins_are_left_out(tiny_study, tmp_path):
     backup(tiny_study, tmp_path / "b")
     assert not any(b"secret-token-hash" in path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file())
     assert tiny_study.db.value("SELECT count(*) FROM sessions") == 1
-    export(tiny_study, tmp_path / "e")
+    export(tiny_study, tmp_path / "e", "csv", actor="office")
     assert not any("secret" in path.read_text() for path in (tmp_path / "e").glob("*.csv"))
 
 
@@ -169,8 +169,8 @@ def test_refusals(tiny_study, tmp_path):
 def test_export_does_not_write_beside_another_manifest(tiny_study, tmp_path):
     backup(tiny_study, tmp_path / "b")
     before = sorted(tmp_path.joinpath("b").rglob("*"))
-    with refuses(InvalidInput, tmp_path / "b", "MANIFEST.json"):
-        export(tiny_study, tmp_path / "b")
+    with refuses(InvalidInput, tmp_path / "b", "radpref csv export"):
+        export(tiny_study, tmp_path / "b", "csv", actor="office")
     assert sorted(tmp_path.joinpath("b").rglob("*")) == before
 
 
@@ -182,9 +182,9 @@ def test_export_is_csv_of_every_table(tiny_study, tmp_path):
             " VALUES ('u', ?, ?, 'comment', ?, '9')",
             (ids["presentation_id"], ids["rater_id"], '=HYPERLINK("x")\n"quoted", comma'),
         )
-    found = export(tiny_study, tmp_path / "e")
-    assert found["tables"]["records"] == 48
-    assert found["tables"]["current_scores"] == 4
+    found = export(tiny_study, tmp_path / "e", "csv", actor="office")
+    assert found.counts["tables"]["records"] == 48
+    assert found.counts["tables"]["current_scores"] == 4
     assert not (tmp_path / "e" / "sessions.csv").exists()
     with (tmp_path / "e" / "score_events.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -156,12 +156,11 @@ def test_a_folder_of_copies_is_suspicious_and_held_out_patients_are_not(measured
 
 
 def test_an_export_takes_no_picture(measured: Study, tmp_path: Path) -> None:
-    from radpref.data.exchange import database_export
-    from radpref.data.exchange import tables_export as export
+    from radpref.data.exchange.export import ExportOptions, export
 
     run_fidelity(measured, FidelityRequest(images=write_folder(tmp_path / "honest", real_images(measured, "test"))))
-    database_export.export(measured, tmp_path / "study")
-    export.export(measured, tmp_path / "scores", ["csv"], actor="test", n_boot=10)
+    export(measured, tmp_path / "study", "csv", actor="test")
+    export(measured, tmp_path / "scores", "tables", ExportOptions(file_types=("csv",), n_boot=10), actor="test")
     taken = [path for name in ("study", "scores") for path in (tmp_path / name).rglob("*") if path.is_file()]
     assert taken
     assert not [path for path in taken if path.suffix in (".html", ".png", ".npy")]
