@@ -11,10 +11,7 @@ many say `Normal` among the reports that people coded as normal (MeSH headings),
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from benchmarks.embedded import row
+from benchmarks.rows import command_line, row, show
 from radpref.data.core.errors import InvalidInput, NotFound, RadprefError
 from radpref.data.core.progress import track
 
@@ -106,22 +103,14 @@ def run(archive: Path, n: int | None) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.captions", description=__doc__, formatter_class=formatter
-    )
+    parser = command_line("captions", __doc__, SIZES, "full")
     parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="OpenI's archive of reports (.tgz)")
-    parser.add_argument("--size", choices=sorted(SIZES), default="full", help="tiny: the first 200 reports")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:
         rows = run(options.path or default_archive(), SIZES[options.size])
     except RadprefError as error:
         parser.error(str(error))
-    for entry in rows:
-        print(f"{entry['metric']:<52}{entry['ours']:>10}", file=sys.stderr)
-    if options.json:
-        print(json.dumps({"rows": rows}))
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,6 @@ and its own network; nothing is written there. Seeds are fixed: equal versions o
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
 import tracemalloc
 from collections import Counter
@@ -28,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.embedded import row
+from benchmarks.rows import command_line, row, show
 from radpref.data.core.errors import RadprefError
 from radpref.data.core.progress import bar, track
 
@@ -293,21 +290,14 @@ def run(size: str, study: Path | None = None) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.copies", description=__doc__, formatter_class=formatter)
-    parser.add_argument("--size", choices=sorted(SIZES), default="tiny", help="full: 30 runs of 1,200 phantoms")
+    parser = command_line("copies", __doc__, SIZES)
     parser.add_argument("--study", type=Path, help="judge folders made of this study's images instead")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:
         rows = run(options.size, options.study)
     except RadprefError as error:
         parser.error(str(error))
-    for entry in rows:
-        cells = [entry.get(key) if entry.get(key) is not None else "" for key in ("ours", "target", "met", "verdict")]
-        print(f"{entry['metric']:<72}" + "".join(f"{cell!s:>10}" for cell in cells), file=sys.stderr)
-    if options.json:
-        print(json.dumps({"rows": rows}))
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

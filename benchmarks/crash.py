@@ -9,8 +9,6 @@ end every acknowledged event is looked for in the database, which is checked as 
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import sys
 import tempfile
@@ -18,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.embedded import row
 from benchmarks.room import Server, free_port, log_in, make_room, result_of, run_client
+from benchmarks.rows import command_line, row, show
 from radpref.data.core.sqlite import sqlite3
 from radpref.data.upkeep.verify import verify
 
@@ -82,10 +80,9 @@ def is_sound(path: Path) -> bool:
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.crash", description=__doc__)
+    parser = command_line("crash", __doc__)
     parser.add_argument("--n", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="radpref-crash-") as folder:
         found = crash(Path(folder) / "study", options.n, seed=options.seed)
@@ -101,12 +98,9 @@ def main() -> None:
         row("raters stopped by an error", len(found["errors"]), 0.0),
         row("longest restart, s", found["restart_s"], None),
     ]
-    for entry in rows:
-        print(f"{entry['metric']:<48}{entry['ours']:>12}{entry['met']!s:>8}", file=sys.stderr)
     for text in [*found["errors"], *map(str, found["problems"])]:
         print(text, file=sys.stderr)
-    if options.json:
-        print(json.dumps({"rows": rows}))
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

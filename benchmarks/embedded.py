@@ -9,8 +9,6 @@ both guidance branches and the ControlNet always computed. Absolute targets have
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.rows import command_line, row, show
 
 SIZES = {
     "tiny": {"renders": 40, "repeats": 2, "sets": 2, "held_out": 16},
@@ -38,22 +38,6 @@ def best(action: Callable[[], Any], repeats: int) -> float:
         action()
         times.append(time.perf_counter() - started)
     return min(times)
-
-
-def row(
-    metric: str, ours: float, target: float | None, *, peer: float | None = None, more_is_better: bool = False
-) -> dict[str, Any]:
-    """One row of the result; ``ratio`` is peer / ours where there is a peer."""
-    met = None if target is None else bool(ours >= target if more_is_better else ours <= target)
-    ratio = None if peer is None else round(peer / ours, 2)
-    return {
-        "metric": metric,
-        "ours": round(ours, 3),
-        "peer": None if peer is None else round(peer, 3),
-        "ratio": ratio,
-        "target": target,
-        "met": met,
-    }
 
 
 def phantom_row(n: int, repeats: int) -> dict[str, Any]:
@@ -157,10 +141,8 @@ def naive_set(stack: Any, condition: Any, n_steps: int, guidance: float) -> None
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded", description=__doc__)
-    parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    parser = command_line("embedded", __doc__, SIZES)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     size = SIZES[options.size]
     import torch
@@ -173,11 +155,7 @@ def main() -> None:
         *autoencoder_rows(size["held_out"]),
         *sampling_rows(size["repeats"], size["sets"]),
     ]
-    for entry in rows:
-        cells = [entry[key] if entry[key] is not None else "" for key in ("ours", "peer", "ratio", "target", "met")]
-        print(f"{entry['metric']:<52}" + "".join(f"{cell!s:>10}" for cell in cells), file=sys.stderr)
-    if options.json:
-        print(json.dumps({"rows": rows}))
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ little on a shared machine; processor time counts all processes.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import os
 import resource
 import shutil
@@ -30,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.embedded import row
+from benchmarks.rows import command_line, row, show
 from radpref.data.core.progress import track
 from radpref.data.study.study import Study
 
@@ -237,20 +235,11 @@ def run(size: Size) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.imports", description=__doc__, formatter_class=formatter
-    )
-    parser.add_argument("--size", choices=sorted(SIZES), default="tiny", help="full: 2,400 JPEG and 400 DICOM files")
-    parser.add_argument("--json", action="store_true")
+    parser = command_line("imports", __doc__, SIZES)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rows = run(SIZES[options.size])
-    for entry in rows:
-        cells = [entry[key] if entry[key] is not None else "" for key in ("ours", "peer", "ratio", "target", "met")]
-        print(f"{entry['metric']:<76}" + "".join(f"{cell!s:>10}" for cell in cells), file=sys.stderr)
-    if options.json:
-        print(json.dumps({"rows": rows}))
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ no average. The table of weights is counted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import subprocess
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.embedded import row
+from benchmarks.rows import command_line, row, show
 from radpref.data.core.progress import track
 
 if TYPE_CHECKING:
@@ -210,10 +209,7 @@ def run(size: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__, formatter_class=formatter)
-    parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
-    parser.add_argument("--json", action="store_true")
+    parser = command_line("memory", __doc__, SIZES)
     parser.add_argument(PART, metavar="WAY", help="measure one way in this process and print it as JSON")
     options = parser.parse_args()
     if options.one_way is not None:
@@ -223,10 +219,7 @@ def main() -> None:
             print(json.dumps(train_steps(options.size, options.one_way, Path(folder))))
         return
     rows = run(options.size)
-    for entry in rows:
-        print(f"{entry['metric']:<76}{entry['ours']:>12}", file=sys.stderr)
-    if options.json:
-        print(json.dumps({"rows": rows}))
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

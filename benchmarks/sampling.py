@@ -20,7 +20,6 @@ it is measured, so that a run cut short has reported, and all of them in one lin
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.rows import command_line
 from benchmarks.sampling_models import build, make_conditions
 
 if TYPE_CHECKING:
@@ -315,15 +315,13 @@ class Clock:
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line each and all of them in one line last."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
-    parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    parser = command_line("sampling", __doc__, SIZES)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("f32", "bf16", "fp16"), help="default f32, on a GPU bf16")
     parser.add_argument("--compile-mode", choices=("off", "default", "reduce-overhead", "max-autotune"))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="in the order given")
     parser.add_argument("--peer-from-diffusers", action="store_true", help="run diffusers' pipelines beside ours")
     parser.add_argument("--repeats", type=int)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.size == "sd" and options.device == "cpu":
         parser.error("--size sd needs a GPU: add --device cuda")

@@ -10,7 +10,6 @@ event is looked for in the database.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -19,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.embedded import row
 from benchmarks.room import Login, Server, free_port, log_in, make_room, result_of, run_client, serving
+from benchmarks.rows import command_line, row, show
 from radpref.data.study.study import Study
 
 SIZES = {
@@ -145,16 +144,10 @@ def run(size: dict[str, int]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
-    parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
-    parser.add_argument("--json", action="store_true")
+    parser = command_line("serve", __doc__, SIZES)
     options = parser.parse_args()
     rows = run(SIZES[options.size])
-    for entry in rows:
-        cells = [entry[key] if entry[key] is not None else "" for key in ("ours", "peer", "ratio", "target", "met")]
-        print(f"{entry['metric']:<68}" + "".join(f"{cell!s:>10}" for cell in cells), file=sys.stderr)
-    if options.json:
-        print(json.dumps({"rows": rows}))
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

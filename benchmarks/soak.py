@@ -9,8 +9,6 @@ through it again, changing scores. Resident memory of the server process is read
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 import time
@@ -21,8 +19,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.embedded import row
 from benchmarks.room import log_in, make_room, result_of, run_client, serving
+from benchmarks.rows import command_line, row, show
 
 RATERS, SETS = 50, 120
 SPEED_UP = 4.0
@@ -71,9 +69,8 @@ def soak(root: Path, minutes: float) -> dict[str, Any]:
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser = command_line("soak", __doc__)
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="radpref-soak-") as folder:
         result = soak(Path(folder) / "study", options.minutes)
@@ -94,15 +91,9 @@ def main() -> None:
         row("threads at end", result["threads"], None),
         row("open files at end", result["files"], None),
     ]
-    for entry in rows:
-        print(
-            f"{entry['metric']:<48}{entry['ours']:>14}{entry['met'] if entry['met'] is not None else ''!s:>8}",
-            file=sys.stderr,
-        )
     for text in found["errors"]:
         print(text, file=sys.stderr)
-    if options.json:
-        print(json.dumps({"rows": rows, "samples": result["samples"][::10]}))
+    show(rows, options.json, samples=result["samples"][::10])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Targets: alone at least 0.97 of the spinning threads' speed; beside, faster than
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.embedded import row
+from benchmarks.rows import command_line, row, show
 
 SIZES = {"tiny": (4, 1), "full": (20, 5)}
 """(steps a measurement, measurements of each policy)."""
@@ -96,19 +95,14 @@ def run(size: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line last."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.waiting", description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(SIZES), default="full")
-    parser.add_argument("--json", action="store_true")
+    parser = command_line("waiting", __doc__, SIZES, "full")
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.steps:
         print(work(options.steps))
         return
     rows = run(options.size)
-    for entry in rows:
-        print(f"{entry['metric']:<44}{entry['ours']:>9} s {entry['peer']:>9} s  x{entry['ratio']}", file=sys.stderr)
-    if options.json:
-        print(json.dumps({"rows": rows}))
+    show(rows, options.json)
 
 
 if __name__ == "__main__":
