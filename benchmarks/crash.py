@@ -51,7 +51,7 @@ def crash(root: Path, n: int, raters: int = 12, seed: int = 0) -> dict[str, Any]
         if client.poll() is None:
             client.kill()
         server.stop()
-    problems = verify(study)["problems"]
+    problems = verify(study).problems
     stored = [str(event["uuid"]) for event in study.db.rows("SELECT uuid FROM score_events")]
     study.db.close()
     return {

@@ -157,9 +157,9 @@ def imported(reader: str, tree: Path, root: Path, workers: int, processes: bool 
             result = import_records(study, reader, tree, workers=workers)
     finally:
         study.db.close()
-    if result["n_quarantined"] or result["n_imported"] != result["n_planned"]:
-        raise RuntimeError(f"{reader}: {result['n_quarantined']} images of the generated tree were refused")
-    return int(result["n_imported"])
+    if result.n_quarantined or result.n_imported != result.n_planned:
+        raise RuntimeError(f"{reader}: {result.n_quarantined} images of the generated tree were refused")
+    return result.n_imported
 
 
 def plain_loop(reader: str, tree: Path, out: Path) -> int:

@@ -10,7 +10,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
@@ -191,11 +191,11 @@ def run_grid(study: Study, *, tasks: Sequence[str] | None = None, n_workers: int
     inputs = {f"{job.spec.task}/val": job.spec.validation_data for job in jobs}
     inputs |= {f"{job.spec.task}/test": job.spec.test_data for job in jobs}
     splits = split_manifest(study.db)
-    inputs["splits"] = str(splits["sha256"])
+    inputs["splits"] = splits.sha256
     with start_run(study, "grid", config, inputs) as run, bar("downstream cells", len(jobs)) as advance:
         cells = _train_cells(study, run, jobs, n_workers, advance)
         result = grid_result(settings, cells, family, lambda cell: load_predictions(study, cell))
-        result = replace(result, splits=splits, run_id=run.run_id)
+        result = replace(result, splits=asdict(splits), run_id=run.run_id)
         run.result = result.to_json()
     return result
 

@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if n_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # the workers share the cores among them
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_workers)))
 
-from radpref.data.datasets.importing import import_records
+from radpref.data.datasets.importing import ImportResult, import_records
 from radpref.data.study.study import Study
 
 if TYPE_CHECKING:
@@ -63,19 +63,19 @@ def tiny_study(tmp_path: Path, _tiny_template: Path) -> Iterator[Study]:
 
 
 @pytest.fixture
-def imported(tmp_path: Path) -> Iterator[Callable[..., tuple[Study, dict[str, Any]]]]:
+def imported(tmp_path: Path) -> Iterator[Callable[..., tuple[Study, ImportResult]]]:
     """Imports a tree of a published set into a study with these lines in [data], and verifies it."""
     from radpref.data.upkeep.verify import verify
     from tests.support.datasets import study_of
 
     opened: list[Study] = []
 
-    def run(reader: str, tree: Path, data: str = "", expect_quarantined: int = 0) -> tuple[Study, dict[str, Any]]:
+    def run(reader: str, tree: Path, data: str = "", expect_quarantined: int = 0) -> tuple[Study, ImportResult]:
         study = study_of(tmp_path / f"study{len(opened)}", data)
         opened.append(study)
         result = import_records(study, reader, tree)
-        assert result["n_quarantined"] == expect_quarantined
-        assert verify(study)["problems"] == []
+        assert result.n_quarantined == expect_quarantined
+        assert verify(study).problems == []
         return study, result
 
     yield run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +50,7 @@ def show(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
     from radpref.data.upkeep.overview import overview
 
     opened = Study(study)
-    found = {**overview(opened), "stage": status(opened)}
+    found = {**asdict(overview(opened)), "stage": status(opened)}
     if as_json:
         emit(found, True)
     else:
@@ -176,13 +177,13 @@ def verify(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
     if as_json:
         emit(found, True)
     else:
-        for line in found["notes"]:
+        for line in found.notes:
             print(f"note: {line}")
-        for line in found["problems"]:
+        for line in found.problems:
             print(f"problem: {line}")
-        counts = ", ".join(f"{count} {name}" for name, count in found["checked"].items())
-        print(f"{'ok' if found['ok'] else str(len(found['problems'])) + ' problems'} ({counts})")
-    if not found["ok"]:
+        counts = ", ".join(f"{count} {name}" for name, count in found.checked.items())
+        print(f"{'ok' if found.ok else str(len(found.problems)) + ' problems'} ({counts})")
+    if not found.ok:
         raise typer.Exit(1)
 
 
@@ -228,7 +229,7 @@ def import_command(
     from radpref.data.study.study import Study
 
     result = import_records(Study(study), dataset, path, workers=workers, on_found=None if as_json else _show_found)
-    shown = {key: value for key, value in result.items() if key not in ("found", "warnings")}  # those were told
+    shown = {key: value for key, value in asdict(result).items() if key not in ("found", "warnings")}  # those were told
     emit(result if as_json else shown, as_json)
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from radpref.data.core.errors import Conflict, InvalidInput
 from radpref.data.core.files import sha256_file
@@ -22,7 +21,7 @@ from radpref.data.datasets.registry import Found, ImportPlan, WrittenRecord, fin
 from radpref.data.datasets.workers import Load, Outcome, Refused, Source, open_workers
 from radpref.data.study.empty_splits import empty_splits
 from radpref.data.study.runs import finished_run, start_run
-from radpref.data.study.splits import split_manifest
+from radpref.data.study.splits import SplitManifest, split_manifest
 from radpref.data.study.study import Study
 
 log = logging.getLogger(__name__)
@@ -33,6 +32,26 @@ LARGE = 256 << 20
 """Bytes of inputs from which hashing them shows a bar."""
 
 
+@dataclass(frozen=True)
+class ImportResult:
+    """What was there and what became of it.
+
+    n_existing: records the study held before; quarantine: the list of those that could not be used, None where there is
+    none; run_id: None where nothing was ever imported; warnings: one line for each split that holds no record.
+    """
+
+    reader: str
+    found: list[Found]
+    n_planned: int
+    n_existing: int
+    run_id: str | None
+    n_imported: int
+    n_quarantined: int
+    quarantine: str | None
+    splits: SplitManifest
+    warnings: list[str] = field(default_factory=list)
+
+
 def import_records(
     study: Study,
     source: str | None = None,
@@ -40,13 +59,12 @@ def import_records(
     *,
     workers: int | None = None,
     on_found: Callable[[tuple[Found, ...]], None] | None = None,
-) -> dict[str, Any]:
+) -> ImportResult:
     """Import all records of a reader (``source``, default ``data.reader``) that the study does not hold yet.
 
     Without ``path`` those of ``data.path``, which may be several: each is a run of its own, counts are summed.
     ``workers``: threads or processes (see `open_workers`); ``on_found`` is told what is there before anything is read.
-    Records that were quarantined are tried again every time. Returns {reader, found, n_planned, n_existing, run_id,
-    n_imported, n_quarantined, quarantine, splits, warnings}: a warning for each split that holds no record.
+    Records that were quarantined are tried again every time.
 
     Raises:
         InvalidInput: the table cannot be used, no row of it could be, or two data sets name a record alike.
@@ -65,21 +83,20 @@ def import_records(
     if not places:
         raise InvalidInput("data.path is an empty list; name a data set, or leave the line away")
     earlier: set[str] | None = set() if len(places) > 1 else None
-    result = _summed([_import_one(study, name, place, earlier, workers, on_found) for place in places])
-    result["warnings"] = empty_splits(study)
-    for line in result["warnings"]:
+    parts = [_import_one(study, name, place, earlier, workers, on_found) for place in places]
+    warnings = empty_splits(study)
+    for line in warnings:
         log.warning("warning: %s", line)
-    return result
-
-
-def _summed(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """One result of several imports: counts added, what was found in a row, the rest as after the last one."""
-    total = dict(parts[-1])
-    for key in ("n_planned", "n_existing", "n_imported", "n_quarantined"):
-        total[key] = sum(part[key] for part in parts)
-    total["found"] = [line for part in parts for line in part["found"]]
-    total["quarantine"] = next((part["quarantine"] for part in reversed(parts) if part["quarantine"]), None)
-    return total
+    return replace(
+        parts[-1],
+        found=[line for part in parts for line in part.found],
+        n_planned=sum(part.n_planned for part in parts),
+        n_existing=sum(part.n_existing for part in parts),
+        n_imported=sum(part.n_imported for part in parts),
+        n_quarantined=sum(part.n_quarantined for part in parts),
+        quarantine=next((part.quarantine for part in reversed(parts) if part.quarantine), None),
+        warnings=warnings,
+    )
 
 
 def _import_one(
@@ -89,7 +106,7 @@ def _import_one(
     earlier: set[str] | None,
     workers: int | None,
     on_found: Callable[[tuple[Found, ...]], None] | None,
-) -> dict[str, Any]:
+) -> ImportResult:
     """Import from one place; ``earlier`` holds the records of the places before it and takes up those of this one."""
     config = study.config.data
     if workers is not None and workers < 1:
@@ -103,16 +120,11 @@ def _import_one(
         _refuse_repeated(plan, earlier, where)
     pending = _pending(study, plan)
     n_planned = len(plan.records)
-    result: dict[str, Any] = {
-        "reader": name,
-        "found": [asdict(line) for line in plan.found],
-        "n_planned": n_planned,
-        "n_existing": n_planned - len(pending),
-    }
+    n_existing = n_planned - len(pending)
     if not pending:
-        done = finished_run(study, "import")
-        return {**result, "run_id": done.run_id if done else None, "n_imported": 0, "n_quarantined": 0,
-                "quarantine": None, "splits": split_manifest(study.db)}  # fmt: skip
+        done, splits = finished_run(study, "import"), split_manifest(study.db)
+        run_id = done.run_id if done else None
+        return ImportResult(name, list(plan.found), n_planned, n_existing, run_id, 0, 0, None, splits)
     run_config = {"reader": name, "path": str(where) if where else None, "data": config.model_dump(mode="json")}
     with start_run(study, "import", run_config, _hashes(plan)) as run:
         with (
@@ -120,11 +132,18 @@ def _import_one(
             open_workers(origin, plan, len(pending), workers) as load,
         ):
             _import_pending(study, pending, load, quarantine)
-        result |= {"run_id": run.run_id, "n_imported": len(pending) - quarantine.n}
-        result["n_quarantined"] = quarantine.n
-        result["quarantine"] = str(quarantine.path) if quarantine.n else None
-        result["splits"] = split_manifest(study.db)
-        run.result = dict(result)
+        result = ImportResult(
+            name,
+            list(plan.found),
+            n_planned,
+            n_existing,
+            run.run_id,
+            n_imported=len(pending) - quarantine.n,
+            n_quarantined=quarantine.n,
+            quarantine=str(quarantine.path) if quarantine.n else None,
+            splits=split_manifest(study.db),
+        )
+        run.result = asdict(result)
     if quarantine.n and quarantine.n == n_planned:
         raise InvalidInput(f"no record of {where or name} could be used, first reason: {quarantine.first}")
     return result

@@ -48,10 +48,20 @@ class CheckSet:
     shown: list[tuple[Record, dict[str, Expectation]]]
 
 
-def ensure_checks(study: Study) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Checks:
+    """Training sets and attention checks there are, those asked for, those made now, and why some are missing."""
+
+    training: int
+    attention: int
+    wanted: dict[Purpose, int]
+    made: int
+    note: str | None
+
+
+def ensure_checks(study: Study) -> Checks:
     """Make the training sets and attention checks that study.toml asks for and that are not there yet.
 
-    Returns {training, attention: sets there are, wanted: the same as asked for, made, note: why some are missing}.
     Rating sets that were added since get their share of attention checks. A study whose records do not suffice gets
     fewer, which is no error; after the lock nothing is made.
     """
@@ -75,7 +85,7 @@ def ensure_checks(study: Study) -> dict[str, Any]:
     note = f"{' and '.join(short)} could be made: {why}" if short else None
     if note:
         log.warning("%s", note)
-    return {"training": have["training"], "attention": have["attention"], "wanted": wanted, "made": made, "note": note}
+    return Checks(have["training"], have["attention"], wanted, made, note)
 
 
 def _count(study: Study, purpose: str) -> int:

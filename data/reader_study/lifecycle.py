@@ -152,7 +152,7 @@ def lock(study: Study, actor: str, *, keep_scores: bool = False) -> dict[str, An
         "stage": "locked",
         "keep_scores": keep_scores,
         "n_left_out": 0 if keep_scores else n_scores,
-        "checks": {name: checks[name] for name in ("training", "attention", "note")},
+        "checks": {"training": checks.training, "attention": checks.attention, "note": checks.note},
     }
 
 

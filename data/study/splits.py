@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -142,16 +143,31 @@ def hash_lines(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def split_manifest(db: StudyDatabase) -> dict[str, Any]:
-    """Who is in which split: per split n_records, n_patients and a hash over record, patient and image."""
-    manifest: dict[str, Any] = {}
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split: its size, and a hash over record, patient and image."""
+
+    n_records: int
+    n_patients: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitManifest:
+    """Who is in which split, and a hash over all of it."""
+
+    train: SplitSummary
+    val: SplitSummary
+    test: SplitSummary
+    sha256: str
+
+
+def split_manifest(db: StudyDatabase) -> SplitManifest:
+    """The manifest of the records as they are now."""
+    splits = {}
     for split in SPLITS:
         rows = db.rows("SELECT dataset, record_id, patient_id, image_sha FROM records WHERE split = ?", (split,))
         lines = [f"{row['record_id']} {row['dataset']}/{row['patient_id']} {row['image_sha']}" for row in rows]
-        manifest[split] = {
-            "n_records": len(rows),
-            "n_patients": len({(row["dataset"], row["patient_id"]) for row in rows}),
-            "sha256": hash_lines(lines),
-        }
-    manifest["sha256"] = hash_lines([f"{split} {manifest[split]['sha256']}" for split in SPLITS])
-    return manifest
+        n_patients = len({(row["dataset"], row["patient_id"]) for row in rows})
+        splits[split] = SplitSummary(len(rows), n_patients, hash_lines(lines))
+    return SplitManifest(**splits, sha256=hash_lines([f"{split} {found.sha256}" for split, found in splits.items()]))

@@ -14,8 +14,8 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.core.files import sha256_file, storage_errors, write_atomic
@@ -29,8 +29,27 @@ MANIFEST = "MANIFEST.json"
 FOLDERS = ("images", "masks", "runs", "models", "reports")
 
 
-def backup(study: Study, target: Path) -> dict[str, Any]:
-    """Copy the study into the folder ``target``; returns {target, n_files, n_new, bytes}.
+@dataclass(frozen=True)
+class Backup:
+    """A backup at ``target``: its files, how many of them are new there, and its size."""
+
+    target: str
+    n_files: int
+    n_new: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A study that was made from a backup."""
+
+    study: str
+    n_files: int
+    n_records: int
+
+
+def backup(study: Study, target: Path) -> Backup:
+    """Copy the study into the folder ``target``.
 
     Raises:
         InvalidInput: the target lies inside the study, or is no backup but holds files.
@@ -57,7 +76,7 @@ def backup(study: Study, target: Path) -> dict[str, Any]:
         files = {name: sha256 for name, (sha256, _) in objects.items()}
         _write_manifest(target, files, complete=True)
     size = sum(_object(target, sha256).stat().st_size for sha256 in set(files.values()))
-    return {"target": str(target), "n_files": len(files), "n_new": n_new, "bytes": size}
+    return Backup(str(target), len(files), n_new, size)
 
 
 def _write_manifest(target: Path, files: dict[str, str], *, complete: bool) -> None:
@@ -93,7 +112,7 @@ def _store(path: Path, target: Path, known: str | None = None) -> tuple[str, boo
         draft.unlink(missing_ok=True)
 
 
-def restore(source: Path, root: Path) -> dict[str, Any]:
+def restore(source: Path, root: Path) -> Restored:
     """Make a study at ``root`` from the backup folder ``source``; every file is checked against its hash first.
 
     Raises:
@@ -102,7 +121,7 @@ def restore(source: Path, root: Path) -> dict[str, Any]:
         InvalidInput: a file of the backup is missing or damaged.
     """
     source, root = Path(source).resolve(), Path(root).resolve()
-    files = _read_manifest(source)["files"]
+    files = _manifest_files(source)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise Conflict(f"{root} is not empty; restore into a new folder and move it yourself")
     draft = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.part")
@@ -120,16 +139,17 @@ def restore(source: Path, root: Path) -> dict[str, Any]:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     restored = Study(root)
-    n_records = int(restored.db.value("SELECT count(*) FROM records"))
-    return {"study": str(root), "n_files": len(files), "n_records": n_records}
+    return Restored(str(root), len(files), int(restored.db.value("SELECT count(*) FROM records")))
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _manifest_files(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of a complete backup."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if "kind" in manifest:  # an export has a manifest too
             raise InvalidInput(f"{folder} holds a {manifest['kind']}, no backup; give the folder of `study backup`")
-        names = [Path(name) for name in manifest["files"]]
+        files: dict[str, str] = manifest["files"]
+        names = [Path(name) for name in files]
     except FileNotFoundError as error:
         message = f"no backup at {folder}: {MANIFEST} is missing; give the folder that `study backup` wrote"
         raise NotFound(message) from error
@@ -140,7 +160,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise InvalidInput(f"{folder / MANIFEST} names '{name}', outside the study; use another backup")
     if not manifest.get("complete"):
         raise NotFound(f"the backup at {folder} was interrupted; run `radpref study backup` again")
-    return manifest
+    return files
 
 
 def _store_database(db: StudyDatabase, target: Path) -> tuple[str, bool]:

@@ -1,14 +1,16 @@
 """Verify a study: files against their hashes, the record against its rules, test patients against leakage.
 
-Input: a study. Output: {"ok", "problems", "notes", "checked"}; each problem is one line. Nothing is changed.
+Input: a study. Output: a :class:`Verification`; each problem is one line. Nothing is changed.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal
+from typing import Literal
 
 from sqlite_utils import Database
 
@@ -30,6 +32,17 @@ MAX_LISTED = 20
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
+@dataclass(frozen=True)
+class Verification:
+    """What was found; ``ok`` where there is no problem (notes do not count); checked: kind -> how many."""
+
+    ok: bool
+    problems: list[str]
+    notes: list[str]
+    checked: dict[str, int]
+    study: str
+
+
 class _Findings:
     """Collects problems and notes, each one line."""
 
@@ -46,21 +59,15 @@ class _Findings:
             target.append(f"... and {len(lines) - MAX_LISTED} more like the last line")
 
 
-def verify(study: Study) -> dict[str, Any]:
-    """Check everything; see the module docstring. ``ok`` is true where there is no problem (notes do not count)."""
+def verify(study: Study) -> Verification:
+    """Check everything; see the module docstring."""
     found = _Findings()
     for check in (_database, _rules, _captions, _event_log, _audit_log, _seals, _files, _models, _runs):
         try:
             check(study, found)
         except (sqlite3.DatabaseError, RadprefError) as error:
             found.problems.append(f"{check.__name__.strip('_')}: cannot be checked: {' '.join(str(error).split())}")
-    return {
-        "ok": not found.problems,
-        "problems": found.problems,
-        "notes": found.notes,
-        "checked": found.checked,
-        "study": str(study.root),
-    }
+    return Verification(not found.problems, found.problems, found.notes, found.checked, str(study.root))
 
 
 def _database(study: Study, found: _Findings) -> None:
@@ -308,7 +315,7 @@ def _files(study: Study, found: _Findings) -> None:
             _extra_files(study.root / kind, known, found)
 
 
-def _file_problem(study: Study, kind: Literal["images", "masks"], row: dict[str, Any]) -> list[str]:
+def _file_problem(study: Study, kind: Literal["images", "masks"], row: Mapping[str, object]) -> list[str]:
     path = study.store.path(str(row["sha256"]), kind)
     name = f"{kind[:-1]} {path.relative_to(study.root)}"
     if not path.is_file():

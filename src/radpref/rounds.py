@@ -53,7 +53,7 @@ def import_step(study: Study) -> dict[str, Any]:
     reader = study.config.data.reader
     if reader != "phantom" and study.config.data.path is None and n_records:
         return {"reader": reader, "n_imported": 0, "n_existing": n_records} | _missing_captions(study)
-    return import_records(study) | _missing_captions(study)
+    return asdict(import_records(study)) | _missing_captions(study)
 
 
 def _missing_captions(study: Study) -> dict[str, Any]:

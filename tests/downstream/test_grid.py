@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -82,9 +82,9 @@ def test_grid_trains_compares_and_resumes(finished, monkeypatch):
     json.dumps(run.result, allow_nan=False)
     assert run.result == result.to_json() == GridResult.from_json(run.run_id, run.result).to_json()
     manifest = split_manifest(study.db)
-    assert result.splits == manifest
+    assert result.splits == asdict(manifest)
     stored = json.loads((study.root / "runs" / result.run_id / "config.json").read_text())
-    assert stored["provenance"]["inputs"]["splits"] == manifest["sha256"]
+    assert stored["provenance"]["inputs"]["splits"] == manifest.sha256
 
     again = grid.run_grid(study)
     assert not trained

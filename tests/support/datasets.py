@@ -14,6 +14,7 @@ from PIL import Image
 
 from radpref.data.config.study_config import parse_config
 from radpref.data.datasets.chexpert_columns import FINDINGS
+from radpref.data.datasets.importing import ImportResult
 from radpref.data.datasets.outlines import SIDE
 from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, get_reader
 from radpref.data.imaging.rle import Convention, encode_rle
@@ -233,9 +234,9 @@ def mimic_tree(root: Path, *, end: str = ".csv.gz", dicom: bool = False, reports
 # --- importing them
 
 
-def quarantine(result: dict[str, Any]) -> dict[str, str]:
+def quarantine(result: ImportResult) -> dict[str, str]:
     """record_id -> reason."""
-    with Path(result["quarantine"]).open(newline="") as file:
+    with Path(result.quarantine or "").open(newline="") as file:
         return {row["record_id"]: row["reason"] for row in csv.DictReader(file)}
 
 

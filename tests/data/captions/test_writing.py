@@ -108,18 +108,18 @@ def test_rules_write_every_caption_and_say_so(filled: Study) -> None:
     again = write_captions(filled)
     assert (again.run_id, again.n_due, again.n_kept) == (None, 0, 4)
     assert len(events(filled)) == 4
-    assert verify(filled)["ok"]
+    assert verify(filled).ok
 
 
 def test_what_the_data_set_brought_stays_where_it_keeps_the_rules(study: Study) -> None:
     brought = ["Effusion on the right", "Pediatric radiograph, normal", "Stable edema", None]
     add_records(study, list(REPORTS), brought)
-    assert any("captions break the study's rules" in note for note in verify(study)["notes"])
+    assert any("captions break the study's rules" in note for note in verify(study).notes)
     found = write_captions(study)
     assert captions_of(study) == ["Effusion on the right", *CAPTIONS[1:]]
     assert found.broken == {"comma": 1, "comparison": 1}
     assert [row["previous"] for row in events(study)] == brought[1:]
-    assert not any("captions break" in note for note in verify(study)["notes"])
+    assert not any("captions break" in note for note in verify(study).notes)
     write_captions(study, redo=True)
     assert captions_of(study) == CAPTIONS
 
@@ -152,13 +152,13 @@ def test_nothing_to_write_leaves_no_run(study: Study) -> None:
 def test_the_overview_names_the_step(filled: Study) -> None:
     from radpref.data.upkeep.overview import data_overview, overview
 
-    assert overview(filled)["next"].startswith("radpref data caption ")
+    assert overview(filled).next.startswith("radpref data caption ")
     write_captions(filled)
     found = overview(filled)
-    assert (found["captions"], found["reports"]) == (4, 4)
-    assert found["next"].startswith("radpref generate sets ")
-    splits = data_overview(filled)["splits"]
-    assert [splits[split]["captions"] for split in ("train", "val", "test")] == [3, 1, 0]
+    assert (found.captions, found.reports) == (4, 4)
+    assert found.next.startswith("radpref generate sets ")
+    splits = data_overview(filled).splits
+    assert [getattr(splits, split).captions for split in ("train", "val", "test")] == [3, 1, 0]
 
 
 def test_missing_replaces_nothing(study: Study) -> None:
@@ -280,7 +280,7 @@ def test_the_endpoint_writes_and_a_rerun_costs_nothing(filled: Study, endpoint: 
         path.read_bytes() for path in (study.root / "runs").rglob("*") if path.is_file()
     )
     assert b"secret-key" not in stored
-    assert verify(study)["ok"]
+    assert verify(study).ok
 
 
 def test_equal_reports_are_asked_once(study: Study, endpoint: Endpoint) -> None:

@@ -30,8 +30,8 @@ from tests.support.errors import missing_names, refuses
 from tests.support.grown import grow
 
 
-def reasons(result):
-    with open(result["quarantine"], newline="") as file:  # noqa: PTH123
+def reasons(quarantine):
+    with open(quarantine, newline="") as file:  # noqa: PTH123
         return {row["record_id"]: row["reason"] for row in csv.DictReader(file)}
 
 
@@ -52,7 +52,7 @@ def test_every_kind_of_bad_row_is_quarantined_with_its_reason(tmp_path):
         marked = study.store.path(study.store.put_image(connection, gray(77, 80), "synthetic"))
     shutil.copy(marked, tree / "images" / "8.png")
     result = import_records(study)
-    found = reasons(result)
+    found = reasons(result.quarantine)
     expected = {
         0: "not a readable image", 1: "no image at", 2: "mask", 5: "split 'nonsense'", 6: "'2'",
         7: "identical", 8: "synthetic mark", 9: "no patient", 10: "patient p6 is in train and in test",
@@ -61,9 +61,9 @@ def test_every_kind_of_bad_row_is_quarantined_with_its_reason(tmp_path):
     for i, words in expected.items():
         assert words in found[f"tree/images/{i}.png"]
         assert "\n" not in found[f"tree/images/{i}.png"]
-    assert (result["n_imported"], result["n_quarantined"]) == (3, 9)
+    assert (result.n_imported, result.n_quarantined) == (3, 9)
     assert "32x32, its image 64x80" in found["tree/images/2.png"]
-    assert verify(study)["problems"] == []
+    assert verify(study).problems == []
     study.db.close()
 
 
@@ -72,7 +72,7 @@ def test_constant_tiny_and_repeated_rows(tmp_path):
     tree = tmp_path / "tree"
     Image.fromarray(np.full((80, 64), 9, np.uint8)).save(tree / "images" / "0.png")
     Image.fromarray(gray(1, 8)).save(tree / "images" / "1.png")
-    found = reasons(import_records(study))
+    found = reasons(import_records(study).quarantine)
     assert "one grey value" in found["tree/images/0.png"]
     assert "8x8 pixels" in found["tree/images/1.png"]
     assert "row 9 repeats" in found["tree/images/6.png#row9"]
@@ -83,11 +83,11 @@ def test_mended_rows_come_in_on_the_next_import(tmp_path):
     study = table_study(tmp_path)
     good = (tmp_path / "tree" / "images" / "0.png").read_bytes()
     (tmp_path / "tree" / "images" / "0.png").write_text("broken")
-    assert import_records(study)["n_quarantined"] == 1
+    assert import_records(study).n_quarantined == 1
     (tmp_path / "tree" / "images" / "0.png").write_bytes(good)
     again = import_records(study)
-    assert (again["n_imported"], again["n_existing"], again["quarantine"]) == (1, 7, None)
-    assert import_records(study)["n_imported"] == 0
+    assert (again.n_imported, again.n_existing, again.quarantine) == (1, 7, None)
+    assert import_records(study).n_imported == 0
     study.db.close()
 
 
@@ -159,10 +159,10 @@ def test_full_disk_while_importing_keeps_finished_batches_and_resumes(tmp_path, 
         import_records(study)
     kept = study.db.value("SELECT count(*) FROM records")
     assert kept in (4, 8)
-    assert verify(study)["problems"] == []
+    assert verify(study).problems == []
     monkeypatch.undo()
     result = import_records(study)
-    assert (result["n_existing"], result["n_imported"]) == (kept, 12 - kept)
+    assert (result.n_existing, result.n_imported) == (kept, 12 - kept)
     assert study.db.value("SELECT count(*) FROM runs") == 1  # the unfinished run was taken up again
     assert study.db.value("SELECT status FROM runs") == "done"
     study.db.close()
@@ -190,14 +190,14 @@ def test_interrupted_import_resumes(tmp_path, monkeypatch):
     assert study.db.value("SELECT count(*) FROM records") == 4
     monkeypatch.setattr("radpref.data.datasets.digital_phantom.read_phantom", real)
     grow(study)
-    assert import_records(study)["n_imported"] == 6
+    assert import_records(study).n_imported == 6
     assert study.db.value("SELECT count(*) FROM runs") == 1
     study.db.close()
 
 
 def test_empty_study_is_sound(study):
     found = verify(study)
-    assert found["ok"]
+    assert found.ok
     shown = CliRunner().invoke(study_app, ["show", "--study", str(study.root)])
     assert shown.exit_code == 0
     assert "radpref data import" in shown.output
@@ -255,7 +255,7 @@ def test_the_command_goes_past_every_bad_row_and_counts_them(tmp_path):
     study = spoilt_table(tmp_path)
     shown = CliRunner().invoke(data_app, ["import", "--study", str(study.root), "--json"])
     assert shown.exit_code == 0
-    found = reasons(json.loads(shown.stdout))
+    found = reasons(json.loads(shown.stdout)["quarantine"])
     expected = {
         "cut.dcm": "pixel data",
         "1.png": "'2'",
@@ -267,7 +267,7 @@ def test_the_command_goes_past_every_bad_row_and_counts_them(tmp_path):
     )
     assert len(found) == 4
     assert study.db.value("SELECT count(*) FROM records") == 4
-    assert verify(study)["problems"] == []
+    assert verify(study).problems == []
     study.db.close()
 
 
@@ -383,8 +383,8 @@ def test_tables_as_offices_save_them(tmp_path, encoding, separator, end):
     (folder / "t.csv").write_bytes((end.join(lines) + end).encode(encoding))
     (tmp_path / "link").symlink_to(folder)
     study = Study.create(tmp_path / "eine Studie", f"[data]\nimage_size = 64\nreader = 'table'\n{TABLE}")
-    assert import_records(study, path=tmp_path / "link" / "t.csv")["n_imported"] == 3
-    assert import_records(study, path=folder / "t.csv")["n_existing"] == 3
+    assert import_records(study, path=tmp_path / "link" / "t.csv").n_imported == 3
+    assert import_records(study, path=folder / "t.csv").n_existing == 3
     study.db.close()
 
 
@@ -461,4 +461,4 @@ def test_the_next_command_can_be_pasted_whatever_the_folder_is_called(tmp_path, 
         radpref.cli.main()
     words = shlex.split(json.loads(capsys.readouterr().out)["next"])
     assert words == ["radpref", "data", "import", "--study", str(root)]
-    assert shlex.split(overview(Study(root))["next"])[-1] == str(root)
+    assert shlex.split(overview(Study(root)).next)[-1] == str(root)

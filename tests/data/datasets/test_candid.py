@@ -30,7 +30,7 @@ CANDID = 'structures = ["pneumothorax", "rib_fractures", "chest_tubes"]\nrle = "
 def test_candid_as_a_whole(tmp_path, imported, convention):
     data = CANDID.replace("relative", convention)
     study, result = imported("candid", candid_tree(tmp_path / "raw", convention), data)
-    assert (result["n_planned"], result["n_imported"]) == (8, 8)
+    assert (result.n_planned, result.n_imported) == (8, 8)
     held = counts(study)
     assert sum(held["splits"].values()) == 8
     assert held["positive"] == {"pneumothorax": 3, "rib_fractures": 2, "chest_tubes": 2}

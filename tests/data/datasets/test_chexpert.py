@@ -14,7 +14,7 @@ from tests.support.errors import refuses
 
 def test_chexpert_as_a_whole(tmp_path, imported):
     study, result = imported("chexpert", chexpert_tree(tmp_path / "raw"))
-    assert (result["n_planned"], result["n_imported"]) == (11, 11)  # 8 frontal of train, 3 of valid
+    assert (result.n_planned, result.n_imported) == (11, 11)  # 8 frontal of train, 3 of valid
     held = counts(study)
     assert held["splits"]["test"] == 3
     assert held["splits"].get("train", 0) + held["splits"].get("val", 0) == 8
@@ -142,7 +142,7 @@ def test_chexpert_bad_rows_are_quarantined_and_the_rest_imported(tmp_path, impor
         "'nowhere.jpg'",
     ):
         assert sum(part in reason for reason in reasons) == 1, (part, reasons)
-    assert result["n_imported"] == 7
+    assert result.n_imported == 7
     assert sum(counts(study)["splits"].values()) == 7
 
 

@@ -45,11 +45,11 @@ def study(tmp_path):
 def test_pneumoniamnist(tmp_path, study, compressed):
     content = arrays()
     result = import_records(study, path=write(tmp_path / "pneumoniamnist_64.npz", content, compressed))
-    assert (result["n_imported"], result["n_quarantined"]) == (13, 0)
-    found = {line["what"]: (line["found"], line["expected"]) for line in result["found"]}
+    assert (result.n_imported, result.n_quarantined) == (13, 0)
+    found = {line.what: (line.found, line.expected) for line in result.found}
     assert found["images (train)"] == (6, 4708)
     assert found["images (test)"] == (4, 624)
-    assert "own patient" in next(line["note"] for line in result["found"] if line["what"] == "patients")
+    assert "own patient" in next(line.note for line in result.found if line.what == "patients")
     row = study.db.row("SELECT * FROM records WHERE record_id = 'pneumoniamnist-val-000002'")
     assert (row["dataset"], row["patient_id"], row["split"]) == ("pneumoniamnist", row["record_id"], "val")
     assert (study.store.image(row["image_sha"]) == fit_image(content["val_images"][2], 32)).all()
@@ -91,7 +91,7 @@ def test_bad_rows_are_quarantined(tmp_path, study):
     content["test_images"][3] = 7
     content["val_images"][2] = content["train_images"][0]
     result = import_records(study, path=write(tmp_path / "chestmnist.npz", content))
-    with open(result["quarantine"], newline="") as file:  # noqa: PTH123
+    with open(result.quarantine, newline="") as file:  # noqa: PTH123
         found = {row["record_id"]: row["reason"] for row in csv.DictReader(file)}
     assert found["chestmnist-train-000001"] == "label 'mass' is 2; use 1 or 0"
     assert "one grey value" in found["chestmnist-test-000003"]
@@ -148,9 +148,9 @@ def test_a_damaged_member_costs_its_rows_only(tmp_path, study):
     result = import_records(study, path=path)
     kept = study.db.rows("SELECT split, count(*) AS n FROM records GROUP BY 1 ORDER BY 1")
     assert [row["n"] for row in kept if row["split"] != "train"] == [4, 3]
-    assert result["n_imported"] + result["n_quarantined"] == 47
-    assert result["n_quarantined"] > 0
-    with open(result["quarantine"], newline="") as file:  # noqa: PTH123
+    assert result.n_imported + result.n_quarantined == 47
+    assert result.n_quarantined > 0
+    with open(result.quarantine, newline="") as file:  # noqa: PTH123
         assert all("is damaged from row" in row["reason"] for row in csv.DictReader(file))
 
 
@@ -195,4 +195,4 @@ def test_a_large_archive_is_never_in_memory(tmp_path, monkeypatch):
 def test_processes_read_an_archive_each_for_itself(tmp_path, study, monkeypatch):
     monkeypatch.setattr("radpref.data.datasets.workers.PROCESSES_FROM", 1)
     path = write(tmp_path / "pneumoniamnist.npz", arrays(n=(20, 5, 5)))
-    assert import_records(study, path=path, workers=2)["n_imported"] == 30
+    assert import_records(study, path=path, workers=2).n_imported == 30

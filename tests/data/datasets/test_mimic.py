@@ -14,7 +14,7 @@ from tests.support.datasets import counts, edit_csv, mimic_tree, plan, quarantin
 def test_mimic_as_a_whole(tmp_path, imported, end, dicom, reports):
     tree = mimic_tree(tmp_path / "raw", end=end, dicom=dicom, reports=reports)
     study, result = imported("mimic", tree, 'labels = ["pneumonia", "normal"]\nuncertain = "ones"')
-    assert (result["n_planned"], result["n_imported"]) == (9, 9)  # the lateral view is left out
+    assert (result.n_planned, result.n_imported) == (9, 9)  # the lateral view is left out
     held = counts(study)
     assert held["splits"] == {"train": 6, "val": 2, "test": 1}  # the official split
     assert held["positive"] == {"pneumonia": 5}  # 0, 3, 6 and the uncertain 2, 5; the study of 8 has no labels
@@ -22,7 +22,7 @@ def test_mimic_as_a_whole(tmp_path, imported, end, dicom, reports):
     assert held["captions"] == {"Pneumonia": 1}  # image 2 alone has no report; captions of the rest come from theirs
     assert study.db.value("SELECT count(*) FROM records WHERE report LIKE '%IMPRESSION%'") == 8
     assert study.db.value("SELECT count(DISTINCT patient_id) FROM records") == 5
-    assert len(result["splits"]["sha256"]) == 64
+    assert len(result.splits.sha256) == 64
 
 
 def test_mimic_unlabelled_studies_are_unknown_even_where_blank_is_0(tmp_path):

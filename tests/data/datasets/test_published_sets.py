@@ -139,7 +139,7 @@ def test_the_example_of_each_set_imports_its_set_with_labels_and_masks_for_its_t
     study = Study.create(tmp_path / "study", text)
     assert study.config.data.reader == SETS[name]
     tree = TREES[SETS[name]](tmp_path / "raw")
-    assert import_records(study, None, tree)["n_imported"] >= 8
+    assert import_records(study, None, tree).n_imported >= 8
     held = counts(study)
     for task in study.config.downstream.tasks:
         if task.kind == "segmentation":
@@ -148,7 +148,7 @@ def test_the_example_of_each_set_imports_its_set_with_labels_and_masks_for_its_t
         else:
             known = study.db.rows("SELECT DISTINCT label FROM labels")
             assert {row["label"] for row in known} >= set(task.labels)
-    assert verify(study)["ok"]
+    assert verify(study).ok
     study.db.close()
 
 

@@ -126,7 +126,7 @@ def test_unknown_reader_lists_choices():
 def test_table_import(tmp_path):
     study = table_study(tmp_path)
     result = import_records(study)
-    assert (result["n_imported"], result["n_quarantined"]) == (8, 0)
+    assert (result.n_imported, result.n_quarantined) == (8, 0)
     row = study.db.row("SELECT * FROM records WHERE record_id = 'tree/images/5.png'")
     assert (row["patient_id"], row["split"], row["dataset"]) == ("p2", "val", "tree")
     assert (row["caption"], row["report"]) == ("Chest radiograph, case 5", "Chest radiograph. Case 5.")
@@ -168,7 +168,7 @@ def test_table_where_template_and_report(tmp_path):
             'text = "{population} chest radiograph, {kind}"\nreport = "words"\nwhere.population = "child"',
         ),
     ))  # fmt: skip
-    assert import_records(study)["n_imported"] == 4
+    assert import_records(study).n_imported == 4
     row = study.db.row("SELECT * FROM records ORDER BY record_id")
     assert (row["caption"], row["report"]) == ("child chest radiograph, normal", "Chest radiograph. Case 4.")
     study.db.close()
@@ -180,8 +180,8 @@ def test_parquet_equals_csv(tmp_path):
     study = table_study(tmp_path)
     frame = pd.read_csv(tmp_path / "tree" / "table.csv")
     frame.to_parquet(tmp_path / "tree" / "table.parquet")
-    assert import_records(study, path=tmp_path / "tree" / "table.parquet")["n_imported"] == 8
-    assert import_records(study)["n_existing"] == 8
+    assert import_records(study, path=tmp_path / "tree" / "table.parquet").n_imported == 8
+    assert import_records(study).n_existing == 8
     study.db.close()
 
 
@@ -267,10 +267,10 @@ def _two_tables(tmp_path, second_ids):
 def test_several_data_sets_are_imported_one_after_the_other(tmp_path):
     opened = _two_tables(tmp_path, ("b0", "b1"))
     result = import_records(opened)
-    assert (result["n_planned"], result["n_imported"], result["splits"]["train"]["n_patients"]) == (4, 4, 4)
+    assert (result.n_planned, result.n_imported, result.splits.train.n_patients) == (4, 4, 4)
     assert opened.db.value("SELECT count(*) FROM runs WHERE kind = 'import'") == 2
     again = import_records(opened)
-    assert (again["n_existing"], again["n_imported"]) == (4, 0)
+    assert (again.n_existing, again.n_imported) == (4, 0)
 
 
 def test_two_data_sets_that_name_a_record_alike_do_not_hide_each_other(tmp_path):

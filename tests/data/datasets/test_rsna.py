@@ -14,7 +14,7 @@ LESION = 'structures = ["lesion"]'
 
 def test_rsna_as_a_whole(tmp_path, imported):
     study, result = imported("rsna", rsna_tree(tmp_path / "raw"), LESION)
-    assert (result["n_planned"], result["n_imported"]) == (8, 8)
+    assert (result.n_planned, result.n_imported) == (8, 8)
     held = counts(study)
     assert sum(held["splits"].values()) == 8
     assert held["positive"] == {"pneumonia": 3, "normal": 3}

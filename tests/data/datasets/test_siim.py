@@ -24,7 +24,7 @@ from tests.support.datasets import (
 def test_siim_as_a_whole(tmp_path, imported, layout):
     tree = siim_tree(tmp_path / "raw", layout)
     study, result = imported("siim", tree, 'structures = ["pneumothorax"]')
-    assert (result["n_planned"], result["n_imported"]) == (8, 8)
+    assert (result.n_planned, result.n_imported) == (8, 8)
     held = counts(study)
     assert sum(held["splits"].values()) == 8
     assert (held["positive"], held["negative"]) == ({"pneumothorax": 3}, {"pneumothorax": 5})

@@ -16,6 +16,7 @@ from PIL import Image
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.importing import import_records
 from radpref.data.datasets.labels import label_table
+from radpref.data.datasets.registry import Found
 from radpref.data.datasets.table import read_table
 from radpref.data.datasets.table_file import read_table_file
 from radpref.data.imaging.framing import fit_mask
@@ -28,8 +29,8 @@ RLE = ('mask.lungs = "mask"', 'rle.lungs = "mask"')
 RELATIVE = ("[data]\n", '[data]\nrle = "relative"\n')
 
 
-def reasons(result):
-    with open(result["quarantine"], newline="") as file:  # noqa: PTH123
+def reasons(quarantine):
+    with open(quarantine, newline="") as file:  # noqa: PTH123
         return {row["record_id"]: row["reason"] for row in csv.DictReader(file)}
 
 
@@ -55,7 +56,7 @@ def test_every_format_gives_the_same_records(tmp_path, name):
         frame.to_csv(tree / name, sep="\t" if ".tsv" in name else ",", index=False)
     assert name.endswith(".gz") == ((tree / name).read_bytes()[:2] == gzip.compress(b"")[:2])
     result = import_records(study, path=tree / name)
-    assert result["n_imported"] == 8
+    assert result.n_imported == 8
     labels = label_table(study.db)["ill"]
     assert [value if value == value else None for value in labels] == [0, 1, 0, None, 0, 1, 0, 1]
     assert json.loads(study.db.value("SELECT extra FROM records WHERE record_id = 'tree/images/0.png'")) == {
@@ -107,8 +108,8 @@ def test_dicom_and_other_formats_side_by_side(tmp_path):
     Image.fromarray(gray(6, 80)).save(images / "6.jpg")
     write_dicom(images / "7", gray(7, 80, np.uint16), WindowCenter=30000, WindowWidth=20000)
     result = import_records(study)
-    assert (result["n_imported"], result["n_quarantined"]) == (8, 0)
-    assert result["found"][-1] == {"what": "image files of the first 8", "found": 8, "expected": 8, "note": ""}
+    assert (result.n_imported, result.n_quarantined) == (8, 0)
+    assert result.found[-1] == Found("image files of the first 8", 8, 8)
     extra = json.loads(study.db.value("SELECT extra FROM records WHERE record_id = 'tree/images/7'"))
     assert (extra["view_position"], extra["modality"]) == ("PA", "DX")
     depths = study.db.rows(
@@ -126,7 +127,7 @@ def test_run_lengths(tmp_path, convention, first):
     texts[2], texts[3] = "-1", ""
     head = ("[data]\n", f'[data]\nrle = "{convention}"\nrle_first = {first}\n')
     study = table_study(tmp_path, replace=(RLE, head), mask=texts)
-    assert import_records(study)["n_imported"] == 8
+    assert import_records(study).n_imported == 8
     for i, mask in enumerate(masks):
         found = stored_mask(study, f"{i}.png")
         assert (found is None) if i in (2, 3) else (found == fit_mask(mask, 64)).all()
@@ -139,7 +140,7 @@ def test_run_lengths_of_the_original_size(tmp_path):
     texts = [encode_rle(mask, "relative") for mask in masks]
     size = ("[data.columns]\n", "[data.columns]\nrle_size = [320, 256]\n")
     study = table_study(tmp_path, replace=(RLE, RELATIVE, size), mask=texts)
-    assert import_records(study)["n_imported"] == 8
+    assert import_records(study).n_imported == 8
     for i, mask in enumerate(masks):
         assert (stored_mask(study, f"{i}.png") == fit_mask(mask, 64)).all()
     study.db.close()
@@ -149,7 +150,7 @@ def test_run_lengths_that_do_not_fit_are_quarantined(tmp_path):
     good = encode_rle(disc(30, 30), "relative")
     texts = [good, "5000 200", "10 5 3", "1 x", "4 0", good, good, good]
     study = table_study(tmp_path, replace=(RLE, RELATIVE), mask=texts)
-    found = reasons(import_records(study))
+    found = reasons(import_records(study).quarantine)
     assert set(found) == {f"tree/images/{i}.png" for i in (1, 2, 3, 4)}
     assert "run lengths of 'lungs': a run ends at pixel 5200 of 64x80" in found["tree/images/1.png"]
     assert "do not make pairs" in found["tree/images/2.png"]
@@ -187,8 +188,8 @@ def test_several_rows_of_one_image_are_united(tmp_path):
     columns = rows_of_images(images, mask=[encode_rle(mask, "relative") for mask in masks])
     study = table_study(tmp_path, replace=(RLE, RELATIVE), **columns)
     result = import_records(study)
-    assert (result["n_planned"], result["n_imported"], result["n_quarantined"]) == (5, 5, 0)
-    assert [(line["what"], line["found"]) for line in result["found"][:3]] == [
+    assert (result.n_planned, result.n_imported, result.n_quarantined) == (5, 5, 0)
+    assert [(line.what, line.found) for line in result.found[:3]] == [
         ("rows of table.csv", 8), ("images", 5), ("patients", 3),
     ]  # fmt: skip
     assert (stored_mask(study, "1.png") == fit_mask(masks[1] | masks[2] | masks[4], 64)).all()
@@ -202,7 +203,7 @@ def test_mask_files_of_several_rows_are_united(tmp_path):
     masks = [disc(20 + 4 * k, 20 + 3 * k, 6) for k in range(8)]
     for i, mask in enumerate(masks):
         Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "tree" / "masks" / f"m{i}.png")
-    assert import_records(study)["n_imported"] == 7
+    assert import_records(study).n_imported == 7
     assert (stored_mask(study, "2.png") == fit_mask(masks[2] | masks[3], 64)).all()
     study.db.close()
 
@@ -211,9 +212,9 @@ def test_rows_of_one_image_that_disagree_are_not_united(tmp_path):
     columns = rows_of_images([0, 1, 1, 2, 3, 4, 5, 6], ill=["0", "1", "0", "0", "1", "0", "1", "0"], mask=["-1"] * 8)
     study = table_study(tmp_path, replace=(RLE, RELATIVE), **columns)
     result = import_records(study)
-    assert result["n_imported"] == 7
+    assert result.n_imported == 7
     expected = "row 4 repeats tree/images/1.png in another way; keep one of them"
-    assert reasons(result) == {"tree/images/1.png#row4": expected}
+    assert reasons(result.quarantine) == {"tree/images/1.png#row4": expected}
     assert label_table(study.db).loc["tree/images/1.png", "ill"] == 1.0
     study.db.close()
 
@@ -222,7 +223,7 @@ def test_messages_name_the_line_of_the_file_also_after_where(tmp_path):
     where = ('mask.lungs = "mask"', 'where.population = "child"')
     files = [f"images/{i}.png" for i in (0, 1, 2, 3, 4, 5, 6, 6)]
     study = table_study(tmp_path, replace=(where,), file=files, **{"#": list("abcdefgh")})
-    assert set(reasons(import_records(study))) == {"tree/images/6.png#row9"}
+    assert set(reasons(import_records(study).quarantine)) == {"tree/images/6.png#row9"}
     extra = study.db.value("SELECT extra FROM records WHERE record_id = 'tree/images/4.png'")
     assert json.loads(extra)["#"] == "e"
     study.db.close()

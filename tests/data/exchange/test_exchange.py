@@ -265,7 +265,7 @@ def test_export_import_export_is_equal(scored: Study, tmp_path: Path, ties: bool
 
         assert scores(scored) == scores(other)
         assert len(scores(other)) == 2 * (3 * 4 + 8)
-    assert verify(other)["problems"] == []
+    assert verify(other).problems == []
     other.db.close()
 
 
@@ -345,7 +345,7 @@ def test_the_authors_own_file_becomes_sets_of_four(study: Study, tmp_path: Path,
     assert [source["file"] for source in rater.detail["imported"]] == ["pairs.jsonl"]
     assert lifecycle.stage(study.db) == "pilot"
     assert lifecycle.pilot_scores(study.db) == (0, 0)  # scored elsewhere: no pilot of this study
-    assert verify(study)["problems"] == []
+    assert verify(study).problems == []
     assert run_pairs(study)["n_pairs"] == 6 * 4
     lifecycle.lock(study, "office")
     assert len(score_table(study.db)) == 16  # a lock keeps them
@@ -371,7 +371,7 @@ def test_a_finished_import_does_nothing_again(study: Study, tmp_path: Path) -> N
         import_study_jsonl(study, third, rater="ann")
     assert import_study_jsonl(study, third, rater="second").n_sets == 2  # more by the same imported rater
     assert len(get_rater(study.db, "second").detail["imported"]) == 2
-    assert verify(study)["problems"] == []
+    assert verify(study).problems == []
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def test_sets_that_cannot_be_used_are_quarantined_and_tried_again(study: Study, 
     assert (found.n_sets, found.n_quarantined) == (1, 0)
     assert study.db.value("SELECT count(*) FROM image_sets") == 4
     assert not get_rater(study.db, "imported").active
-    assert verify(study)["problems"] == []
+    assert verify(study).problems == []
     assert import_study_jsonl(study, path).already_done
 
 

@@ -216,7 +216,7 @@ def test_nothing_that_names_a_person_enters_the_study(tmp_path):
         write_dicom(tmp_path / "tree" / "images" / f"{i}.dcm", gray(i, 64), SYNTAXES[i])
     write_dicom(tmp_path / "tree" / "images" / "7.dcm", gray(7, 64), NumberOfFrames=3)
     result = import_records(study)
-    assert (result["n_imported"], result["n_quarantined"]) == (7, 1)
+    assert (result.n_imported, result.n_quarantined) == (7, 1)
     study.db.close()
     files = [path for path in study.root.rglob("*") if path.is_file()]
     assert len(files) > 10

@@ -79,9 +79,9 @@ def plan(study: Study) -> list[tuple[Any, ...]]:
 
 def test_made_once(real: Study) -> None:
     result = ensure_checks(real)
-    assert (result["training"], result["attention"], result["made"], result["note"]) == (4, 4, 8, None)
+    assert (result.training, result.attention, result.made, result.note) == (4, 4, 8, None)
     stored = plan(real)
-    assert ensure_checks(real)["made"] == 0
+    assert ensure_checks(real).made == 0
     assert plan(real) == stored
     assert real.db.value("SELECT count(*) FROM runs WHERE kind = 'checks'") == 1
 
@@ -131,13 +131,13 @@ def test_only_the_training_split_and_different_patients(real: Study) -> None:
 def test_verify_finds_a_check_from_another_split(real: Study) -> None:
     ensure_checks(real)
     # The sampled sets of this test have a run without a folder and no sources; all else must be whole.
-    assert [line for line in verify(real)["problems"] if "secret-run" not in line] == []
+    assert [line for line in verify(real).problems if "secret-run" not in line] == []
     with real.db.write() as connection:
         connection.execute(
             "UPDATE records SET split = 'val' WHERE record_id = (SELECT text_record FROM conditions"
             " JOIN image_sets USING (condition_id) WHERE purpose = 'attention' AND text_record IS NOT NULL LIMIT 1)"
         )
-    found = [line for line in verify(real)["problems"] if "not of the training split" in line]
+    found = [line for line in verify(real).problems if "not of the training split" in line]
     assert any(line.startswith("attention set ") for line in found)
     assert any("-checks-" in line and line.startswith("run ") for line in found)
 
@@ -192,7 +192,7 @@ def test_more_rating_sets_get_their_share(real: Study) -> None:
     before = {row["set_id"] for row in checks(real)}
     add_sets(real, ("T2I",) * 8, seed=4, size=64, bits=8)
     result = ensure_checks(real)
-    assert (result["training"], result["attention"], result["made"]) == (4, 6, 2)
+    assert (result.training, result.attention, result.made) == (4, 6, 2)
     rows = checks(real)
     assert before < {row["set_id"] for row in rows}
     assert len({row["text_record"] or row["mask_record"] for row in rows}) == 10
@@ -207,7 +207,7 @@ def test_an_interrupted_run_is_taken_up(real: Study, monkeypatch: pytest.MonkeyP
         ensure_checks(real)
     assert checks(real) == []
     monkeypatch.undo()
-    assert ensure_checks(real)["made"] == 8
+    assert ensure_checks(real).made == 8
     assert real.db.rows("SELECT status FROM runs WHERE kind = 'checks'") == [{"status": "done"}]
 
 
@@ -217,7 +217,7 @@ def test_a_crash_after_the_sets_were_stored_makes_no_second_ones(real: Study) ->
     with real.db.write() as connection:
         connection.execute("UPDATE runs SET status = 'running' WHERE kind = 'checks'")
     result = ensure_checks(real)
-    assert (result["training"], result["attention"]) == (4, 4)
+    assert (result.training, result.attention) == (4, 4)
     assert plan(real) == stored
 
 
@@ -226,14 +226,14 @@ def test_nothing_is_made_after_the_lock(real: Study) -> None:
         for stage in ("pilot", "locked"):
             connection.execute("INSERT INTO stages(at, actor, stage) VALUES (?, 'office', ?)", (now(), stage))
     result = ensure_checks(real)
-    assert result["made"] == 0
-    assert result["note"] == "0 of 4 training sets and 0 of 4 attention sets could be made: the study is locked"
+    assert result.made == 0
+    assert result.note == "0 of 4 training sets and 0 of 4 attention sets could be made: the study is locked"
 
 
 def test_studies_without_usable_records_go_without(study: Study) -> None:
     result = ensure_checks(study)
-    assert (result["training"], result["made"]) == (0, 0)
-    assert "0 of 3 training sets could be made: the training split has too few records" in result["note"]
+    assert (result.training, result.made) == (0, 0)
+    assert "0 of 3 training sets could be made: the training split has too few records" in result.note
     assert study.db.value("SELECT count(*) FROM runs") == 0
 
 
@@ -241,8 +241,8 @@ def test_captions_that_ask_for_no_label_give_mask_sets_only(tmp_path: Path) -> N
     study = table_study(tmp_path)  # captions "Chest radiograph. Case 3.", every mask alike
     import_records(study)
     result = ensure_checks(study)
-    assert result["made"] == 0, "equal masks of other patients prove nothing"
-    assert result["note"] is not None
+    assert result.made == 0, "equal masks of other patients prove nothing"
+    assert result.note is not None
     study.db.close()
 
 
@@ -260,7 +260,7 @@ def test_records_that_prove_nothing_are_given_up_soon(real: Study, monkeypatch: 
         return real_judge(source, shown_record)
 
     monkeypatch.setattr(checks_module, "expect_text", counted)
-    assert ensure_checks(real)["made"] == 0
+    assert ensure_checks(real).made == 0
     assert len(set(judged)) == 5
 
 
@@ -268,8 +268,8 @@ def test_a_broken_file_is_said_and_stops_nobody(real: Study) -> None:
     for path in real.root.glob("masks/*/*.png"):
         path.write_bytes(b"no image")
     result = ensure_checks(real)
-    assert result["made"] == 0
-    assert "is not a readable image" in result["note"]
+    assert result.made == 0
+    assert "is not a readable image" in result.note
 
 
 def record(name: str, caption: str | None = None, **labels: float | None) -> dict[str, Any]:

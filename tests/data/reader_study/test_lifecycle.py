@@ -55,7 +55,7 @@ def add_person_scores(study: Study, ordinal: int, phase: str = "pilot", name: st
 
 
 def seal_problems(study: Study) -> list[str]:
-    return [line for line in verify(study)["problems"] if line.startswith(("stage", "[annotate]", "schema"))]
+    return [line for line in verify(study).problems if line.startswith(("stage", "[annotate]", "schema"))]
 
 
 def set_toml(study: Study, section: str) -> Study:
@@ -85,7 +85,7 @@ def test_the_whole_life(rated: Study) -> None:
     assert [json.loads(row["detail"]) for row in audited] == stored[1:]
     assert [detail.get("n_events") for detail in stored] == [None, 12, 16]
     assert seal_problems(rated) == []
-    assert verify(rated)["checked"]["seals"] == 2
+    assert verify(rated).checked["seals"] == 2
 
 
 def test_kept_scores_stay_in_the_analysis(rated: Study) -> None:
@@ -133,7 +133,7 @@ def test_checks_are_made_before_the_lock(tiny_study: Study) -> None:
     assert found["training"] == tiny_study.config.annotate.training_sets
     assert found["attention"] == 1
     assert found["note"] is None
-    assert verify(tiny_study)["problems"] == []
+    assert verify(tiny_study).problems == []
 
 
 def test_a_lock_says_which_checks_could_not_be_made(study: Study) -> None:

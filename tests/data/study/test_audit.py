@@ -25,7 +25,7 @@ def logged(study: Study) -> Study:
 
 
 def problems(study: Study) -> list[str]:
-    return [line for line in verify(study)["problems"] if line.startswith("audit log")]
+    return [line for line in verify(study).problems if line.startswith("audit log")]
 
 
 def tamper(study: Study, *statements: str) -> None:
@@ -45,7 +45,7 @@ def tamper(study: Study, *statements: str) -> None:
 def test_a_whole_chain(logged: Study) -> None:
     assert broken_link(logged.db.connection) is None
     assert problems(logged) == []
-    assert verify(logged)["checked"]["audit rows"] == 5
+    assert verify(logged).checked["audit rows"] == 5
     assert len({row["hash"] for row in logged.db.rows("SELECT hash FROM audit_events")}) == 5
 
 

@@ -27,11 +27,11 @@ def test_a_set_of_few_patients_may_lack_a_split_and_is_told(tmp_path, imported, 
         "split 'val' holds no record (rated sets, fidelity and thresholds are made from it): import more patients, or"
         " change data.seed or data.split_fractions and import into a new study, since records keep their split"
     )
-    assert result["warnings"] == [line]
+    assert result.warnings == [line]
     assert [record.message for record in caplog.records].count(f"warning: {line}") == 1
-    assert line in verify(study)["notes"]
+    assert line in verify(study).notes
     again = import_records(study, "rsna", tmp_path / "raw")  # nothing is left to import, the split is still empty
-    assert again["warnings"] == [line]
+    assert again.warnings == [line]
     task = TaskConfig(name="pneumonia", kind="binary", labels=("pneumonia",))
     with pytest.raises(NotFound) as refused:
         load_split(study, task, "val", 32)
@@ -52,14 +52,14 @@ def test_a_training_without_validation_images_says_so(tmp_path, imported, caplog
 
 def test_all_splits_filled_say_nothing(tmp_path, imported):
     study, result = imported("mimic", mimic_tree(tmp_path / "raw"))
-    assert result["warnings"] == []
-    assert not [note for note in verify(study)["notes"] if note.startswith("split ")]
+    assert result.warnings == []
+    assert not [note for note in verify(study).notes if note.startswith("split ")]
     require_split(study, "val")
 
 
 def test_a_share_of_none_is_meant(tmp_path, imported):
     _, result = imported("rsna", rsna_tree(tmp_path / "raw"), "split_fractions = [0.5, 0.0, 0.5]")
-    assert result["warnings"] == []
+    assert result.warnings == []
 
 
 def test_the_official_test_set_of_chexpert_is_named(tmp_path):
@@ -83,7 +83,7 @@ def test_the_official_test_set_of_chexpert_is_named(tmp_path):
 def test_a_table_names_its_own_key(tmp_path: Path, parts, mend):
     replace = () if parts else (('split = "part"\n', ""), ("[data]\n", "[data]\nsplit_fractions = [0.5, 0.49, 0.01]\n"))
     study = table_study(tmp_path, n=8, replace=replace, **({"part": parts} if parts else {}))
-    found = import_records(study)["warnings"]
+    found = import_records(study).warnings
     assert len(found) == 1
     assert mend in found[0]
     study.db.close()
@@ -97,7 +97,7 @@ def test_before_the_import_there_is_no_warning_and_a_step_says_import(study: Stu
 
 def test_phantoms_name_their_number(tmp_path: Path):
     study = Study.create(tmp_path / "study", "[data]\nimage_size = 32\nn_train = 2\nn_val = 0\nn_test = 0\n")
-    assert import_records(study)["warnings"] == []  # they were not asked for
+    assert import_records(study).warnings == []  # they were not asked for
     with refuses(NotFound, "data.n_val", "data import"):
         require_split(study, "val")
     study.db.close()

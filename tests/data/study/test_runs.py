@@ -96,7 +96,7 @@ def test_a_command_refused_before_it_did_anything_leaves_no_run(study, error):
         raise error("a mistyped value")
     assert study.db.value("SELECT count(*) FROM runs") == 0
     assert list((study.root / "runs").iterdir()) == []
-    assert not [note for note in verify(study)["notes"] if "not finished" in note]
+    assert not [note for note in verify(study).notes if "not finished" in note]
 
 
 @pytest.mark.parametrize("what", ["log", "database", "model", "full disk", "interrupted"])

@@ -115,15 +115,15 @@ def test_bad_values():
 def test_manifest_changes_with_its_content(tiny_study):
     before = split_manifest(tiny_study.db)
     assert before == split_manifest(tiny_study.db)
-    assert before["train"]["n_patients"] == 24
+    assert before.train.n_patients == 24
     with tiny_study.db.write() as connection:
         connection.execute(
             "UPDATE records SET patient_id = 'other' WHERE record_id = (SELECT min(record_id) FROM records)"
         )
     after = split_manifest(tiny_study.db)
-    assert after["sha256"] != before["sha256"]
-    assert after["train"] == before["train"]
-    assert after["test"]["sha256"] != before["test"]["sha256"]
+    assert after.sha256 != before.sha256
+    assert after.train == before.train
+    assert after.test.sha256 != before.test.sha256
 
 
 def test_database_refuses_a_patient_in_two_splits(tiny_study):

@@ -23,22 +23,22 @@ def test_round_trip_restores_everything(tiny_study, tmp_path):
     add_rated_set(tiny_study)
     found = backup(tiny_study, tmp_path / "b")
     restored = restore(tmp_path / "b", tmp_path / "again")
-    assert restored["n_records"] == 48
+    assert restored.n_records == 48
     again = Study(tmp_path / "again")
-    assert verify(again)["ok"]
+    assert verify(again).ok
     assert again.db.rows("SELECT * FROM score_events") == tiny_study.db.rows("SELECT * FROM score_events")
-    assert found["n_files"] == restored["n_files"]
+    assert found.n_files == restored.n_files
     assert (again.root / "study.toml").read_text() == (tiny_study.root / "study.toml").read_text()
     again.db.close()
 
 
 def test_second_backup_copies_only_what_is_new(tiny_study, tmp_path):
     first = backup(tiny_study, tmp_path / "b")
-    assert backup(tiny_study, tmp_path / "b")["n_new"] == 0
+    assert backup(tiny_study, tmp_path / "b").n_new == 0
     add_rated_set(tiny_study)
     second = backup(tiny_study, tmp_path / "b")
-    assert second["n_new"] == 4 + 2  # images, study.db, the run's config.json
-    assert second["n_files"] == first["n_files"] + 5
+    assert second.n_new == 4 + 2  # images, study.db, the run's config.json
+    assert second.n_files == first.n_files + 5
 
 
 def test_logins_are_left_out(tiny_study, tmp_path):
@@ -63,7 +63,7 @@ def test_interrupted_backup_leaves_the_earlier_one_whole(tiny_study, tmp_path, m
     restore(tmp_path / "b", tmp_path / "again")
     again = Study(tmp_path / "again")
     assert again.db.value("SELECT count(*) FROM score_events") == 0
-    assert verify(again)["ok"]
+    assert verify(again).ok
     again.db.close()
 
 
@@ -74,7 +74,7 @@ def test_interrupted_first_backup_says_so_and_can_be_repeated(tiny_study, tmp_pa
     monkeypatch.undo()
     with refuses(NotFound, tmp_path / "b", "study backup"):
         restore(tmp_path / "b", tmp_path / "again")
-    assert backup(tiny_study, tmp_path / "b")["n_files"] > 48
+    assert backup(tiny_study, tmp_path / "b").n_files > 48
 
 
 def test_what_a_training_renames_meanwhile_is_left_out(tiny_study, tmp_path, monkeypatch):

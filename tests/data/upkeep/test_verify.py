@@ -16,9 +16,9 @@ from tests.support.data import add_event, add_pair, add_rated_set, gray
 
 def problems(study):
     found = verify(study)
-    assert all("\n" not in line for line in found["problems"] + found["notes"])
-    assert found["ok"] == (not found["problems"])
-    return found["problems"]
+    assert all("\n" not in line for line in found.problems + found.notes)
+    assert found.ok == (not found.problems)
+    return found.problems
 
 
 def test_sound_study(tiny_study):
@@ -27,10 +27,10 @@ def test_sound_study(tiny_study):
         add_pair(connection, ids[0])
     before = tiny_study.db.path.read_bytes()
     found = verify(tiny_study)
-    assert found["problems"] == []
-    assert found["notes"] == []
-    assert found["checked"]["images"] == 48 + 12
-    assert found["checked"]["events"] == 12
+    assert found.problems == []
+    assert found.notes == []
+    assert found.checked["images"] == 48 + 12
+    assert found.checked["events"] == 12
     assert tiny_study.db.path.read_bytes() == before
 
 
@@ -55,8 +55,8 @@ def test_changed_missing_and_strange_files(tiny_study):
 def test_left_over_file_is_a_note(tiny_study):
     tiny_study.store.write_image(gray(5), "synthetic")
     found = verify(tiny_study)
-    assert found["ok"]
-    assert "an interruption left it" in found["notes"][0]
+    assert found.ok
+    assert "an interruption left it" in found.notes[0]
 
 
 def test_many_problems_are_counted(tiny_study):
@@ -120,8 +120,8 @@ def test_clock_that_went_back_is_a_note(tiny_study):
             (ids["presentation_id"], ids["rater_id"]),
         )
     found = verify(tiny_study)
-    assert found["ok"]
-    assert "the clock went back" in found["notes"][0]
+    assert found.ok
+    assert "the clock went back" in found.notes[0]
 
 
 def test_mask_of_other_size(tiny_study):
@@ -233,11 +233,11 @@ def test_hash_of_the_training_images(tiny_study):
     with start_run(tiny_study, "train", {"n": 1}, sources):
         pass
     found = verify(tiny_study)
-    assert found["notes"] == []
-    assert found["checked"]["trainings on the training split"] == 1
+    assert found.notes == []
+    assert found.checked["trainings on the training split"] == 1
     with start_run(tiny_study, "train", {"n": 2}, {"training images": "another"}) as run:
         pass
-    assert verify(tiny_study)["notes"] == [
+    assert verify(tiny_study).notes == [
         f"run {run.run_id} did not train on today's training split; were records added since?"
     ]
 

@@ -190,7 +190,7 @@ def test_no_record_of_another_split_is_read(
         " JOIN records ON record_id IN (text_record, mask_record)"
     )
     assert [row["split"] for row in sources] == ["train"]
-    assert verify(study)["ok"]
+    assert verify(study).ok
 
 
 def test_a_pool_of_another_size_has_candidates_of_its_own(make_study: Callable[..., Study], bright: Brightness) -> None:

@@ -82,7 +82,7 @@ def test_a_round_runs_whole_and_again_changes_nothing(study):
 
     assert outcome["state"] == "done"
     found = verify(study)
-    assert found["problems"] == []
+    assert found.problems == []
     page = next(study.reports.rglob("index.html")).read_text(encoding="utf-8")
     assert "simulated" in page.lower()
     assert "not for diagnosis" in page

@@ -269,7 +269,7 @@ def _real_like_table(folder: Path) -> Path:
 def test_the_example_for_real_radiographs_reads_labels_captions_masks_and_adults(tmp_path):
     opened = Study.create(tmp_path / "study", EXAMPLE.read_text(encoding="utf-8"))
     found = import_records(opened, "table", _real_like_table(tmp_path / "table"))
-    assert (found["n_imported"], found["n_quarantined"]) == (16, 0)
+    assert (found.n_imported, found.n_quarantined) == (16, 0)
     records = [r for split in ("train", "val", "test") for r in record_conditions(opened, split)]
     for record in records:
         words = record["caption"].split()
