@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
 from radpref.data.core.statistics import wilson
 from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
+from radpref.generation.fidelity.figures import NetworkName
 from radpref.generation.fidelity.held_out import IMAGES, TEXT_GROUPS, Answers, HeldOutCondition, held_out_conditions
 from radpref.generation.measuring.image_scores import structure_dice
 from radpref.generation.measuring.measuring_network import MeasureNet, load_measure
@@ -38,12 +40,94 @@ N_SHOWN = 40
 """Conditions on the contact sheet."""
 
 
-def proportion(k: int, n: int) -> dict[str, float | int | None]:
-    """k of n with its Wilson interval (95 %): {k, n, rate, low, high}; the last three are None where n is 0."""
-    if n == 0:
-        return {"k": 0, "n": 0, "rate": None, "low": None, "high": None}
-    low, high = wilson(k, n)
-    return {"k": k, "n": n, "rate": round(k / n, 4), "low": round(low, 4), "high": round(high, 4)}
+@dataclass(frozen=True)
+class Proportion:
+    """k of n with its Wilson interval (95 %); rate, low and high are None where n is 0."""
+
+    k: int
+    n: int
+    rate: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, hits: Sequence[bool]) -> Proportion:
+        """The share of hits, to four digits."""
+        k, n = sum(hits), len(hits)
+        if n == 0:
+            return cls(0, 0, None, None, None)
+        low, high = wilson(k, n)
+        return cls(k, n, round(k / n, 4), round(low, 4), round(high, 4))
+
+
+@dataclass(frozen=True)
+class TextHits:
+    """Images that show what their text asks for: the finding, the side (of sided texts), and both together."""
+
+    finding: Proportion
+    side: Proportion
+    finding_and_side: Proportion
+
+
+@dataclass(frozen=True)
+class ChanceRates:
+    """The rates of `TextHits` with the texts dealt out at random, mean over shuffles."""
+
+    finding: float | None
+    side: float | None
+    finding_and_side: float | None
+
+
+@dataclass(frozen=True)
+class TextFigures:
+    """Hits of generated images, of phantom renders of the same conditions (the ceiling), and by chance."""
+
+    generated: TextHits
+    render: TextHits
+    chance: ChanceRates
+
+
+@dataclass(frozen=True)
+class MeanDice:
+    """Mean Dice over n images with a normal interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class MaskFigures:
+    """Dice with the asked mask by structure, as in `TextFigures`; chance: another image's mask."""
+
+    generated: dict[str, MeanDice]
+    render: dict[str, MeanDice]
+    chance: dict[str, MeanDice]
+
+
+@dataclass(frozen=True)
+class TextReport:
+    """Text figures over everything, and by group, mode and finding."""
+
+    all: TextFigures
+    by_group: dict[str, TextFigures]
+    by_mode: dict[str, TextFigures]
+    by_finding: dict[str, TextFigures]
+
+
+@dataclass(frozen=True)
+class AdherenceReport:
+    """The held-out condition report; field names are the keys of its JSON file, `mask` is by mode."""
+
+    n_conditions: int
+    seed: int
+    n_steps: int
+    guidance_scale: float
+    model: str
+    judge: NetworkName
+    text: TextReport
+    mask: dict[str, MaskFigures]
 
 
 def judge_answers(judge: MeasureNet, images: IMAGES) -> Answers:
@@ -51,59 +135,53 @@ def judge_answers(judge: MeasureNet, images: IMAGES) -> Answers:
     return Answers(judge.predict(images), judge.present(images), judge.attributes)
 
 
-def text_figures(answers: Answers, asked: Sequence[dict[str, int]], rows: Sequence[int]) -> dict[str, Any]:
-    """Hits over the images `rows`, each against its own `asked`: finding, side (of sided ones), and both together.
-
-    Returns:
-        {"finding", "side", "finding_and_side"}, each a `proportion`; the last counts unsided texts by the finding.
-    """
+def text_hits(answers: Answers, asked: Sequence[dict[str, int]], rows: Sequence[int]) -> TextHits:
+    """Hits over the images `rows`, each against its own `asked`; texts without a side count as both by the finding."""
     texts = [i for i in rows if asked[i]]
     found = [answers.found(i, asked[i]) for i in texts]
     side = [answers.side_right(i, asked[i]) for i in texts]
-    sided = [value for value in side if value is not None]
     both = [hit and value is not False for hit, value in zip(found, side, strict=True)]
-    return {
-        "finding": proportion(sum(found), len(found)),
-        "side": proportion(sum(sided), len(sided)),
-        "finding_and_side": proportion(sum(both), len(both)),
-    }
+    return TextHits(
+        Proportion.of(found), Proportion.of([value for value in side if value is not None]), Proportion.of(both)
+    )
 
 
-def chance_figures(
+def chance_rates(
     answers: Answers, asked: Sequence[dict[str, int]], rows: Sequence[int], rng: np.random.Generator
-) -> dict[str, float | None]:
-    """The same rates with the texts of `rows` dealt out at random, mean over shuffles."""
+) -> ChanceRates:
+    """The same rates with the texts of `rows` dealt out at random, mean over shuffles; None without texts."""
     texts = [i for i in rows if asked[i]]
-    draws: dict[str, list[float]] = {"finding": [], "side": [], "finding_and_side": []}
+    draws: list[TextHits] = []
     for _ in range(N_SHUFFLES if texts else 0):
         dealt = dict(zip(texts, (asked[texts[j]] for j in rng.permutation(len(texts))), strict=True))
-        figures = text_figures(answers, [dealt.get(i, {}) for i in range(len(asked))], texts)
-        for key, values in draws.items():
-            if figures[key]["rate"] is not None:
-                values.append(figures[key]["rate"])
-    return {key: round(float(np.mean(values)), 4) if values else None for key, values in draws.items()}
+        draws.append(text_hits(answers, [dealt.get(i, {}) for i in range(len(asked))], texts))
+
+    def mean(rates: Iterable[float | None]) -> float | None:
+        known = [rate for rate in rates if rate is not None]
+        return round(float(np.mean(known)), 4) if known else None
+
+    return ChanceRates(
+        mean(hits.finding.rate for hits in draws),
+        mean(hits.side.rate for hits in draws),
+        mean(hits.finding_and_side.rate for hits in draws),
+    )
 
 
 def mask_dice(
     judge: MeasureNet, images: IMAGES, masks: npt.NDArray[np.bool_], structures: Sequence[str]
-) -> dict[str, dict[str, float | int]]:
-    """Dice of the judge's segmentation with the asked masks (N, S, H, W), per structure over images that ask for it.
+) -> dict[str, MeanDice]:
+    """Dice of the judge's segmentation with the asked masks (N, S, H, W), by structure, over images that ask for it.
 
-    Returns:
-        {structure: {mean, low, high, n}}, a normal interval of the mean; structures nobody asks for are left out.
+    Structures that nobody asks for are left out.
     """
-    result: dict[str, dict[str, float | int]] = {}
+    result = {}
     for name, values in structure_dice(judge, images, masks, structures).items():
         kept = values[np.isfinite(values)].astype(np.float64)
         if kept.size:
             half = 1.96 * float(kept.std(ddof=1)) / kept.size**0.5 if kept.size > 1 else 0.0
             mean = float(kept.mean())
-            result[name] = {
-                "mean": round(mean, 4),
-                "low": round(max(0.0, mean - half), 4),
-                "high": round(min(1.0, mean + half), 4),
-                "n": int(kept.size),
-            }
+            low, high = max(0.0, mean - half), min(1.0, mean + half)
+            result[name] = MeanDice(round(mean, 4), round(low, 4), round(high, 4), int(kept.size))
     return result
 
 
@@ -120,111 +198,79 @@ def condition_report(
     guidance_scale: float = 2.0,
     batch_size: int = 32,
     sampler: Callable[..., IMAGES] | None = None,
-) -> tuple[dict[str, Any], list[HeldOutCondition], IMAGES]:
-    """Sample the held-out conditions and let the judge look: (report as JSON values, conditions, images (N, H, W)).
+) -> tuple[AdherenceReport, list[HeldOutCondition], IMAGES]:
+    """Sample the held-out conditions and let the judge look: (report, conditions, images (N, H, W) uint8).
 
     Args:
         sampler: stands in for `radpref.generation.sampling.sampler.sample` (tests, other engines).
 
     Raises:
-        InvalidInput: the network is no judge.
+        InvalidInput: the network is not a judge.
     """
+    from radpref.generation.sampling.sampler import sample
+    from radpref.generation.stack.conditions import Condition
+
     if judge.role != "judge":
         raise InvalidInput(f"{judge.name} has role {judge.role!r}: adherence is measured by a network of role 'judge'")
     conditions = held_out_conditions(
         n_conditions, seed, stack.structures, stack.image_size, with_masks=stack.controlnet is not None
     )
-    images = _sampled(stack, conditions, seed, sampler, n_steps, guidance_scale, batch_size)
-    report = {
-        "n_conditions": n_conditions,
-        "seed": seed,
-        "n_steps": n_steps,
-        "guidance_scale": guidance_scale,
-        "model": stack.model_id,
-        "judge": {"name": judge.name, "sha256": judge.sha256},
-        **figures(judge, conditions, images, stack.structures, np.random.default_rng([seed, 1])),
-    }
-    return report, conditions, images
-
-
-def _sampled(
-    stack: GeneratorStack,
-    conditions: Sequence[HeldOutCondition],
-    seed: int,
-    sampler: Callable[..., IMAGES] | None,
-    n_steps: int,
-    guidance_scale: float,
-    batch_size: int,
-) -> IMAGES:
-    from radpref.generation.sampling.sampler import sample
-    from radpref.generation.stack.conditions import Condition
-
-    draw = sampler or sample
     seeds = [int(s) for s in np.random.default_rng([seed, 2]).integers(2**31, size=len(conditions))]
     with bar("sampling held-out conditions", len(conditions)) as advance:
-        return draw(
+        images = (sampler or sample)(
             stack, [Condition(c.text, c.mask) for c in conditions], seeds,
             n_steps=n_steps, guidance_scale=guidance_scale, batch_size=batch_size, progress=advance,
         )  # fmt: skip
+    rng = np.random.default_rng([seed, 1])
+    text = text_report(judge, conditions, images, rng)
+    masked = [mode for mode in ("M2I", "TM2I") if any(c.mode == mode for c in conditions)]
+    mask = {mode: mask_figures(judge, conditions, images, stack.structures, mode, rng) for mode in masked}
+    card = NetworkName(judge.name, judge.sha256)
+    report = AdherenceReport(n_conditions, seed, n_steps, guidance_scale, stack.model_id, card, text, mask)
+    return report, conditions, images
 
 
-def figures(
-    judge: MeasureNet,
-    conditions: Sequence[HeldOutCondition],
-    images: IMAGES,
-    structures: Sequence[str],
-    rng: np.random.Generator,
-) -> dict[str, Any]:
-    """Text figures by group, mode and finding, Dice by mode; each for generated images, renders and shuffled texts."""
-    renders = np.stack([condition.render for condition in conditions])
+def text_report(
+    judge: MeasureNet, conditions: Sequence[HeldOutCondition], images: IMAGES, rng: np.random.Generator
+) -> TextReport:
+    """Figures of all texts, by group, mode and finding."""
     asked = [condition.asked for condition in conditions]
-    seen, ceiling = judge_answers(judge, images), judge_answers(judge, renders)
+    seen = judge_answers(judge, images)
+    ceiling = judge_answers(judge, np.stack([condition.render for condition in conditions]))
 
-    def text_part(rows: list[int]) -> dict[str, Any]:
-        return {
-            "generated": text_figures(seen, asked, rows),
-            "render": text_figures(ceiling, asked, rows),
-            "chance": chance_figures(seen, asked, rows, rng),
-        }
+    def part(key: Callable[[HeldOutCondition], object], value: object) -> TextFigures:
+        rows = [i for i, condition in enumerate(conditions) if condition.text and key(condition) == value]
+        return TextFigures(
+            text_hits(seen, asked, rows), text_hits(ceiling, asked, rows), chance_rates(seen, asked, rows, rng)
+        )
 
-    def where(key: Callable[[HeldOutCondition], Any], value: Any) -> list[int]:
-        return [i for i, condition in enumerate(conditions) if condition.text and key(condition) == value]
-
-    everything = [i for i, condition in enumerate(conditions) if condition.text]
     findings = sorted({next(iter(a)) for a in asked if a})
-    return {
-        "text": {
-            "all": text_part(everything),
-            "by_group": {g: text_part(where(lambda c: c.group, g)) for g in TEXT_GROUPS},
-            "by_mode": {m: text_part(where(lambda c: c.mode, m)) for m in ("T2I", "TM2I")},
-            "by_finding": {
-                name: {key: part for key, part in text_part(where(lambda c: next(iter(c.asked)), name)).items()
-                       if key != "chance"} for name in findings
-            },
-        },
-        "mask": {m: _mask_part(judge, conditions, images, renders, structures, m, rng) for m in ("M2I", "TM2I")},
-    }  # fmt: skip
+    return TextReport(
+        part(lambda c: True, True),
+        {group: part(lambda c: c.group, group) for group in TEXT_GROUPS},
+        {mode: part(lambda c: c.mode, mode) for mode in ("T2I", "TM2I")},
+        {name: part(lambda c: next(iter(c.asked)), name) for name in findings},
+    )
 
 
-def _mask_part(
+def mask_figures(
     judge: MeasureNet,
     conditions: Sequence[HeldOutCondition],
     images: IMAGES,
-    renders: IMAGES,
     structures: Sequence[str],
     mode: str,
     rng: np.random.Generator,
-) -> dict[str, Any]:
+) -> MaskFigures:
+    """Dice of one mode's images, which must occur."""
     rows = [i for i, condition in enumerate(conditions) if condition.mode == mode]
-    if not rows:
-        return {}
     masks = np.stack([mask for i in rows if (mask := conditions[i].mask) is not None])
+    renders = np.stack([conditions[i].render for i in rows])
     step = int(rng.integers(1, len(rows))) if len(rows) > 1 else 0  # no image keeps its own mask
-    return {
-        "generated": mask_dice(judge, images[rows], masks, structures),
-        "render": mask_dice(judge, renders[rows], masks, structures),
-        "chance": mask_dice(judge, images[rows], np.roll(masks, step, axis=0), structures),
-    }
+    return MaskFigures(
+        mask_dice(judge, images[rows], masks, structures),
+        mask_dice(judge, renders, masks, structures),
+        mask_dice(judge, images[rows], np.roll(masks, step, axis=0), structures),
+    )
 
 
 def sheet_rows(conditions: Sequence[HeldOutCondition], images: IMAGES, answers: Answers) -> list[SheetRow]:
@@ -274,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         n_steps=options.steps,
         guidance_scale=options.guidance,
     )
-    write_atomic(options.json, json.dumps(report, indent=1) + "\n")
+    write_atomic(options.json, json.dumps(asdict(report), indent=1) + "\n")
     if options.sheet:
         rows = sheet_rows(conditions[:N_SHOWN], images[:N_SHOWN], judge_answers(judge, images[:N_SHOWN]))
         save_sheet(options.sheet, rows, ("asked mask", "render", "generated"), columns=4)

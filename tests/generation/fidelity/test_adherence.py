@@ -1,7 +1,7 @@
 """The held-out condition report: drawing of conditions, answers by hand, the whole report on tiny networks."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 from radpref.data.core.errors import InvalidInput
 from radpref.data.phantom.render import FINDINGS, HELD_OUT, canonical_caption, combinations, paraphrases
 from radpref.generation.fidelity import adherence
-from radpref.generation.fidelity.adherence import condition_report, judge_answers, proportion, sheet_rows, text_figures
+from radpref.generation.fidelity.adherence import Proportion, condition_report, judge_answers, sheet_rows, text_hits
 from radpref.generation.fidelity.held_out import Answers, held_out_conditions
 from radpref.generation.measuring.measuring_network import tiny_measure
 from radpref.generation.stack.models import tiny_stack
@@ -20,8 +20,8 @@ NAMES = ("effusion", "effusion/left", "effusion/right", "normal")
 
 
 def test_a_proportion_of_nothing_has_no_rate() -> None:
-    assert proportion(0, 0) == {"k": 0, "n": 0, "rate": None, "low": None, "high": None}
-    assert proportion(15, 20) == {"k": 15, "n": 20, "rate": 0.75, "low": 0.5313, "high": 0.8881}
+    assert Proportion.of([]) == Proportion(0, 0, None, None, None)
+    assert Proportion.of([True] * 15 + [False] * 5) == Proportion(15, 20, 0.75, 0.5313, 0.8881)
 
 
 def test_conditions_have_their_modes_groups_and_are_reproducible() -> None:
@@ -56,19 +56,19 @@ def answers() -> Answers:
 
 def test_text_figures_by_hand() -> None:
     left = {"effusion": 1, "effusion/left": 1}
-    figures = text_figures(answers(), [left, left, {"normal": 1}], [0, 1, 2])
-    assert (figures["finding"]["k"], figures["finding"]["n"]) == (3, 3)
-    assert (figures["side"]["k"], figures["side"]["n"]) == (1, 2)
-    assert (figures["finding_and_side"]["k"], figures["finding_and_side"]["n"]) == (2, 3)
-    assert text_figures(answers(), [left, {}, {}], [1, 2])["finding"]["n"] == 0
+    figures = text_hits(answers(), [left, left, {"normal": 1}], [0, 1, 2])
+    assert (figures.finding.k, figures.finding.n) == (3, 3)
+    assert (figures.side.k, figures.side.n) == (1, 2)
+    assert (figures.finding_and_side.k, figures.finding_and_side.n) == (2, 3)
+    assert text_hits(answers(), [left, {}, {}], [1, 2]).finding.n == 0
 
 
 def test_chance_is_below_a_perfect_generator() -> None:
     asked = [{"effusion": 1, "effusion/left": 1}, {"effusion": 1, "effusion/right": 1}, {"normal": 1}]
-    chance = adherence.chance_figures(answers(), asked, [0, 1, 2], np.random.default_rng(0))
-    assert text_figures(answers(), asked, [0, 1, 2])["finding_and_side"]["rate"] == 1
-    assert chance["finding_and_side"] == pytest.approx(1 / 3, abs=0.12)
-    assert adherence.chance_figures(answers(), [{}] * 3, [0], np.random.default_rng(0))["finding"] is None
+    chance = adherence.chance_rates(answers(), asked, [0, 1, 2], np.random.default_rng(0))
+    assert text_hits(answers(), asked, [0, 1, 2]).finding_and_side.rate == 1
+    assert chance.finding_and_side == pytest.approx(1 / 3, abs=0.12)
+    assert adherence.chance_rates(answers(), [{}] * 3, [0], np.random.default_rng(0)).finding is None
 
 
 def phantom_judge() -> Any:
@@ -81,9 +81,9 @@ def test_report_from_stack_to_sheet() -> None:
     report, conditions, images = condition_report(stack, phantom_judge(), 10, 3, n_steps=2, batch_size=4)
     assert images.shape == (10, stack.image_size, stack.image_size)
     assert images.dtype == np.uint8
-    assert report["text"]["all"]["generated"]["finding"]["n"] == 8
-    assert report["mask"]["TM2I"]["generated"]["lungs"]["n"] == 4
-    assert json.loads(json.dumps(report, allow_nan=False))["judge"]["name"] == "judge"
+    assert report.text.all.generated.finding.n == 8
+    assert report.mask["TM2I"].generated["lungs"].n == 4
+    assert json.loads(json.dumps(asdict(report), allow_nan=False))["judge"]["name"] == "judge"
     rows = sheet_rows(conditions, images, judge_answers(phantom_judge(), images))
     for row, condition, image in zip(rows, conditions, images, strict=True):
         asked, render, generated = row.groups
@@ -97,15 +97,15 @@ def test_perfect_sampler_reaches_the_ceiling() -> None:
     stack = tiny_stack()
     renders = np.stack([c.render for c in held_out_conditions(10, 3, stack.structures, stack.image_size)])
     report, *_ = condition_report(stack, phantom_judge(), 10, 3, sampler=lambda *a, **k: renders)
-    for part in (report["text"]["all"], report["mask"]["M2I"], *report["text"]["by_group"].values()):
-        assert part["generated"] == part["render"]
+    for part in (report.text.all, report.mask["M2I"], *report.text.by_group.values()):
+        assert part.generated == part.render
 
 
 def test_stack_without_controlnet_is_asked_for_texts_only() -> None:
     stack = replace(tiny_stack(), controlnet=None)
     report, conditions, _ = condition_report(stack, phantom_judge(), 4, 0, n_steps=1)
     assert {c.mode for c in conditions} == {"T2I"}
-    assert report["mask"] == {"M2I": {}, "TM2I": {}}
+    assert report.mask == {}
 
 
 def test_only_a_judge_may_judge() -> None:
