@@ -85,20 +85,20 @@ PLANS: dict[str, Plan] = {
 }
 
 
-def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0) -> dict[str, Any]:
-    """Train the network of `plan` into `out` unless it is there; returns its info. `scale` shrinks steps and data."""
+def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0) -> None:
+    """Train the network of `plan` into `out` unless it is there. `scale` shrinks steps and data."""
     done = out / plan.name / "proxy.json" if plan.role == "proxy" else out / f"{plan.name}.json"
     if done.is_file():
         log.info("%s is there, skipped", done)
-        info: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        return info
+        return
     n_train, n_val, n_test = (max(8, round(scale * n)) for n in (plan.n_train, plan.n_validation, N_TEST))
     train = phantom_data(n_train, plan.seed, 0, IMAGE_SIZE, work)
     validation = phantom_data(n_val, plan.seed + 40, 0, IMAGE_SIZE, work)
     n_steps = max(1, round(scale * plan.n_steps))
     log.info("%s: %d phantoms, %d steps", plan.name, n_train, n_steps)
     if plan.role == "proxy":
-        return _train_proxy(plan, train, validation, out, n_steps)
+        _train_proxy(plan, train, validation, out, n_steps)
+        return
     shape = NetworkShape(
         plan.architecture, len(train.attributes), len(train.structures), plan.input_size, plan.widths, plan.depth
     )
@@ -108,11 +108,9 @@ def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0) -> dict[
         plan.name, plan.role, train, validation, shape=shape, seed=plan.seed, settings=settings, test=test
     )
     save_measure(net, out)
-    return net.info
 
 
-def _train_proxy(plan: Plan, train: MeasureData, validation: MeasureData, out: Path, n_steps: int) -> dict[str, Any]:
-    from radpref.generation.measuring.proxy_scorer import proxy_info
+def _train_proxy(plan: Plan, train: MeasureData, validation: MeasureData, out: Path, n_steps: int) -> None:
     from radpref.generation.measuring.proxy_training import train_proxy
 
     settings = MeasureSettings(n_steps=n_steps, batch_size=64, learning_rate=1.5e-3)
@@ -120,7 +118,6 @@ def _train_proxy(plan: Plan, train: MeasureData, validation: MeasureData, out: P
         captioned(train, plan.seed), captioned(validation, plan.seed + 40), out / plan.name,
         seed=plan.seed, settings=settings,
     )  # fmt: skip
-    return proxy_info(out / plan.name)
 
 
 def captioned(data: MeasureData, draw: int) -> Any:

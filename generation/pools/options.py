@@ -27,6 +27,16 @@ class EngineOptions:
     device: str = "auto"
 
 
+@dataclass(frozen=True)
+class Pool:
+    """One pool as a command reports it: its run, its images, how many were sampled now, how many of each class."""
+
+    run_id: str
+    n: int
+    sampled: int
+    classes: dict[str, int]
+
+
 class Engine(Protocol):
     """Samples jobs."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.study.pools import PLAIN_ARMS, PROXY_FILTERED
 from radpref.generation.pools.engines import make_engine
-from radpref.generation.pools.options import EngineOptions
+from radpref.generation.pools.options import EngineOptions, Pool
 from radpref.generation.pools.plan import Material, PoolPlan, gather
 from radpref.generation.pools.sample_pool import sample_pool
 from radpref.generation.stack.device import check_device
@@ -42,7 +43,9 @@ def run_pool(
     multiple: int | None = None,
     engine: EngineOptions | None = None,
 ) -> dict[str, Any]:
-    """Sample the pools of all tasks and arms that the grid of study.toml needs; resumes; returns counts.
+    """Sample the pools of all tasks and arms that the grid of study.toml needs; resumes.
+
+    Returns the images and the `Pool` of each "task/arm" as JSON values.
 
     A grid of arms without synthetic images needs none: nothing is done, unless ``arms`` ask for such pools.
 
@@ -81,19 +84,19 @@ def run_pool(
         if task.kind == "segmentation":
             require_masks(study, f"the pool of task '{task.name}'")
     plans = [_plan(study, task, n, multiple) for task in wanted]  # what the last task lacks is said before the first
-    counts: dict[str, int] = {}
-    pools: dict[str, Any] = {}
+    pools: dict[str, Pool] = {}
     for task, plan in zip(wanted, plans, strict=True):
         for arm in names:
             if arm == PROXY_FILTERED:
                 from radpref.generation.pools.proxy_filter import filter_pool
 
-                pool = filter_pool(study, plan, engine)
+                pools[f"{task.name}/{arm}"] = filter_pool(study, plan, engine)
             else:
-                pool = sample_pool(study, plan, arm, engine)
-            counts[f"{task.name}/{arm}"] = pool["n"]
-            pools[f"{task.name}/{arm}"] = pool
-    return {"images": counts, "pools": pools}
+                pools[f"{task.name}/{arm}"] = sample_pool(study, plan, arm, engine)
+    return {
+        "images": {name: pool.n for name, pool in pools.items()},
+        "pools": {name: asdict(pool) for name, pool in pools.items()},
+    }
 
 
 def _plan(study: Study, task: TaskConfig, n: int | None, multiple: int | None) -> PoolPlan:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from radpref.data.study.pools import NORMAL, PROXY_CANDIDATES, PROXY_FILTERED, c
 from radpref.data.study.runs import once
 from radpref.generation.measuring.proxy_scorer import ProxyScorer
 from radpref.generation.measuring.roles import register_network
+from radpref.generation.pools.options import Pool
 from radpref.generation.pools.plan import PoolPlan
 from radpref.generation.stack.adapters import arm_identity
 from radpref.generation.stack.places import BASELINE
@@ -36,6 +38,25 @@ if TYPE_CHECKING:
     from radpref.generation.pools.options import EngineOptions
 
 SCORE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class ClassFilter:
+    """One class under the filter: candidates and how many of them passed, the threshold, mean scores (cosines)."""
+
+    candidates: int
+    kept: int
+    threshold: float
+    mean: float
+    mean_kept: float
+
+
+@dataclass(frozen=True)
+class FilteredPool(Pool):
+    """A filtered pool, how many candidates it was chosen from, and the filter of each class."""
+
+    candidates: int
+    by_class: dict[str, ClassFilter]
 
 
 class CandidatePlan(PoolPlan):
@@ -113,7 +134,7 @@ def load_proxy(study: Study) -> ProxyScorer:
     return scorer
 
 
-def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> dict[str, Any]:
+def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> FilteredPool:
     """Sample the candidates, score them, and write the pool of arm "proxy-filtered"; every part resumes.
 
     Raises:
@@ -146,30 +167,27 @@ def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> dict[str
         sampled = sample_pool(study, candidates, PROXY_CANDIDATES, engine, model=BASELINE, part_of=plan.n)
         classes = np.zeros(candidates.n, np.int64) if plan.task.kind == "segmentation" else candidates.order.astype(int)
         texts = [prompts[names[k]] for k in classes]
-        scores = _scores(study, run, scorer, str(sampled["run_id"]), texts)
+        scores = _scores(study, run, scorer, sampled.run_id, texts)
         kept, thresholds = keep_best(scores, classes, settings.percentile)
         chosen = places(classes[: plan.n], classes, kept, names)
-        _write(study, run, str(sampled["run_id"]), chosen)
-        return {
-            "run_id": run.run_id,
-            "n": plan.n,
-            "sampled": sampled["sampled"],
-            "classes": class_counts(study, run.run_id),
-            "candidates": candidates.n,
-            "by_class": {
-                names[k]: {
-                    "candidates": int((classes == k).sum()),
-                    "kept": int((kept & (classes == k)).sum()),
-                    "threshold": round(thresholds[k], 4),
-                    "mean": round(float(scores[classes == k].mean()), 4),
-                    "mean_kept": round(float(scores[kept & (classes == k)].mean()), 4),
-                }
-                for k in map(int, np.unique(classes))
-            },
+        _write(study, run, sampled.run_id, chosen)
+        by_class = {
+            names[k]: ClassFilter(
+                candidates=int((classes == k).sum()),
+                kept=int((kept & (classes == k)).sum()),
+                threshold=round(thresholds[k], 4),
+                mean=round(float(scores[classes == k].mean()), 4),
+                mean_kept=round(float(scores[kept & (classes == k)].mean()), 4),
+            )
+            for k in map(int, np.unique(classes))
         }
+        counts = class_counts(study, run.run_id)
+        return asdict(FilteredPool(run.run_id, plan.n, sampled.sampled, counts, candidates.n, by_class))
 
     run = once(study, "pool", config, work, {"proxy": scorer.sha256})
-    return {**run.result, "sampled": 0} if run.already_done else run.result
+    by_class = {name: ClassFilter(**figures) for name, figures in run.result["by_class"].items()}
+    sampled_now = 0 if run.already_done else run.result["sampled"]
+    return FilteredPool(**{**run.result, "sampled": sampled_now, "by_class": by_class})
 
 
 def _scores(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from radpref.data.core.errors import NotFound
@@ -12,7 +13,7 @@ from radpref.data.study.pools import class_counts, pool_run
 from radpref.data.study.run_identity import run_identity
 from radpref.data.study.runs import once
 from radpref.generation.pools.engines import make_engine
-from radpref.generation.pools.options import EngineOptions
+from radpref.generation.pools.options import EngineOptions, Pool
 from radpref.generation.pools.plan import PoolPlan
 
 if TYPE_CHECKING:
@@ -31,15 +32,12 @@ def sample_pool(
     *,
     model: str | None = None,
     part_of: int | None = None,
-) -> dict[str, Any]:
+) -> Pool:
     """Sample what is missing of one pool.
 
     Args:
         model: the arm whose generator samples it, by default ``arm``.
         part_of: the plan repeats its first so many images' classes; pools that repeat others do not begin alike.
-
-    Returns:
-        run_id, n, sampled (now), classes (images of each).
     """
     from radpref.generation.pools.shards import ShardStore
     from radpref.generation.stack.adapters import arm_identity
@@ -58,7 +56,7 @@ def sample_pool(
     newest = _newest(study, plan.task.name, arm)
     for run_id, n, status in _equal_pools(study, recipe):
         if status == "done" and n >= plan.n and run_id == newest:  # large enough, and the one that the grid reads
-            return _summary(study, run_id, n, sampled=0)
+            return Pool(run_id, n, 0, class_counts(study, run_id))
 
     def work(run: Run) -> dict[str, Any]:
         before = [run_id for run_id, _, _ in _equal_pools(study, recipe) if run_id != run.run_id]
@@ -70,13 +68,13 @@ def sample_pool(
                 advance(plan.n - sampled)
                 for index in make_engine(study, model or arm, engine).run(shards.jobs(missing), shards.write):
                     advance(shards.commit(index))
-        return _summary(study, run.run_id, plan.n, sampled)
+        return asdict(Pool(run.run_id, plan.n, sampled, class_counts(study, run.run_id)))
 
     run = once(
         study, "pool", {**recipe, "n": plan.n}, work,
         intact=lambda run: run.run_id == _newest(study, plan.task.name, arm),
     )  # fmt: skip
-    return {**run.result, "sampled": 0} if run.already_done else run.result
+    return Pool(**{**run.result, **({"sampled": 0} if run.already_done else {})})
 
 
 def _newest(study: Study, task: str, arm: str) -> str | None:
@@ -85,10 +83,6 @@ def _newest(study: Study, task: str, arm: str) -> str | None:
         return pool_run(study, task, arm)
     except NotFound:
         return None
-
-
-def _summary(study: Study, run_id: str, n: int, sampled: int) -> dict[str, Any]:
-    return {"run_id": run_id, "n": n, "sampled": sampled, "classes": class_counts(study, run_id)}
 
 
 def _equal_pools(study: Study, recipe: dict[str, Any]) -> list[tuple[str, int, str]]:

@@ -12,9 +12,9 @@ from radpref.data.phantom.render import FINDINGS, HELD_OUT, canonical_caption, c
 from radpref.generation.fidelity import adherence
 from radpref.generation.fidelity.adherence import Proportion, condition_report, judge_answers, sheet_rows, text_hits
 from radpref.generation.fidelity.held_out import Answers, held_out_conditions
-from radpref.generation.measuring.measuring_network import tiny_measure
 from radpref.generation.stack.models import tiny_stack
 from tests.support.errors import refuses
+from tests.support.measuring import tiny_measure
 
 NAMES = ("effusion", "effusion/left", "effusion/right", "normal")
 

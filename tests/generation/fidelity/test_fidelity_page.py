@@ -22,9 +22,10 @@ from radpref.generation.fidelity.condition_figures import condition_figures, sid
 from radpref.generation.fidelity.image_source import ImageSource, own_conditions, record_source
 from radpref.generation.fidelity.report import run_fidelity
 from radpref.generation.fidelity.request import FidelityRequest
-from radpref.generation.measuring.measuring_network import MeasureNet, save_measure, tiny_measure
+from radpref.generation.measuring.measuring_network import MeasureNet, save_measure
 from tests.support.errors import refuses
 from tests.support.grown import grow
+from tests.support.measuring import tiny_measure
 from tests.support.sampling import add_aligned_arm, open_copy, stop_after
 
 

@@ -14,7 +14,7 @@ from radpref.generation.measuring import image_scores, measuring_data, shipped_n
 from radpref.generation.measuring.architectures import BLOCKS, NetworkShape, build_network
 from radpref.generation.measuring.image_scores import score_mask, score_text
 from radpref.generation.measuring.measuring_data import MeasureData, best_threshold, f1, label_rows
-from radpref.generation.measuring.measuring_network import load_measure, save_measure, tiny_measure
+from radpref.generation.measuring.measuring_network import load_measure, save_measure
 from radpref.generation.measuring.network_training import (
     MeasureSettings,
     attribute_loss,
@@ -24,6 +24,7 @@ from radpref.generation.measuring.network_training import (
     train_measure,
 )
 from tests.support.errors import refuses
+from tests.support.measuring import tiny_measure
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 40, 40), dtype=np.uint8)
