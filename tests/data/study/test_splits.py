@@ -1,10 +1,13 @@
+import hashlib
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radpref.data.core.errors import Conflict, InvalidInput
+from radpref.data.study import splits
 from radpref.data.study.splits import (
     SPLITS,
     assign_splits,
@@ -96,6 +99,48 @@ def test_sizes_and_seeds():
     assert real_order(patients, labels, np.random.default_rng(0))[1] == 1
 
 
+def test_a_seed_gives_the_splits_it_always_gave():
+    """Pinned: another order would move patients of studies made before between training and test."""
+    found = assign_splits([f"p{i}" for i in range(10)], 3)
+    by_split = {split: sorted(name for name in found if found[name] == split) for split in SPLITS}
+    assert by_split == {"train": ["p0", "p2", "p3", "p4", "p5", "p6", "p9"], "val": ["p1"], "test": ["p7", "p8"]}
+
+
+def test_a_hashed_split_is_the_place_of_the_hash_between_the_shares(monkeypatch):
+    place = int(hashlib.sha256(b"5/set/p7").hexdigest()[:16], 16) / 2**64  # 0.3797
+    assert hashed_split("set", "p7", 5, (place - 1e-6, 1 - place + 1e-6, 0.0)) == "val"
+    assert hashed_split("set", "p7", 5, (place + 1e-6, 0.0, 1 - place - 1e-6)) == "train"
+    for digest, shares, split in (
+        (b"\0", (0.0, 0.5, 0.5), "val"),  # the first place of all is not in an empty share
+        (b"\xff", (0.7, 0.1, 0.2), "test"),  # the last one is beyond the end, so it takes the last share that is there
+        (b"\xff", (0.9, 0.1, 0.0), "val"),
+        (b"\xff", (1.0, 0.0, 0.0), "train"),
+    ):
+        fixed = SimpleNamespace(digest=lambda digest=digest: digest * 32)
+        monkeypatch.setattr(splits.hashlib, "sha256", lambda content, fixed=fixed: fixed)
+        assert hashed_split("set", "p7", 5, shares) == split
+
+
+def test_the_patients_in_front_keep_their_drawn_order():
+    patients = [f"p{i}" for i in range(12)]
+    labels = np.zeros((12, 4))
+    labels[[11, 3, 7, 0], range(4)] = 1  # one positive patient a label
+    for seed in range(5):
+        drawn = [sorted(patients)[i] for i in np.random.default_rng(seed).permutation(12)]
+        order, n_front = real_order(patients, labels, np.random.default_rng(seed))
+        assert {"p11", "p3", "p7", "p0"} <= set(order[:n_front])
+        assert order[:n_front] == [name for name in drawn if name in order[:n_front]]
+        assert order[n_front:] == [name for name in drawn if name not in order[:n_front]]
+        assert len(real_fraction(patients, labels, 0.01, np.random.default_rng(seed))) == n_front > 3
+
+
+def test_a_fraction_counts_records_not_patients():
+    patients = [name for i in range(10) for name in (f"p{i}", f"p{i}")]
+    labels = np.zeros((20, 1))
+    sizes = [len(real_fraction(patients, labels, share, np.random.default_rng(0))) for share in (0.01, 0.25, 0.5, 1.0)]
+    assert sizes == [4, 4, 10, 20]  # two patients at least; 5 of 20 records are two whole patients
+
+
 def test_bad_values():
     for fraction in (0, -0.1, 1.1, float("nan")):
         with refuses(InvalidInput, fraction):
@@ -107,7 +152,7 @@ def test_bad_values():
             assign_splits(["a"], 0, shares)
         with refuses(InvalidInput, list(shares)):
             hashed_split("set", "a", 0, shares)
-    assert canonical_split(" Valid ") == "val"
+    assert [canonical_split(name) for name in (" Valid ", "TRAIN", "val", "Testing")] == ["val", "train", "val", "test"]
     with refuses(InvalidInput, repr(""), "train", "val", "test"):
         canonical_split("")
 
@@ -115,7 +160,7 @@ def test_bad_values():
 def test_manifest_changes_with_its_content(tiny_study):
     before = split_manifest(tiny_study.db)
     assert before == split_manifest(tiny_study.db)
-    assert before.train.n_patients == 24
+    assert (before.train.n_patients, before.train.n_records) == (24, 24)
     with tiny_study.db.write() as connection:
         connection.execute(
             "UPDATE records SET patient_id = 'other' WHERE record_id = (SELECT min(record_id) FROM records)"
