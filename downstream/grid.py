@@ -20,7 +20,7 @@ from radpref.data.core.errors import InvalidInput
 from radpref.data.core.progress import bar
 from radpref.data.study.pools import PLAIN_ARMS
 from radpref.data.study.runs import start_run
-from radpref.data.study.splits import real_fraction, split_manifest
+from radpref.data.study.splits import split_manifest
 from radpref.downstream.cells.balance import balanced_subset
 from radpref.downstream.cells.cells import (
     RECIPE_VERSION,
@@ -31,7 +31,7 @@ from radpref.downstream.cells.cells import (
     load_predictions,
     save_cell,
 )
-from radpref.downstream.cells.tasks import Indices, TaskData, concatenate, load_pool, load_split, task_labels
+from radpref.downstream.cells.tasks import Indices, LoadedTask, TaskData, concatenate, load_task
 from radpref.downstream.cells.training import Recipe, run_recipe
 from radpref.downstream.inference.comparisons import planned_family
 from radpref.downstream.inference.grid_result import GridResult, grid_result
@@ -68,24 +68,6 @@ class Job:
         return replace(self, parts=((train, np.arange(len(train))),))
 
 
-@dataclass(frozen=True)
-class _LoadedTask:
-    """A task with everything that its cells draw from, as memory maps."""
-
-    config: TaskConfig
-    labels: tuple[str, ...]
-    splits: dict[str, TaskData]
-    pools: dict[str, TaskData]  # by arm
-
-    @classmethod
-    def of(cls, study: Study, task: TaskConfig) -> _LoadedTask:
-        settings = study.config.downstream
-        splits = {split: load_split(study, task, split, settings.image_size) for split in ("train", "val", "test")}
-        arms = [arm for arm in settings.arms if arm not in PLAIN_ARMS]
-        pools = {arm: load_pool(study, task, arm, settings.image_size) for arm in arms}
-        return cls(task, task_labels(task), splits, pools)
-
-
 def plan_grid(study: Study, tasks: Sequence[TaskConfig]) -> list[Job]:
     """All cells of the grid, seeds outermost so that an interrupted grid is still paired.
 
@@ -98,14 +80,14 @@ def plan_grid(study: Study, tasks: Sequence[TaskConfig]) -> list[Job]:
     settings = study.config.downstream
     if len(set(settings.seeds)) < 2:
         raise InvalidInput(f"downstream.seeds = {list(settings.seeds)}: give at least 2 to compare arms, 5 to conclude")
-    loaded = [_LoadedTask.of(study, task) for task in tasks]
+    loaded = [load_task(study, task) for task in tasks]
     places = itertools.product(dict.fromkeys(settings.seeds), loaded, settings.fractions)
     return [job for seed, task, fraction in places for job in _cells_at(settings, task, fraction, seed)]
 
 
-def _cells_at(settings: DownstreamConfig, task: _LoadedTask, fraction: float, seed: int) -> Iterator[Job]:
+def _cells_at(settings: DownstreamConfig, task: LoadedTask, fraction: float, seed: int) -> Iterator[Job]:
     train = task.splits["train"]
-    rows = real_fraction(train.patients, train.labels, fraction, np.random.default_rng([settings.seed, seed, 11]))
+    rows = task.real[fraction, seed]
     real = (train, rows)
     for arm in dict.fromkeys(("real", *(arm for arm in settings.arms if arm in PLAIN_ARMS))):
         yield _job(settings, task, (real,), arm, fraction, 0, seed)
@@ -124,7 +106,7 @@ def _cells_at(settings: DownstreamConfig, task: _LoadedTask, fraction: float, se
 
 
 def _job(
-    settings: DownstreamConfig, task: _LoadedTask, parts: tuple[tuple[TaskData, Indices], ...],
+    settings: DownstreamConfig, task: LoadedTask, parts: tuple[tuple[TaskData, Indices], ...],
     arm: str, fraction: float, multiple: int, seed: int,
 ) -> Job:  # fmt: skip
     name, kind = task.config.name, task.config.kind

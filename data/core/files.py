@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from radpref.data.core.errors import InvalidInput, RadprefError, StorageFull
 
@@ -65,19 +64,23 @@ def _concerns(error: OSError, path: Path) -> bool:
     return named == own or own in named.parents or named in own.parents or named.parent == own.parent or any(drafts)
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Write ``content`` to ``path`` so that it is there whole or not at all (durable: fsync, then rename).
+
+    content: or a function that writes into the open file, for what should not be held in memory twice.
 
     Raises:
         StorageFull: the disk is full; an older file at ``path`` is left as it was.
     """
-    payload = content.encode("utf-8") if isinstance(content, str) else content
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(payload)
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode("utf-8") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).chmod(0o644)
@@ -120,6 +123,4 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """
     import numpy as np  # here: the command line imports this module before it needs arrays
 
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, lambda file: np.save(file, array, allow_pickle=False))

@@ -6,17 +6,14 @@ Input: content hashes. Output: ``cache/downstream/<hash>.npy`` (N, S, S) uint8, 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from radpref.data.core.files import sha256_bytes, storage_errors
+from radpref.data.core.files import save_array, sha256_bytes
 from radpref.data.core.progress import track
 from radpref.data.imaging.framing import fit_mask
 from radpref.data.imaging.images import to_uint8
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from radpref.data.study.study import Study
 
 Bytes = npt.NDArray[np.uint8]
+Pixels = Literal["images", "masks"]
 MAX_SHIFT_FRACTION = 1 / 16
 """Augmentation: shift along each axis, as a fraction of the side."""
 MAX_GAIN, MAX_OFFSET = 0.1, 0.1
@@ -32,55 +30,27 @@ MAX_GAIN, MAX_OFFSET = 0.1, 0.1
 PROGRESS_FROM = 500
 
 
-def image_array(study: Study, shas: Sequence[str], size: int) -> Bytes:
-    """The stored images as (N, size, size) uint8, averaged down (box filter), from the cache where it is there."""
+def pixel_array(study: Study, kind: Pixels, shas: Sequence[str | None], size: int) -> Bytes:
+    """Stored images or masks as (N, size, size) uint8, from the cache where they are there; None is an empty mask.
 
-    def load(sha: str) -> Bytes:
-        picture = Image.fromarray(to_uint8(study.store.image(sha)))
-        return np.asarray(picture.resize((size, size), Image.Resampling.BOX), dtype=np.uint8)
-
-    return _cached(study, "images", shas, size, load)
-
-
-def mask_array(study: Study, shas: Sequence[str | None], size: int) -> Bytes:
-    """Masks as (N, size, size) uint8 of 0 or 1; None is an empty mask. A pixel is set where half of it is covered.
-
-    A mask too thin for that keeps every pixel it touches, so that making it smaller never empties it.
+    Images are averaged down (box filter). Masks are of 0 or 1: a pixel is set where half of it is covered; a mask too
+    thin for that keeps every pixel it touches, so that making it smaller never empties it.
     """
-
-    def load(sha: str) -> Bytes:
-        mask = fit_mask(study.store.mask(sha), size, keep_thin=True) if sha else np.zeros((size, size), np.bool_)
-        return mask.astype(np.uint8)
-
-    return _cached(study, "masks", [sha or "" for sha in shas], size, load)
-
-
-def _cached(study: Study, kind: str, shas: Sequence[str], size: int, load: Callable[[str], Bytes]) -> Bytes:
-    key = sha256_bytes(json.dumps([kind, size, list(shas)]).encode())[:24]
+    key = sha256_bytes(json.dumps([kind, size, [sha or "" for sha in shas]]).encode())[:24]
     path = study.root / "cache" / "downstream" / f"{kind}-{size}-{key}.npy"
     if not path.exists():
         array = np.zeros((len(shas), size, size), np.uint8)
         items = enumerate(shas)
         for i, sha in track(items, f"reading {kind}", len(shas)) if len(shas) >= PROGRESS_FROM else items:
-            array[i] = load(sha)
-        _save(path, array)
+            if sha and kind == "images":
+                picture = Image.fromarray(to_uint8(study.store.image(sha)))
+                array[i] = np.asarray(picture.resize((size, size), Image.Resampling.BOX))
+            elif sha:
+                array[i] = fit_mask(study.store.mask(sha), size, keep_thin=True)
+        save_array(path, array)
     if not len(shas):
         return np.zeros((0, size, size), np.uint8)
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-
-
-def _save(path: Path, array: Bytes) -> None:
-    """Write an .npy beside its place and rename it."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, array, allow_pickle=False)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
 
 
 def batch_indices(

@@ -6,20 +6,22 @@ Input: the study's records and pools. Output: :class:`TaskData` at the grid's im
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.study.empty_splits import require_split
-from radpref.data.study.pools import pool_run
-from radpref.downstream.cells.loaders import Bytes, image_array, mask_array
+from radpref.data.study.pools import PLAIN_ARMS, pool_run
+from radpref.data.study.splits import SPLITS, real_fraction
+from radpref.downstream.cells.loaders import Bytes, Pixels, pixel_array
 
 if TYPE_CHECKING:
     from radpref.data.config.downstream import TaskConfig
@@ -86,6 +88,48 @@ def task_labels(task: TaskConfig) -> tuple[str, ...]:
     return task.labels
 
 
+class _Row(NamedTuple):
+    """One image of a task before its pixels are read."""
+
+    image_sha: str
+    patient: str
+    mask_sha: str | None
+    labels: list[float]
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with everything that its cells draw from, as memory maps."""
+
+    config: TaskConfig
+    labels: tuple[str, ...]
+    splits: dict[str, TaskData]
+    pools: dict[str, TaskData]  # by arm
+    real: dict[tuple[float, int], Indices]  # (fraction, seed) -> training rows, the same in every arm
+
+
+def load_task(study: Study, task: TaskConfig) -> LoadedTask:
+    """Read the real records of every split and the pools of every synthetic arm; draw the real subsets.
+
+    Raises:
+        NotFound, Conflict: see `load_split` and `load_pool`.
+    """
+    settings, size = study.config.downstream, study.config.downstream.image_size
+    runs = {arm: pool_run(study, task.name, arm) for arm in settings.arms if arm not in PLAIN_ARMS}
+    for split in SPLITS:
+        require_split(study, split)
+    rows = {split: _split_rows(study, task, split) for split in SPLITS}
+    pool_rows = {arm: _pool_rows(study, task, arm, run_id) for arm, run_id in runs.items()}
+    loaded = [_assemble(study, task, size, own) for own in (*rows.values(), *pool_rows.values())]
+    splits, pools = dict(zip(rows, loaded, strict=False)), dict(zip(pool_rows, loaded[len(rows) :], strict=True))
+    train = splits["train"]
+    real = {}
+    for fraction, seed in itertools.product(settings.fractions, settings.seeds):
+        rng = np.random.default_rng([settings.seed, seed, 11])
+        real[fraction, seed] = real_fraction(train.patients, train.labels, fraction, rng)
+    return LoadedTask(task, task_labels(task), splits, pools, real)
+
+
 def load_split(study: Study, task: TaskConfig, split: str, size: int) -> TaskData:
     """The real records of ``split`` that the task can use, sorted by record id.
 
@@ -95,11 +139,15 @@ def load_split(study: Study, task: TaskConfig, split: str, size: int) -> TaskDat
     Raises:
         NotFound: the split is empty, or no record of it can be used.
     """
-    names = task_labels(task)
     require_split(study, split)
+    return _assemble(study, task, size, _split_rows(study, task, split))
+
+
+def _split_rows(study: Study, task: TaskConfig, split: str) -> list[_Row]:
+    names = task_labels(task)
     labels = _labels(study, split)
     masks = _masks(study, split)
-    kept: list[tuple[str, str, str | None, list[float]]] = []
+    kept: list[_Row] = []
     for row in study.db.rows("SELECT * FROM records WHERE split = ? ORDER BY record_id", [split]):
         extra = json.loads(row["extra"])
         if any(str(extra.get(column)) != value for column, value in task.where.items()):
@@ -109,16 +157,16 @@ def load_split(study: Study, task: TaskConfig, split: str, size: int) -> TaskDat
         if task.kind == "segmentation":
             known, mask_sha = _mask_of(own_masks, own_labels, names[0])
             if known:
-                kept.append((row["image_sha"], patient, mask_sha, [float(mask_sha is not None)]))
+                kept.append(_Row(row["image_sha"], patient, mask_sha, [float(mask_sha is not None)]))
         else:
             values = [_number(own_labels.get(name)) for name in names]
             if not all(math.isnan(value) for value in values):
-                kept.append((row["image_sha"], patient, None, values))
+                kept.append(_Row(row["image_sha"], patient, None, values))
     if not kept:
         raise NotFound(
             f"task '{task.name}': no usable {split} record of {', '.join(names)}; import data or change the task"
         )
-    return _assemble(study, task, size, kept)
+    return kept
 
 
 def _labels(study: Study, split: str) -> dict[str, dict[str, float | None]]:
@@ -156,14 +204,14 @@ def _mask_of(
     return bool(masks), None
 
 
-def _assemble(
-    study: Study, task: TaskConfig, size: int, rows: Sequence[tuple[str, str, str | None, list[float]]]
-) -> TaskData:
-    images = image_array(study, [row[0] for row in rows], size)
-    masks = mask_array(study, [row[2] for row in rows], size) if task.kind == "segmentation" else None
-    labels = np.array([row[3] for row in rows], np.float64).reshape(len(rows), len(task_labels(task)))
-    shas = tuple(f"{row[0]}:{row[2] or ''}" for row in rows)
-    return TaskData(images, labels, masks, tuple(row[1] for row in rows), shas)
+def _assemble(study: Study, task: TaskConfig, size: int, rows: Sequence[_Row]) -> TaskData:
+    labels = np.array([row.labels for row in rows], np.float64).reshape(len(rows), len(task_labels(task)))
+    wanted: dict[Pixels, list[str | None]] = {"images": [row.image_sha for row in rows]}
+    if task.kind == "segmentation":
+        wanted["masks"] = [row.mask_sha for row in rows]
+    arrays = {kind: pixel_array(study, kind, shas, size) for kind, shas in wanted.items()}
+    names = (tuple(row.patient for row in rows), tuple(f"{row.image_sha}:{row.mask_sha or ''}" for row in rows))
+    return TaskData(arrays["images"], labels, arrays.get("masks"), *names)
 
 
 def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:
@@ -176,7 +224,11 @@ def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:
         NotFound: there is no such pool.
         Conflict: a condition of the pool comes from a record outside the training split.
     """
-    names, run_id = task_labels(task), pool_run(study, task.name, arm)
+    return _assemble(study, task, size, _pool_rows(study, task, arm, pool_run(study, task.name, arm)))
+
+
+def _pool_rows(study: Study, task: TaskConfig, arm: str, run_id: str) -> list[_Row]:
+    names = task_labels(task)
     structure = names[0] if task.kind == "segmentation" else ""
     found = study.db.rows(
         "SELECT p.*, m.mask_sha, k.n_pixels FROM pool_images p "
@@ -187,18 +239,18 @@ def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:
     if not found:
         raise NotFound(f"the pool of task '{task.name}', arm '{arm}' is empty; run `radpref generate pool` again")
     _refuse_leak(study, run_id, task.name, arm)
-    rows: list[tuple[str, str, str | None, list[float]]] = []
+    rows: list[_Row] = []
     for row in found:
         name = f"synthetic/{arm}/{row['ordinal']}"
         if task.kind == "segmentation":
             if row["mask_sha"] is None or not row["n_pixels"]:
                 LOG.warning("left out %s of task %s: its condition has no mask of %s", name, task.name, structure)
                 continue
-            rows.append((row["image_sha"], name, row["mask_sha"], [1.0]))
+            rows.append(_Row(row["image_sha"], name, row["mask_sha"], [1.0]))
         else:
             labels: dict[str, Any] = json.loads(row["labels"])
-            rows.append((row["image_sha"], name, None, [_number(labels.get(label)) for label in names]))
-    return _assemble(study, task, size, rows)
+            rows.append(_Row(row["image_sha"], name, None, [_number(labels.get(label)) for label in names]))
+    return rows
 
 
 def _refuse_leak(study: Study, run_id: str, task: str, arm: str) -> None:

@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from radpref.data.imaging.images import to_uint8
 from radpref.data.reader_study.lifecycle import arms_visible, operator, reveal_arms, stage
 from radpref.data.study.conditions import MODES
 
@@ -84,10 +88,13 @@ class ComparisonSet:
     arms: Arms
     images: tuple[SetImage, ...]
 
-    def images_by_seed(self) -> list[SetImage]:
-        """Equal seeds side by side, arms in order."""
-        names = [name for name, _ in self.arms]
-        return sorted(self.images, key=lambda image: (image.seed, names.index(image.arm)))
+
+@dataclass(frozen=True)
+class Example:
+    """A set to show: (arm, picture) of its images, equal seeds side by side."""
+
+    about: ComparisonSet
+    pictures: tuple[tuple[str, npt.NDArray[np.uint8]], ...]
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,7 @@ class ComparisonSets:
     stage: str
     progress: Progress
     trained_on: TrainedOn
+    examples: tuple[Example, ...]  # only if ``visible``
 
     @property
     def arms(self) -> list[Arms]:
@@ -142,14 +150,6 @@ class ComparisonSets:
         found = [one.mode for one in self.sets]
         return {mode: found.count(mode) for mode in MODES if mode in found}
 
-    def examples(self) -> list[ComparisonSet]:
-        """The first sets of the first pair of arms, one per mode before a second of any: not selected by eye."""
-        if not self.visible:
-            return []
-        by_mode = [[one for one in self.sets if (one.arms, one.mode) == (self.arms[0], mode)] for mode in MODES]
-        turns = itertools.chain.from_iterable(itertools.zip_longest(*by_mode))
-        return [one for one in turns if one is not None][:N_EXAMPLES]
-
 
 def read_comparison_sets(study: Study) -> ComparisonSets | None:
     """All comparison sets with their readings; None where the study has none.
@@ -160,14 +160,28 @@ def read_comparison_sets(study: Study) -> ComparisonSets | None:
     sets = _sets(db)
     if not sets:
         return None
-    visible = arms_visible(db)
+    shown, examples = _first_of_modes(list(sets.values())), tuple[Example, ...]()
+    progress, trained_on = db.row(_PROGRESS) or {}, db.row(_TRAINED_ON) or {}
+    now, visible = stage(db), arms_visible(db)
     if visible:
         reveal_arms(db, operator(), "report")
-    progress, trained_on = db.row(_PROGRESS) or {}, db.row(_TRAINED_ON) or {}
+        examples = tuple(Example(one, _pictures(study, one)) for one in shown)
     readings = _readings(db, sets, ("human", "simulated") if visible else ("simulated",))
-    return ComparisonSets(
-        tuple(sets.values()), readings, visible, stage(db), Progress(**progress), TrainedOn(**trained_on)
-    )
+    counts = (Progress(**progress), TrainedOn(**trained_on))
+    return ComparisonSets(tuple(sets.values()), readings, visible, now, *counts, examples)
+
+
+def _first_of_modes(sets: Sequence[ComparisonSet]) -> list[ComparisonSet]:
+    """The first sets of the first pair of arms, one per mode before a second of any: not selected by eye."""
+    by_mode = [[one for one in sets if (one.arms, one.mode) == (sets[0].arms, mode)] for mode in MODES]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_mode))
+    return [one for one in turns if one is not None][:N_EXAMPLES]
+
+
+def _pictures(study: Study, about: ComparisonSet) -> tuple[tuple[str, npt.NDArray[np.uint8]], ...]:
+    names = [name for name, _ in about.arms]
+    images = sorted(about.images, key=lambda image: (image.seed, names.index(image.arm)))
+    return tuple((image.arm, to_uint8(study.store.image(image.image_sha))) for image in images)
 
 
 def _sets(db: StudyDatabase) -> dict[str, ComparisonSet]:

@@ -6,12 +6,19 @@ Input: a Study. Output: :class:`Evidence`. A part that is missing is None or emp
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from radpref.data.agreement.reliability import AgreementReport, agreement_report
 from radpref.data.core.errors import NotFound
+from radpref.data.imaging.images import to_uint8
 from radpref.data.reader_study.lifecycle import early_unblinding
+from radpref.data.reader_study.scores import score_table
+from radpref.data.study.pools import PROXY_FILTERED, pool_rows
 from radpref.data.study.runs import Run, finished_run
 from radpref.downstream.inference.grid_result import GridResult
 from radpref.downstream.inference.reader_comparison import ReaderComparison, reader_comparison
@@ -19,7 +26,6 @@ from radpref.downstream.inference.reader_comparison import ReaderComparison, rea
 if TYPE_CHECKING:
     import pandas as pd
 
-    from radpref.data.agreement.reliability import AgreementReport
     from radpref.data.study.study import Study
 
 N_BOOT = 500
@@ -36,7 +42,7 @@ class PoolPair:
 
     task: str
     text: str
-    images: dict[str, str]  # arm -> content hash
+    images: dict[str, npt.NDArray[np.uint8]]  # by arm
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Evidence:
     scores: pd.DataFrame
     agreement: AgreementReport | None
     align: Run | None
+    alignment_steps: list[dict[str, Any]]
+    """Lines of the alignment run's metrics.jsonl, one per step."""
     finetune: Run | None
     pairs: dict[str, Any] | None
     evaluation: Run | None
@@ -59,40 +67,45 @@ class Evidence:
     """What `radpref.downstream.inference.reader_comparison` read; None without comparison sets."""
     early: dict[str, Any] | None = None
     """The first unblinding before the freeze (at, actor, detail); every report says it."""
-    simulated: list[str] = field(default_factory=list)
-    """Which parts rest on simulated raters, in words; empty where people scored."""
 
     @property
     def n_alignment_runs(self) -> int:
         """Finished alignment runs of the study."""
         return sum(run["kind"] == "align" and run["status"] == "done" for run in self.runs)
 
+    @property
+    def simulated(self) -> list[str]:
+        """Which parts rest on simulated raters, in words; empty where people scored."""
+        n, align = self.counts["simulated scores"], self.align
+        found = [f"{n:,} of the scores come from simulated raters, not from people"] if n else []
+        if align is not None and align.config.get("raters", align.result.get("raters")) == "simulated":
+            found.append("the generator was aligned to simulated preferences")
+        return found
+
 
 def gather(study: Study) -> Evidence:
     """Read all parts; never fails for a part that is not there yet."""
-    from radpref.data.agreement.reliability import agreement_report
-    from radpref.data.reader_study.scores import score_table
-
-    scores = score_table(study.db, None)
-    agreement = agreement_report(scores, n_boot=N_BOOT, seed=0) if len(scores) else None
-    align, grid = finished_run(study, "align"), finished_run(study, "grid")
-    pairs = finished_run(study, "pairs")
+    db = study.db
+    counts, runs, pool_pairs = _counts(study), _runs(study), _pool_pairs(study)
+    scores = score_table(db, None)
+    latest = {kind: finished_run(study, kind) for kind in ("align", "finetune", "pairs", "evaluate", "grid")}
+    align, pairs, grid = (latest[kind] for kind in ("align", "pairs", "grid"))
     return Evidence(
-        counts=_counts(study),
+        counts=counts,
         scores=scores,
-        agreement=agreement,
+        agreement=agreement_report(scores, n_boot=N_BOOT, seed=0) if len(scores) else None,
         align=align,
-        finetune=finished_run(study, "finetune"),
+        alignment_steps=[line for line in align.metrics() if "step" in line] if align else [],
+        early=early_unblinding(db),
+        finetune=latest["finetune"],
         pairs=pairs.result if pairs else None,
-        evaluation=finished_run(study, "evaluate"),
+        evaluation=latest["evaluate"],
         grid=GridResult.from_json(grid.run_id, grid.result) if grid else None,
-        pool_pairs=_pool_pairs(study),
-        runs=_runs(study),
-        models=study.db.rows("SELECT arm, model_id, run_id, path, sha256, created_at FROM models ORDER BY created_at"),
-        networks=study.db.rows("SELECT role, name, sha256 FROM networks ORDER BY role, name"),
+        pool_pairs=pool_pairs,
+        runs=runs,
+        models=db.rows("SELECT arm, model_id, run_id, path, sha256, created_at FROM models ORDER BY created_at"),
+        networks=db.rows("SELECT role, name, sha256 FROM networks ORDER BY role, name"),
         comparison=reader_comparison(study),
-        early=early_unblinding(study.db),
-        simulated=_simulated(study, align),
     )
 
 
@@ -112,6 +125,7 @@ def _counts(study: Study) -> dict[str, int]:
         found[f"{kind} raters"] = int(count("SELECT count(*) FROM raters WHERE kind = ? AND role = 'rater'", [kind]))
         for purpose in ("rating", "comparison"):
             found[f"{kind} {purpose} scores"] = int(count(_COUNTED_SCORES, [kind, purpose]))
+    found["simulated scores"] = int(count("SELECT count(*) FROM current_scores WHERE rater_kind = 'simulated'"))
     for purpose in ("rating", "comparison", "attention", "training"):
         found[f"{purpose} sets"] = int(count("SELECT count(*) FROM image_sets WHERE purpose = ?", [purpose]))
     for mode in ("T2I", "M2I", "TM2I"):
@@ -119,16 +133,6 @@ def _counts(study: Study) -> dict[str, int]:
             "SELECT count(*) FROM image_sets JOIN conditions USING (condition_id) WHERE purpose = 'rating' AND mode = ?"
         )
         found[f"{mode} sets"] = int(count(sql, [mode]))
-    return found
-
-
-def _simulated(study: Study, align: Run | None) -> list[str]:
-    found = []
-    n = int(study.db.value("SELECT count(*) FROM current_scores WHERE rater_kind = 'simulated'"))
-    if n:
-        found.append(f"{n:,} of the scores come from simulated raters, not from people")
-    if align is not None and align.config.get("raters", align.result.get("raters")) == "simulated":
-        found.append("the generator was aligned to simulated preferences")
     return found
 
 
@@ -146,8 +150,6 @@ def _pool_pairs(study: Study) -> list[PoolPair]:
 
     Not of the proxy's choice: its images share a condition and seed with others only where the proxy liked them.
     """
-    from radpref.data.study.pools import PROXY_FILTERED, pool_rows
-
     found: list[PoolPair] = []
     tasks = study.config.downstream.tasks
     per_task = max(1, MAX_PAIRS_ON_SHEET // max(1, len(tasks)))
@@ -167,7 +169,8 @@ def _pool_pairs(study: Study) -> list[PoolPair]:
         for key in shared[:per_task]:
             text = study.db.value("SELECT text FROM conditions WHERE condition_id = ?", [key[0]])
             label = text or f"mask of {task.structure}"
-            found.append(PoolPair(task.name, str(label), {arm: images[key] for arm, images in rows.items()}))
+            pictures = {arm: to_uint8(study.store.image(images[key])) for arm, images in rows.items()}
+            found.append(PoolPair(task.name, str(label), pictures))
     return found
 
 

@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from radpref.data.core.files import storage_errors, write_atomic
-from radpref.data.imaging.images import to_uint8
 from radpref.data.study.runs import start_run
 from radpref.data.study.templates import page_style
 from radpref.downstream.inference.comparisons import PairedComparison, UntestedComparison
@@ -34,8 +31,11 @@ from radpref.downstream.report.table import Table
 from radpref.downstream.report.verdicts import scope_note, sentences
 
 if TYPE_CHECKING:
+    from radpref.data.config.study_config import StudyConfig
     from radpref.data.study.study import Study
 
+Context = dict[str, Any]
+"""What a part of the template reads, by the names that it uses."""
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_SHEETS = 12
 MAX_SHEET_WIDTH = 1600  # pixels; larger contact sheets are reduced in the page
@@ -67,10 +67,8 @@ def run_report(study: Study) -> Path:
         StorageFull: the disk is full; no half report is left.
         InvalidInput: the folder cannot be written.
     """
-    evidence = gather(study)
-    page = Page()
-    written_at = datetime.now(UTC)
-    context = build_context(study, evidence, page, written_at)
+    evidence, page, written_at = gather(study), Page(), datetime.now(UTC)
+    context = build_context(study.config, evidence, page, written_at)
     html = render(context)
     with start_run(study, "report", {"written_at": written_at.isoformat()}) as run:
         target = _free_folder(study.reports, f"{written_at:%Y-%m-%d}-{_slug(study.config.name)}")
@@ -79,7 +77,7 @@ def run_report(study: Study) -> Path:
     return target / "index.html"
 
 
-def render(context: dict[str, Any]) -> str:
+def render(context: Context) -> str:
     """The HTML of a context, everything escaped except what is marked safe here (style)."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -118,15 +116,15 @@ def _write(target: Path, html: str, page: Page) -> None:
             raise
 
 
-def build_context(study: Study, evidence: Evidence, page: Page, written_at: datetime) -> dict[str, Any]:
+def build_context(config: StudyConfig, evidence: Evidence, page: Page, written_at: datetime) -> Context:
     """Everything the template needs; figures and tables are collected in ``page``."""
-    context: dict[str, Any] = {
-        "config": study.config, "evidence": evidence, "written_at": f"{written_at:%Y-%m-%d %H:%M} UTC",
+    context: Context = {
+        "config": config, "evidence": evidence, "written_at": f"{written_at:%Y-%m-%d %H:%M} UTC",
         "early": reader_views.early_note(evidence.early) if evidence.early else None,
-        "simulated": evidence.simulated, "is_phantom": study.config.data.reader == "phantom",
+        "simulated": evidence.simulated, "is_phantom": config.data.reader == "phantom",
         "scores": _scores_part(evidence, page), "alignment": _alignment_part(evidence, page),
-        "comparison": _comparison_part(study, evidence, page),
-        "evaluation": _evaluation_part(evidence, page), "samples": _samples_part(study, evidence, page),
+        "comparison": _comparison_part(evidence, page),
+        "evaluation": _evaluation_part(evidence, page), "samples": _samples_part(evidence, page),
         "downstream": _downstream_part(evidence, page), "caveats": CAVEATS,
         "published": page.table(grid_tables.published_table(evidence.grid.cells if evidence.grid else ())),
         "provenance": _provenance_part(evidence, page), "scope": scope_note(evidence.n_alignment_runs),
@@ -141,7 +139,7 @@ def build_context(study: Study, evidence: Evidence, page: Page, written_at: date
     return context
 
 
-def _scores_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
+def _scores_part(evidence: Evidence, page: Page) -> Context | None:
     if evidence.agreement is None:
         return None
     counts = tables.score_counts(evidence.scores)
@@ -153,11 +151,11 @@ def _scores_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
     }
 
 
-def _alignment_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
+def _alignment_part(evidence: Evidence, page: Page) -> Context | None:
     run = evidence.align
     if run is None:
         return None
-    lines = [line for line in run.metrics() if "step" in line]
+    lines = evidence.alignment_steps
     keys = dict.fromkeys(key for line in lines for key in line)
     rows = [{key: line.get(key) for key in keys} for line in lines]
     page.table(Table("alignment", "Alignment, step by step", tuple(keys), [], rows))
@@ -173,7 +171,7 @@ def _alignment_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _evaluation_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
+def _evaluation_part(evidence: Evidence, page: Page) -> Context | None:
     run = evidence.evaluation
     if run is None:
         return None
@@ -185,7 +183,7 @@ def _evaluation_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
     return {"run_id": run.run_id, "result": run.result, "tables": [page.table(table) for table in found]}
 
 
-def _comparison_part(study: Study, evidence: Evidence, page: Page) -> dict[str, Any] | None:
+def _comparison_part(evidence: Evidence, page: Page) -> Context | None:
     found = evidence.comparison
     if found is None:
         return None
@@ -203,16 +201,13 @@ def _comparison_part(study: Study, evidence: Evidence, page: Page) -> dict[str, 
             "flag_table": page.table(reader_views.flag_table(part, f"{name}-flags")),
             "plan_table": page.table(plan) if plan else None,
         })  # fmt: skip
-    examples = [
-        (reader_views.example_title(one), [(i.arm, _load(study, i.image_sha)) for i in one.images_by_seed()])
-        for one in found.source.examples()
-    ]
+    examples = [(reader_views.example_title(one.about), one.pictures) for one in found.source.examples]
     sheet = page.figure("reader-comparison-examples", reader_figures.example_sets(examples)) if examples else None
     people, proof = reader_views.people_state(found.source), reader_views.proof(found.source.trained_on)
     return {"source": found.source, "parts": parts, "sheet": sheet, "people": people, "proof": proof}
 
 
-def _samples_part(study: Study, evidence: Evidence, page: Page) -> dict[str, Any] | None:
+def _samples_part(evidence: Evidence, page: Page) -> Context | None:
     sheets = [_sheet(path) for path in evaluation_sheets(evidence.evaluation)[:MAX_SHEETS]]
     pairs = evidence.pool_pairs
     if not sheets and not pairs:
@@ -221,13 +216,9 @@ def _samples_part(study: Study, evidence: Evidence, page: Page) -> dict[str, Any
     if pairs:
         arms = list(pairs[0].images)
         same = [pair for pair in pairs if list(pair.images) == arms]
-        rows = [(pair.text, [_load(study, pair.images[arm]) for arm in arms]) for pair in same]
+        rows = [(pair.text, [pair.images[arm] for arm in arms]) for pair in same]
         figure = page.figure("samples", figures.sample_sheet(rows, arms))
     return {"sheets": sheets, "figure": figure}
-
-
-def _load(study: Study, sha256: str) -> npt.NDArray[np.uint8]:
-    return to_uint8(study.store.image(sha256))
 
 
 def _sheet(path: Path) -> dict[str, str]:
@@ -245,7 +236,7 @@ def _sheet(path: Path) -> dict[str, str]:
     return {"name": name, "uri": uri}
 
 
-def _downstream_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
+def _downstream_part(evidence: Evidence, page: Page) -> Context | None:
     grid = evidence.grid
     if grid is None or not grid.cells:
         return None
@@ -268,7 +259,7 @@ def _downstream_part(evidence: Evidence, page: Page) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _provenance_part(evidence: Evidence, page: Page) -> dict[str, Any]:
+def _provenance_part(evidence: Evidence, page: Page) -> Context:
     newest = evidence.runs[-1]["provenance"] if evidence.runs else {}
     hashes = [
         {"what": f"model, arm {row['arm']}", "name": row["model_id"], "sha256": row["sha256"]}

@@ -10,7 +10,7 @@ import pytest
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.study.conditions import StoredCondition, save_conditions
 from radpref.data.study.splits import real_fraction, real_order
-from radpref.downstream.cells.loaders import batch_indices, image_array, mask_array, normalise
+from radpref.downstream.cells.loaders import batch_indices, normalise, pixel_array
 from radpref.downstream.cells.tasks import TaskData, load_pool, load_split, synthetic_subset
 from tests.support.downstream import add_pool, study_with_pools, with_downstream
 from tests.support.errors import refuses
@@ -126,9 +126,9 @@ def test_a_pool_sampled_from_mirrored_masks_is_labelled_with_the_mirrored_masks(
         where = "WHERE task = 'heart' AND arm = 'aligned' AND ordinal = 0"
         connection.execute(f"UPDATE pool_images SET condition_id = ? {where}", [condition.condition_id])
     pool = load_pool(study, task, "aligned", 32)
-    assert np.array_equal(pool.masks[0], mask_array(study, [flipped], 32)[0])
-    assert np.array_equal(pool.masks[0], mask_array(study, [rows[0]["mask_sha"]], 32)[0][:, ::-1])
-    assert np.array_equal(pool.masks[1], mask_array(study, [rows[1]["mask_sha"]], 32)[0])
+    assert np.array_equal(pool.masks[0], pixel_array(study, "masks", [flipped], 32)[0])
+    assert np.array_equal(pool.masks[0], pixel_array(study, "masks", [rows[0]["mask_sha"]], 32)[0][:, ::-1])
+    assert np.array_equal(pool.masks[1], pixel_array(study, "masks", [rows[1]["mask_sha"]], 32)[0])
 
 
 def test_a_pool_from_a_test_record_is_refused(tiny_study):
@@ -149,15 +149,15 @@ def test_arms_draw_the_same_ordinals_nested_over_multiples():
 
 def test_arrays_are_cached_and_thin_masks_survive(tiny_study):
     shas = [row["image_sha"] for row in tiny_study.db.rows("SELECT image_sha FROM records LIMIT 3")]
-    first = image_array(tiny_study, shas, 16)
+    first = pixel_array(tiny_study, "images", shas, 16)
     files = list((tiny_study.root / "cache" / "downstream").iterdir())
     assert len(files) == 1
-    assert np.array_equal(first, image_array(tiny_study, shas, 16))
+    assert np.array_equal(first, pixel_array(tiny_study, "images", shas, 16))
     line = np.zeros((64, 64), bool)
     line[20, :] = True
     with tiny_study.db.write() as connection:
         sha = tiny_study.store.put_mask(connection, line)
-    masks = mask_array(tiny_study, [sha, None], 16)
+    masks = pixel_array(tiny_study, "masks", [sha, None], 16)
     assert masks[0].sum() == 16
     assert masks[1].sum() == 0
 

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from radpref.downstream.cells import training
-from radpref.downstream.cells.loaders import augment, image_array
+from radpref.downstream.cells.loaders import augment, pixel_array
 from radpref.downstream.cells.metrics import best_f1_threshold
 from radpref.downstream.cells.tasks import TaskData
 from radpref.downstream.cells.training import (
@@ -153,4 +153,4 @@ def test_stored_images_keep_their_sides(tiny_study):
     image[4:16, 4:16] = 255
     with tiny_study.db.write() as connection:
         sha = tiny_study.store.put_image(connection, image, "synthetic")
-    assert _corners(image_array(tiny_study, [sha], SIDE)) == {(False, False)}
+    assert _corners(pixel_array(tiny_study, "images", [sha], SIDE)) == {(False, False)}

@@ -303,7 +303,7 @@ def test_before_the_freeze_nothing_of_peoples_scores_is_shown_by_arm(compared):
     score_comparison(compared, 3, kind="simulated", gain=0.0)
     found = reader_comparison(compared)
     assert {part.kind for part in found.parts} == {"simulated"}
-    assert found.source.examples() == []
+    assert found.source.examples == ()
     path = run_report(compared)
     html = path.read_text(encoding="utf-8")
     assert "3 people finished 18 of the 36 comparison sets given to them" in html
