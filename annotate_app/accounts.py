@@ -44,11 +44,15 @@ def hash_password(password: str) -> str:
     Raises:
         InvalidInput: shorter than 8 or longer than 256 characters.
     """
+    _check_length(password)
+    return _hasher.hash(password)
+
+
+def _check_length(password: str) -> None:
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise InvalidInput(
             f"the password has {len(password)} characters; take {MIN_PASSWORD} to {MAX_PASSWORD} (a few words are good)"
         )
-    return _hasher.hash(password)
 
 
 def check_new_password(username: str, password: str) -> None:
@@ -57,8 +61,7 @@ def check_new_password(username: str, password: str) -> None:
     Raises:
         InvalidInput: length, the person's own name, or fewer than five different characters.
     """
-    if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
-        raise InvalidInput(f"the password has {len(password)} characters; take {MIN_PASSWORD} to {MAX_PASSWORD}")
+    _check_length(password)
     if len(username) > 2 and username.casefold() in password.casefold():
         raise InvalidInput("the password holds your name; take a few other words")
     if len(set(password)) < 5:

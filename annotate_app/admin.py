@@ -6,8 +6,9 @@ Input: a Study. Output: dataclasses whose fields are the JSON keys, and paths. S
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,10 @@ _WORK = f"s.purpose <> 'training' AND {COUNTED}"
 
 
 @dataclass(frozen=True)
-class EventFigures:
-    """Counted scores of rating and comparison sets with their mean; flags and comments of all sets but training."""
-
-    n_scores: int
-    mean_score: float | None
-    n_flags: int
-    n_comments: int
-    last_event: str | None
-
-
-@dataclass(frozen=True)
 class RaterProgress:
-    """One rater's line. ``s_per_set``: median active time of a submitted set, seconds."""
+    """One rater's line. Scores are the counted ones of rating and comparison sets; flags and comments are of all sets
+    but training. ``s_per_set``: median active time of a submitted set, seconds.
+    """
 
     username: str
     kind: str
@@ -43,8 +35,12 @@ class RaterProgress:
     n_sets: int
     n_done: int
     n_skipped: int
+    n_scores: int
+    mean_score: float | None
+    n_flags: int
+    n_comments: int
+    last_event: str | None
     s_per_set: float | None
-    events: EventFigures
 
 
 @dataclass(frozen=True)
@@ -83,12 +79,6 @@ def overview(study: Study) -> Overview:
     )
 
 
-def overview_json(found: Overview) -> dict[str, object]:
-    """The overview as the dashboard and ``rater list --json`` read it: the figures of the events beside the rest."""
-    raters = [asdict(rater) for rater in found.raters]
-    return {**asdict(found), "raters": [rater | rater.pop("events") for rater in raters]}
-
-
 def _progress(study: Study, rater: Mapping[str, Any], n_sets: int) -> RaterProgress:
     rater_id = int(rater["rater_id"])
     states = study.db.rows(
@@ -99,6 +89,18 @@ def _progress(study: Study, rater: Mapping[str, Any], n_sets: int) -> RaterProgr
         (rater_id,),
     )
     complete = [row for row in states if row["state"] != "skipped" and row["n"] >= len(required_scores(row["mode"]))]
+    n_scores, mean_score = study.db.connection.execute(
+        "SELECT count(*), avg(v.value) FROM counted_presentations p JOIN current_scores v"
+        " USING (presentation_id) WHERE p.rater_id = ? AND p.purpose IN ('rating', 'comparison')"
+        " AND p.state <> 'skipped'",
+        (rater_id,),
+    ).fetchone()
+    n_flags, n_comments, last_event = study.db.connection.execute(
+        f"SELECT sum(e.kind = 'flag' AND e.value = 1 AND {_WORK}), sum(e.kind = 'comment' AND {_WORK}),"
+        " max(e.created_at) FROM score_events e JOIN presentations p USING (presentation_id)"
+        " JOIN image_sets s USING (set_id) WHERE e.rater_id = ?",
+        (rater_id,),
+    ).fetchone()
     return RaterProgress(
         username=str(rater["username"]),
         kind=str(rater["kind"]),
@@ -108,31 +110,17 @@ def _progress(study: Study, rater: Mapping[str, Any], n_sets: int) -> RaterProgr
         n_sets=len(states) or n_sets,
         n_done=sum(row["state"] == "submitted" for row in complete),
         n_skipped=sum(row["state"] == "skipped" for row in states),
+        n_scores=n_scores,
+        mean_score=None if mean_score is None else round(mean_score, 2),
+        n_flags=n_flags or 0,
+        n_comments=n_comments or 0,
+        last_event=last_event,
         s_per_set=None if rater["kind"] == "simulated" else seconds_per_set(study, rater_id),
-        events=_event_figures(study, rater_id),
     )
-
-
-def _event_figures(study: Study, rater_id: int) -> EventFigures:
-    n_scores, mean = study.db.connection.execute(
-        "SELECT count(*), avg(v.value) FROM counted_presentations p JOIN current_scores v"
-        " USING (presentation_id) WHERE p.rater_id = ? AND p.purpose IN ('rating', 'comparison')"
-        " AND p.state <> 'skipped'",
-        (rater_id,),
-    ).fetchone()
-    n_flags, n_comments, last = study.db.connection.execute(
-        f"SELECT sum(e.kind = 'flag' AND e.value = 1 AND {_WORK}), sum(e.kind = 'comment' AND {_WORK}),"
-        " max(e.created_at) FROM score_events e JOIN presentations p USING (presentation_id)"
-        " JOIN image_sets s USING (set_id) WHERE e.rater_id = ?",
-        (rater_id,),
-    ).fetchone()
-    return EventFigures(n_scores, None if mean is None else round(mean, 2), n_flags or 0, n_comments or 0, last)
 
 
 def seconds_per_set(study: Study, rater_id: int) -> float | None:
     """Median active time of the submitted sets but training, seconds, as the page measured it; None without any."""
-    import numpy as np
-
     rows = study.db.rows(
         "SELECT max(e.client ->> '$.active_ms') AS ms FROM score_events e JOIN presentations p USING (presentation_id)"
         f" JOIN image_sets s USING (set_id) WHERE e.rater_id = ? AND e.kind = 'submit' AND {_WORK}"
@@ -140,7 +128,7 @@ def seconds_per_set(study: Study, rater_id: int) -> float | None:
         (rater_id,),
     )
     times = [float(row["ms"]) / 1000 for row in rows]
-    return round(float(np.median(times)), 1) if times else None
+    return round(statistics.median(times), 1) if times else None
 
 
 def _report_folder(study: Study) -> Path | None:

@@ -22,7 +22,7 @@ def add_admin_routes(app: FastAPI, study: Study) -> None:
 
     @app.get("/api/admin/overview")
     def overview(_: Admin) -> JSONResponse:
-        return JSONResponse(admin.overview_json(admin.overview(study)))
+        return JSONResponse(asdict(admin.overview(study)))
 
     @app.get("/api/admin/agreement")
     def agreement(_: Admin) -> JSONResponse:

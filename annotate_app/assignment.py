@@ -114,7 +114,7 @@ def current_worklist(study: Study, rater_id: int) -> Worklist:
 def openings(study: Study, group: list[Presentation]) -> dict[int, datetime]:
     """presentation_id -> when an unfinished repeat may be shown: ``repeat_gap_hours`` after its first showing ended.
 
-    Repeats whose first showing is not done are left out: they are not to be had yet.
+    Repeats whose first showing is not done are left out.
     """
     first = {presentation.presentation_id: presentation for presentation in group if presentation.done}
     found = {}

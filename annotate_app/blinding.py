@@ -39,7 +39,7 @@ class MaskRow(NamedTuple):
 
 
 def slot_of(slots: str, letter: object) -> int:
-    """Slot (0-3) that stands at ``letter`` when a presentation's permutation is ``slots``.
+    """Slot (0-3) shown at ``letter`` when a presentation's permutation is ``slots``.
 
     Raises:
         NotFound: the letter is not A-D.

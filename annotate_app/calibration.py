@@ -1,7 +1,7 @@
-"""Training sets: what the rater is told afterwards, the share of good answers, and the calibration gate.
+"""Training sets: the feedback afterwards, the share of good answers, and the calibration gate.
 
 Input: training presentations with their score events, and ``set_expectations``. Output: feedback, shares, rows of
-``admissions``. An answer is good if the score stands in the expected range; a skipped set has no good answer.
+``admissions``. An answer is good if the score is in the expected range; a skipped set has no good answer.
 """
 
 from __future__ import annotations

@@ -168,13 +168,12 @@ def rater_admit(name: str, study: StudyOption = Path()) -> None:
 @rater_app.command("list")
 def rater_list(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
     """All raters: role, kind, sets done."""
-    from radpref.annotate_app.admin import overview, overview_json
+    from radpref.annotate_app.admin import overview
     from radpref.data.study.study import Study
 
     found = overview(Study(study))
     if as_json:
-        shown = overview_json(found)
-        typer.echo(json.dumps({"raters": shown["raters"], "admins": shown["admins"]}))
+        typer.echo(json.dumps({"raters": [asdict(rater) for rater in found.raters], "admins": found.admins}))
         return
     for rater in found.raters:
         waiting = rater.kind == "human" and not rater.has_password
@@ -247,7 +246,7 @@ def plan(
     icc: Annotated[float, typer.Option(help="Agreement you expect, ICC(2,1).")] = 0.5,
     as_json: JsonOption = False,
 ) -> None:
-    """Coverage: how many sets each rater scores in the hours, with how many readers, and what precision that buys."""
+    """Coverage: how many sets each rater scores in the hours, by how many raters, and what precision that buys."""
     from radpref.data.agreement.planning import plan as run
     from radpref.data.agreement.planning import plan_lines
     from radpref.data.study.study import Study

@@ -44,7 +44,7 @@ def module_names(script: str) -> list[str]:
 
 
 def head_of(script: str) -> str:
-    """What stands in the head of a page's HTML: the style, the modules at once instead of one import after the other.
+    """The head of a page's HTML: the style, and the modules at once instead of one import after the other.
 
     Gradio itself adds its ``head`` only when its own bundle has run. The scoring page's script also starts from here,
     so that the first set is fetched meanwhile; see the end of scoring.js.

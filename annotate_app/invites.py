@@ -1,6 +1,6 @@
 """Invitations: a link by which a person sets a password. Hashed, used once, expiring; a new one voids older ones.
 
-Input: a name and who invites. Output: a link ``<base>/invite#TOKEN``. Browsers never send what stands behind ``#`` in a
+Input: a name and who invites. Output: a link ``<base>/invite#TOKEN``. Browsers never send what follows ``#`` in a
 request line, so the token is in no log. No web imports.
 """
 

@@ -34,7 +34,7 @@ WHERE p.rater_id = ? AND (SELECT max(event_id) FROM score_events e WHERE e.prese
 class Presentation(NamedTuple):
     """One showing of a set to a rater. ``done``: skipped, or submitted with every score given.
 
-    ``first_finish``: number of the event that finished it first; it orders what the rater has behind them, and stays
+    ``first_finish``: number of the event that finished it first; it orders what the rater has finished, and stays
     when the set is opened again. ``finish``: the event that finished it last.
     """
 

@@ -93,7 +93,7 @@ class Writer:
                         task.error = error  # db.write() took back what this one had written
                         if not connection.in_transaction:
                             raise  # SQLite gave up the whole transaction: nothing of the batch is stored
-        except Exception as error:  # whatever it is, the raters are told and the thread goes on
+        except Exception as error:  # of any kind: it is reported to the raters and the thread goes on
             for task in batch:
                 task.error = task.error or error
 

@@ -76,7 +76,7 @@ def write_datasets(study: Study, draft: Path, *, arms: bool) -> Written:
 
 
 def _records(study: Study, split: str) -> Any:
-    """One split. Images stand in it as paths until they are saved, so that memory stays flat."""
+    """One split. Images are paths in it until they are saved, so that memory stays flat."""
     import datasets
 
     rows = study.db.rows("SELECT * FROM records WHERE split = ? ORDER BY record_id", (split,))

@@ -77,7 +77,7 @@ def read_pair_lines(path: Path) -> list[PairLine]:
 
     Raises:
         NotFound: no such file.
-        InvalidInput: a line is no object, a key is missing, or a score is none; the line is named.
+        InvalidInput: a line is not an object, a key is missing, or a score is not usable; the line is named.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -108,9 +108,9 @@ def _read_line(path: Path, number: int, line: str) -> PairLine:
         try:
             content = ast.literal_eval(line.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise InvalidInput(f"{place} is no JSON object; export the file again") from None
+            raise InvalidInput(f"{place} is not a JSON object; export the file again") from None
     if not isinstance(content, dict):
-        raise InvalidInput(f"{place} is no JSON object; each line is one pair")
+        raise InvalidInput(f"{place} is not a JSON object; each line is one pair")
     missing = [key for key in KEYS if key not in content]
     if missing:
         raise InvalidInput(f"{place}: key '{missing[0]}' is missing; a line has {', '.join(KEYS)}")
@@ -141,7 +141,7 @@ def _read_line(path: Path, number: int, line: str) -> PairLine:
 def _word(content: Mapping[str, Any], key: str, place: str) -> str | None:
     value = content[key]
     if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(f"{place}: {key} = {value!r} is no text; write {NOT_THERE} where there is none")
+        raise InvalidInput(f"{place}: {key} = {value!r} is not text; write {NOT_THERE} where there is none")
     return None if value.strip() == NOT_THERE else value.strip()
 
 

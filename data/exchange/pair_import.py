@@ -5,7 +5,7 @@ Input: a JSONL file with its images. Output: rating sets, one rater for each tha
 person never logs in), with score events; a run of kind "import-sets" with quarantine.csv. Sets are put together from
 the pairs: lines with the same key ``set``, else images that pairs connect. The schema knows sets of four, so a group of
 another size is quarantined, and so is one whose scores contradict each other (several raters and no key ``rater``) or
-whose files are missing. Imported scores count from the start: they are no pilot of this study's. Where the captions
+whose files are missing. Imported scores count from the start: they are not a pilot of this study. Where the captions
 and masks came from is not in the file: whether a test patient is among them cannot be checked here.
 """
 
@@ -31,7 +31,7 @@ from radpref.data.exchange.pair_sets import ImportedSet, group_sets, structure_o
 from radpref.data.imaging.framing import fit_image, fit_mask
 from radpref.data.imaging.images import GrayImage, Mask, read_image, to_uint8
 from radpref.data.reader_study.lifecycle import stage
-from radpref.data.reader_study.presentations import new_token
+from radpref.data.reader_study.presentations import add_presentation
 from radpref.data.reader_study.raters import Rater, add_rater, get_rater
 from radpref.data.reader_study.scores import ScoreEvent, validate_event
 from radpref.data.study.conditions import StoredCondition, save_conditions
@@ -50,7 +50,7 @@ ARM = "imported"
 class ImportResult:
     """What an import brought. ``modes``: mode -> sets; ``raters``: name -> kind; ``sets``: names in the file.
 
-    ``quarantine``: path of quarantine.csv, if there is one. ``already_done``: an earlier import of this file is told.
+    ``quarantine``: path of quarantine.csv, if there is one. ``already_done``: this is the earlier import of the file.
     """
 
     run_id: str
@@ -266,19 +266,12 @@ def asked_of_text(text: str) -> dict[str, int]:
 def _store_scores(
     connection: sqlite3.Connection, rater: Rater, set_id: str, given: Mapping[tuple[int, str], int]
 ) -> None:
-    position = connection.execute(
-        "SELECT coalesce(max(position) + 1, 0) FROM presentations WHERE rater_id = ?", (rater.rater_id,)
-    ).fetchone()[0]
-    presentation = connection.execute(
-        "INSERT INTO presentations(token, rater_id, set_id, position, slots, phase)"
-        " VALUES (?, ?, ?, ?, '0123', 'main')",
-        (new_token(), rater.rater_id, set_id, position),
-    ).lastrowid
+    presentation = add_presentation(connection, rater.rater_id, set_id, "0123", "main")
     events = [
-        ScoreEvent(str(uuid.uuid4()), int(presentation or 0), rater.rater_id, "score", slot, criterion, value)
+        ScoreEvent(str(uuid.uuid4()), presentation, rater.rater_id, "score", slot, criterion, value)
         for (slot, criterion), value in sorted(given.items())
     ]
-    events.append(ScoreEvent(str(uuid.uuid4()), int(presentation or 0), rater.rater_id, "submit"))
+    events.append(ScoreEvent(str(uuid.uuid4()), presentation, rater.rater_id, "submit"))
     for event in events:
         validate_event(event)
         connection.execute(

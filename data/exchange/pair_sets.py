@@ -1,7 +1,7 @@
 """Sets of four, put together from the lines of a pair file.
 
 Input: checked lines (data/exchange/pair_file.py). Output: :class:`ImportedSet` items; what keeps one from being used
-stands in its ``problems``. Lines belong together that name the same ``set``, or, in the authors' files, whose pairs
+is in its ``problems``. Lines belong together that name the same ``set``, or, in the authors' files, whose pairs
 share images.
 """
 
@@ -33,7 +33,7 @@ class ImportedSet:
 
 
 def group_sets(lines: Sequence[PairLine], rater: str = "imported") -> list[ImportedSet]:
-    """Sets in the order of their first lines; what keeps one from being used stands in ``problems``."""
+    """Sets in the order of their first lines; what keeps one from being used is in ``problems``."""
     groups: dict[str, list[PairLine]] = {}
     names = _names(lines)
     for line in lines:

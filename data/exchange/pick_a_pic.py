@@ -4,7 +4,7 @@ Input: the newest run of `align pairs` of one kind of rater. Output: ``data/trai
 ``data/validation-*.parquet`` (the held-out pairs), one row per pair and criterion, and a dataset card. The columns are
 those of ``yuvalkirstain/pickapic_v2``, in `COLUMNS`; ours follow them. Preferences are shares of raters here; the
 scripts know 1, 0 and .5 only (diffusers swaps the images where label_0 is 0, Salesforce's drops rows that are neither
-0 nor 1), so the labels are the majority's, and the share stands in column ``p``.
+0 nor 1), so the labels are the majority's, and the share is in column ``p``.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ SCORES = (
     Column("criterion", "text", "text or mask"),
     Column("value", "int", "the rater's last score of this image, 0-5", "points"),
     Column("submitted", "bool", "true: the rater submitted the set; only such scores become preference pairs"),
-    Column("event_id", "int", "the event the score stands in, see table events"),
+    Column("event_id", "int", "the event that holds the score, see table events"),
     Column("created_at", "text", "when the server stored it, UTC", "ISO 8601"),
     *_ARM,
 )

@@ -1,4 +1,4 @@
-"""Presentations: which sets a rater sees, in which order, and which image stands at which letter.
+"""Presentations: which sets a rater sees, in which order, and which image has which letter.
 
 Input: the study's finished sets and a rater. Output: rows of ``presentations``. What exists never changes; what is new
 goes to the end. All is drawn from seeds (the study's, the rater's, the place where the block begins), only the tokens
@@ -53,17 +53,9 @@ WHERE p.rater_id = ? AND (p.phase = 'main' OR NOT {STARTED_ANEW}) LIMIT 1
 """
 
 
-def new_token() -> str:
-    """Name of a presentation in a rater's browser: 144 bits of the system's randomness, 24 URL-safe characters.
-
-    Blinding rests on it: drawn from seeds or numbers, it would tell sets, order and repeats to whoever knows these.
-    """
-    return secrets.token_urlsafe(18)
-
-
 @dataclass(frozen=True)
 class Planned:
-    """A presentation to be made. ``repeats``: it shows a set again that stands earlier in the same plan."""
+    """A presentation to be made. ``repeats``: it shows a set again that comes earlier in the same plan."""
 
     set_id: str
     slots: str
@@ -106,19 +98,29 @@ def present_training_again(connection: sqlite3.Connection, rater_id: int, seed: 
         "SELECT max(position) + 1, order_seed FROM presentations JOIN raters USING (rater_id) WHERE rater_id = ?",
         (rater_id,),
     ).fetchone()
-    phase = "main" if _stage(connection) in ("locked", "frozen") else "pilot"
+    phase: Phase = "main" if _stage(connection) in ("locked", "frozen") else "pilot"
     rng = np.random.default_rng([seed, rater_seed, start])
     shuffled = [first[i] for i in rng.permutation(len(first))]
     letters = latin_rows(rng, len(first), avoid=[row[2] for row in shuffled])
-    connection.executemany(
+    for (original, set_id, _), slots in zip(shuffled, letters, strict=True):
+        add_presentation(connection, rater_id, set_id, slots, phase, original)
+    return len(first)
+
+
+def add_presentation(
+    connection: sqlite3.Connection, rater_id: int, set_id: str, slots: str, phase: Phase, repeat_of: int | None = None
+) -> int:
+    """Add a presentation at the end of a rater's order; returns its number.
+
+    Its token, the name in the rater's browser, is 144 bits of the system's randomness. Blinding rests on it: drawn from
+    seeds or numbers, it would tell sets, order and repeats to anybody who knows these.
+    """
+    cursor = connection.execute(
         "INSERT INTO presentations(token, rater_id, set_id, position, slots, phase, repeat_of)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [
-            (new_token(), rater_id, set_id, start + place, slots, phase, original)
-            for place, ((original, set_id, _), slots) in enumerate(zip(shuffled, letters, strict=True))
-        ],
+        (secrets.token_urlsafe(18), rater_id, set_id, _start(connection, rater_id), slots, phase, repeat_of),
     )
-    return len(first)
+    return int(cursor.lastrowid or 0)
 
 
 def _stage(connection: sqlite3.Connection) -> str:
@@ -136,14 +138,10 @@ def _start(connection: sqlite3.Connection, rater_id: int) -> int:
 
 def _insert(connection: sqlite3.Connection, rater_id: int, plan: Sequence[Planned], phase: Phase) -> None:
     originals: dict[str, int] = {}
-    for place, planned in enumerate(plan, start=_start(connection, rater_id)):
+    for planned in plan:
         original = originals[planned.set_id] if planned.repeats else None
-        cursor = connection.execute(
-            "INSERT INTO presentations(token, rater_id, set_id, position, slots, phase, repeat_of)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (new_token(), rater_id, planned.set_id, place, planned.slots, phase, original),
-        )
-        originals.setdefault(planned.set_id, int(cursor.lastrowid or 0))
+        added = add_presentation(connection, rater_id, planned.set_id, planned.slots, phase, original)
+        originals.setdefault(planned.set_id, added)
 
 
 def _plan(connection: sqlite3.Connection, rater: Rater, seed: int, settings: AnnotateConfig | None) -> list[Planned]:
@@ -223,7 +221,7 @@ def _share(connection: sqlite3.Connection, purpose: str, raters_per_set: int) ->
 
 
 def _with_letters(rng: np.random.Generator, groups: Sequence[Sequence[str]]) -> list[Planned]:
-    """All sets of ``groups`` in one random order; within each group every image stands equally often at each letter."""
+    """All sets of ``groups`` in one random order; within each group every image has each letter equally often."""
     kinds = [kind for kind, names in enumerate(groups) for _ in names]
     names = [name for group in groups for name in group]
     order = rng.permutation(len(names))
