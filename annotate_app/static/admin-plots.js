@@ -13,10 +13,10 @@ const SCORES = ['0', '1', '2', '3', '4', '5'];
 const TEXT_AND_MASK = /** @type {const} */ (['text', 'mask']);
 /** Coefficient, title, what good is, and where its thresholds lie. @type {[string, string, string, number[]][]} */
 const MEASURES = [
-  ['icc_2_1', 'ICC(2,1): one rater', 'Good: 0.75 or more; under 0.5 one rater alone says little (Koo & Li 2016).', [0.5, 0.75]],
+  ['icc_2_1', 'ICC(2,1): a single rater', 'Good: 0.75 or more; under 0.5 one rater alone says little (Koo & Li 2016).', [0.5, 0.75]],
   ['alpha_ordinal', "Krippendorff's alpha, ordinal", 'Good: 0.80 or more; from 0.67 for tentative conclusions (Krippendorff). 0 is chance.', [0.67, 0.8]],
   ['kappa_quadratic', 'Quadratic kappa, mean of rater pairs', 'Good: 0.61 or more (substantial, Landis & Koch 1977). 0 is chance.', [0.41, 0.61]],
-  ['kendall_tau', "Kendall's tau-b within sets", 'Good: well above 0, which is chance: raters rank the four images of a set alike.', [0.5]],
+  ['kendall_tau', "Kendall's tau-b within sets", 'Good: well above 0, which is chance: raters rank the four images of a set in the same way.', [0.5]],
   ['preference_agreement', 'Pairwise preference agreement', 'Good: well to the right of the diamond, the agreement expected by chance. This is what the preference pairs use.', []],
   ['icc_2_k', 'ICC(2,k): mean of all raters', 'Good: 0.75 or more: how far the mean of all these raters can be relied on.', [0.5, 0.75]],
 ];
@@ -36,10 +36,10 @@ function duration(seconds) {
 export function progress({ raters }, kind) {
   const modes = /** @type {const} */ (['T2I', 'M2I', 'TM2I']).filter((mode) => raters.some((rater) => rater.progress.modes[mode]));
   const rows = raters.map(({ username, progress: { n_sets: total, n_done: done, n_skipped: skipped, modes: of } }) => (
-    { label: username, total, of, skipped, right: total ? `${done} of ${total}, ${skipped} skipped` : 'not begun' }));
+    { label: username, total, of, skipped, right: total ? `${done} of ${total}, ${skipped} skipped` : 'not started' }));
   /** @typedef {(typeof rows)[number]} Row */
   const done = (/** @type {Mode} */ mode) => ({ name: `${mode} done`, kind: `fill-${mode.toLowerCase()}`, of: (/** @type {Row} */ row) => row.of[mode]?.n_done ?? 0 });
-  const list = [bars({ id: 'progress', title: 'Sets finished', good: 'Good: bars of like length; few skipped. Repeats and checks are sets here; training is not.' }, rows,
+  const list = [bars({ id: 'progress', title: 'Sets finished', good: 'Good: bars of similar length; few skipped. Repeats and checks count as sets here; training does not.' }, rows,
     { axis: 'sets', parts: [...modes.map(done), { name: 'skipped', kind: 'fill-skipped', of: (row) => row.skipped }] })];
   if (kind === 'human') {
     list.push(forest({ id: 'pace', title: 'Pace', good: 'Good: steady and unhurried. Dot: median active time per set; line: middle half of the sets.' },
@@ -80,7 +80,7 @@ export function agreement({ criteria, modes = {}, findings = {} }, kind, quality
     for (const [mode, found] of Object.entries(modes)) if (found[name]) rows.push([`${CRITERIA[name]}, ${mode}`, found[name]]);
   }
   const plots = MEASURES.map(([name, title, good, marks]) => forest({ id: `agreement-${name}`, title, good: good + basis(name, rows) }, rows.map(([label, found]) => coefficient(name, label, found)),
-    { least: [0, 1], axis: name === 'preference_agreement' ? 'share of image pairs ordered alike' : `${title.split(':')[0].split(', ')[0]} (1 is perfect)`, kind,
+    { least: [0, 1], axis: name === 'preference_agreement' ? 'share of image pairs in the same order' : `${title.split(':')[0].split(', ')[0]} (1 is perfect)`, kind,
       references: [ZERO, ...marks.map(reference)], column: CI_COLUMN }));
   if (Object.values(findings).some((found) => found.measures)) {
     plots.push(forest({ id: 'agreement-findings', title: 'Alpha by asked finding, text', good: 'Good: no finding far left of the others: that one may need a clearer anchor text.' },
@@ -116,7 +116,7 @@ export function leniency({ raters }, kind) {
   return [
     forest({ id: 'leniency', title: 'Leniency: own score minus the others on the same images', good: 'Good: near 0. Right of 0: more lenient than the others; left: more severe.' }, rows,
       { least: [-0.5, 0.5], symmetric: true, axis: 'score points (scale 0 to 5)', kind, references: [ZERO], column: CI_COLUMN }),
-    panels({ id: 'histograms', title: 'How often each score is given', good: 'Good: the whole scale is used; no rater sits on one or two scores.' }, list,
+    panels({ id: 'histograms', title: 'How often each score is given', good: 'Good: the whole scale is used; no rater gives only one or two scores.' }, list,
       { y: panelScale([top], [0, 0.3]), axisX: 'score', axisY: 'share of scores; below: mean and n', zero: false, tickText: percent, table: numbers(['Rater', 'Criterion', ...SCORES, 'mean', 'n'], lines), legend }),
   ];
 }
@@ -128,7 +128,7 @@ export function position({ raters }, kind) {
     label: username, reason, text: places.map((place) => `${place.place} ${range(place)}`).join(', '), notes: [pValue(p), plural(n)],
     draw: (/** @type {Box} */ box) => dotsInPanel(box, places, ['A', 'B', 'C', 'D'], kind) }));
   const lines = found.filter(({ reason }) => !reason).map(({ username, places, p, basis: against, n }) => [username, ...places.map(range), p === null ? '–' : fixed(p, 4), against, String(n)]);
-  return [panels({ id: 'position', title: 'Position effect: mean score at A, B, C, D after the set mean is taken off', good: 'Good: all four near 0. p: F-test of place; under 0.01 is worth a look. Scores are taken relative to the other raters on the same images where there are enough.' }, list,
+  return [panels({ id: 'position', title: 'Position effect: mean score at A, B, C, D after the set mean is subtracted', good: 'Good: all four near 0. p: F-test of place; under 0.01 is worth a look. Scores are taken relative to the other raters on the same images where there are enough.' }, list,
     { y: panelScale(found.flatMap(({ places }) => places.flatMap((one) => [one.low, one.high])), [-0.3, 0.3], true), axisX: 'place on the screen', axisY: 'score points, 95 % CI over sets',
       table: numbers(['Rater', 'A', 'B', 'C', 'D', 'p', 'measured against', 'sets'], lines) })];
 }
@@ -141,9 +141,9 @@ export function repeats({ raters }, kind) {
   const orDash = (/** @type {Estimate} */ one) => (one.value === null ? '–' : range(one));
   const lines = found.flatMap(({ label, n, scores, hours, m }) => (m ? [[label, percent(m.exact.value), percent(m.within_one.value), orDash(m.icc_2_1), orDash(m.kappa_quadratic), String(n), String(scores), fixed(hours, 1)]] : []));
   return [
-    forest({ id: 'repeats', title: 'Agreement with oneself: quadratic kappa on hidden repeats', good: 'Good: 0.6 or more, and clearly above the agreement between raters.' }, rows,
+    forest({ id: 'repeats', title: 'Intra-rater agreement: quadratic kappa on hidden repeats', good: 'Good: 0.6 or more, and clearly above the agreement between raters.' }, rows,
       { least: [0, 1], axis: 'quadratic kappa (1 is perfect)', kind, references: [ZERO, ...[0.4, 0.6].map(reference)], column: CI_COLUMN }),
-    forest({ id: 'repeats-shares', title: 'The same score again', good: 'Good: within one point (dot) 90 % or more. Diamond: exactly the same score.' }, shares,
+    forest({ id: 'repeats-shares', title: 'Intra-rater agreement: exact and within one point', good: 'Good: within one point (dot) 90 % or more. Diamond: exactly the same score.' }, shares,
       { least: [0, 1], axis: 'share of repeated scores', kind, format: percent, column: { head: 'exact and within one', width: 168 } }),
     h('details', { 'data-key': 'repeats-table' }, h('summary', {}, 'All figures of the repeats'), numbers(['Rater', 'exact', 'within one', 'ICC(2,1)', 'quadratic kappa', 'sets', 'scores', 'median hours between'], lines)),
   ];
@@ -177,7 +177,7 @@ export function drift({ raters }) {
 const FLAGS = {
   leniency: ['More lenient or severe than the others', ' score points', fixed, 'beyond ±', 'sets'],
   position_p: ['Position effect', '', pValue, 'p under ', 'sets'],
-  repeats_kappa: ['Does not agree with own earlier scores', ' quadratic kappa', fixed, 'under ', 'sets'],
+  repeats_kappa: ['Low intra-rater agreement', ' quadratic kappa', fixed, 'under ', 'sets'],
   attention: ['Attention checks missed', ' as expected', percent, 'under ', 'answers'],
   drift: ['Scores drift', ' points per 100 sets', fixed, 'beyond ±', 'sets'],
   too_fast: ['Too fast', ' of the sets', percent, 'from ', 'sets'],

@@ -13,7 +13,7 @@ const STAGES = [
   ['draft', 'Draft', 'Nobody has scored; everything may change.'],
   ['pilot', 'Pilot', 'People try it out; sets may still be added. These scores leave the analysis at the lock unless it keeps them.'],
   ['locked', 'Locked', 'Sets and rules are fixed; what is scored now counts.'],
-  ['frozen', 'Frozen', 'Scoring is closed; now arms may be revealed, and each time is written down.'],
+  ['frozen', 'Frozen', 'Scoring is closed; now arms may be revealed, and each time is recorded.'],
 ];
 /** Sections in the order of the page. */
 const SECTIONS = {
@@ -38,10 +38,10 @@ function stages({ stage, arms_visible: visible, may = [], n_open: open, pilot, u
     h('ol', { class: 'stages', 'aria-label': 'Stage of the study' }, ...steps),
     h('p', {}, at >= 0 ? STAGES[at][2] : '', visible === undefined ? null : h('span', {}, visible ? ' Arms may be shown in reports.' : ' Arms are hidden.')),
     may.length ? h('p', { 'data-testid': 'may' }, h('strong', {}, 'Next: '), may.join('  ·  ')) : null,
-    stage === 'locked' && open ? h('p', {}, `Still open, all people together: ${open} sets.`) : null,
+    stage === 'locked' && open ? h('p', {}, `Still open: ${open} sets, of all raters together.`) : null,
     stage === 'pilot' && pilot ? h('p', {}, `Pilot so far: ${pilot.n_scores} scores of ${pilot.n_raters} people.`) : null,
     unblinded && h('p', { class: 'warning' }, `Unblinded early: ${when(unblinded.at)} by ${unblinded.actor} (${unblinded.reason || 'no reason given'}).`),
-    changed.length ? h('p', { class: 'warning' }, `study.toml was changed after the lock: ${changed.join('; ')}. Put it back.`) : null,
+    changed.length ? h('p', { class: 'warning' }, `study.toml was changed after the lock: ${changed.join('; ')}. Restore it.`) : null,
   ];
 }
 
@@ -107,11 +107,11 @@ class Dashboard {
       this.draw();
       this.updated = new Date();
       const made = data.quality && clock(new Date(data.quality.made_at));
-      this.status.textContent = `Updated ${clock(this.updated)}; figures of ${made}. Refreshes every ${EVERY_MS / 1000} s while this window is shown.`;
+      this.status.textContent = `Updated ${clock(this.updated)}; figures from ${made}. Refreshes every ${EVERY_MS / 1000} s while this window is shown.`;
       this.say('');
     } catch (error) {
       if (error instanceof HttpError && [401, 403].includes(error.status)) location.reload();
-      else this.say(`Not refreshed at ${clock(new Date())}: ${/** @type {Error} */ (error).message}. Trying again in ${EVERY_MS / 1000} s.${this.updated ? ` What you see is of ${clock(this.updated)}.` : ''}`);
+      else this.say(`Not refreshed at ${clock(new Date())}: ${/** @type {Error} */ (error).message}. Trying again in ${EVERY_MS / 1000} s.${this.updated ? ` What you see is from ${clock(this.updated)}.` : ''}`);
     }
   }
 
@@ -163,7 +163,7 @@ class Dashboard {
   /** @param {Quality} quality */
   remarks({ remarks }) {
     const rows = remarks.filter((one) => one.rater_kind === this.kind).map((one) => [when(one.at), one.username, one.kind, one.mode, one.text || '–', one.comment]);
-    this.section('remarks', rows, () => (rows.length ? [h('div', { class: 'wide texts' }, numbers(['At (UTC)', 'Rater', 'What', 'Mode', 'Asked', 'Words'], rows))] : paragraph('None yet.')));
+    this.section('remarks', rows, () => (rows.length ? [h('div', { class: 'wide texts' }, numbers(['At (UTC)', 'Rater', 'What', 'Mode', 'Condition', 'Comment'], rows))] : paragraph('None yet.')));
   }
 
   /** Links to the sections; people or simulated raters: one kind at a time, never in one plot. @param {Kind[]} kinds @param {KindQuality | undefined} part */
@@ -175,7 +175,7 @@ class Dashboard {
     this.part(this.links, [kinds, this.kind, count('flags')], () => [
       kinds.length > 1 ? h('span', { class: 'toggle', role: 'group', 'aria-label': 'Whose figures' }, ...kinds.map(choice)) : null,
       ...IDS.map((id) => h('button', { type: 'button', class: 'link', onclick: () => this.root.querySelector(`#section-${id}`)?.scrollIntoView({ behavior: 'smooth' }) }, `${id[0].toUpperCase()}${id.slice(1)}${count(id)}`)),
-      this.kind === 'simulated' ? h('p', { class: 'simulated-note', role: 'note' }, 'Simulated raters: these scores were made by programs, not by people.') : null]);
+      this.kind === 'simulated' ? h('p', { class: 'simulated-note', role: 'note' }, 'Simulated raters: these scores were given by programs, not by people.') : null]);
   }
 
   /** Draw a section, in its place on the page. @param {Section} id @param {unknown} figures @param {() => Child[]} make */

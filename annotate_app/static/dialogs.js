@@ -57,7 +57,7 @@ export function pause(sets, work, done, total) {
   const minutes = Math.round(work / 60000);
   const time = minutes < 1 ? 'less than a minute' : minutes === 1 ? 'one minute' : `${minutes} minutes`;
   const dialog = shell('Time for a break?', h('p', { class: 'large' }, `${plural(sets)} in ${time} of scoring. Done: ${done} of ${total}.`),
-    h('p', {}, 'A few minutes away keep the scores steady. Everything is saved. Enter goes on.'), oneButton('Go on'));
+    h('p', {}, "A few minutes' rest keeps the scores consistent. Everything is saved. Press Enter to go on."), oneButton('Go on'));
   dialog.classList.add('between');
   return ask(dialog);
 }
@@ -97,7 +97,7 @@ export async function login(base, waiting) {
   const name = h('input', { type: 'text', name: 'username', autocomplete: 'username', required: true, 'aria-label': 'Name', placeholder: 'Name', autofocus: true });
   const password = h('input', { type: 'password', autocomplete: 'current-password', required: true, 'aria-label': 'Password', placeholder: 'Password' });
   const problem = h('p', { class: 'error', role: 'alert' });
-  const dialog = shell('Your login has ended', h('p', {}, waiting ? `${waiting} entries wait in this browser and will be sent after you log in again.` : 'Log in again to go on.'),
+  const dialog = shell('Your session has ended', h('p', {}, waiting ? `Entries not sent yet: ${waiting}. They are kept in this browser and sent after you log in again.` : 'Log in again to go on.'),
     name, password, problem, h('p', { class: 'buttons' }, h('button', { class: 'main', value: 'ok' }, 'Log in')));
   dialog.addEventListener('cancel', (event) => event.preventDefault());
   dialog.addEventListener('submit', async (event) => {

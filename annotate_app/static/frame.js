@@ -94,7 +94,7 @@ export class Frame {
 
   /** What the outbox is doing. @param {string} text @param {'saved' | 'saving' | 'offline'} kind */
   status(text, kind) {
-    if (text.startsWith('Offline') && this.state.dataset.kind !== 'offline') this.say('No connection. Scores are kept in this browser and sent later: go on.');
+    if (text.startsWith('Offline') && this.state.dataset.kind !== 'offline') this.say('No connection. Scores are kept in this browser and sent later: you can go on.');
     if (this.state.textContent !== text) this.state.textContent = text;
     this.state.dataset.kind = kind;
   }

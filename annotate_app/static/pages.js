@@ -33,10 +33,10 @@ export const PAGES = {
     const result = `${percent(gate.share)} of your answers were in the expected range; ${percent(gate.pass)} are needed to go on.`;
     const review = last && press('Look at the last training set', on.previous, 'review', 'plain');
     if (gate.blocked) {
-      return page('gate', 'The training is over', [result, 'No attempt is left. The study office decides how you go on: please get in touch with it.'], review);
+      return page('gate', 'The training is over', [result, 'No attempts are left. The study office decides how you go on: please contact it.'], review);
     }
     const left = Math.max(0, gate.attempts - gate.attempt);
-    return page('gate', 'The training was not passed yet', [result, `Attempt ${gate.attempt} of ${gate.attempts}: ${plural(left, 'attempt')} ${left === 1 ? 'is' : 'are'} left.`],
+    return page('gate', 'You have not passed the training yet', [result, `Attempt ${gate.attempt} of ${gate.attempts}: ${plural(left, 'attempt')} ${left === 1 ? 'is' : 'are'} left.`],
       review, press('Do the training again', on.again, 'again'));
   },
 
@@ -67,7 +67,7 @@ export const PAGES = {
 
   pending({ waiting }) {
     const entries = waiting === 1 ? '1 entry is' : `${waiting} entries are`;
-    return page('pending', 'Waiting for the server', [waiting ? `${entries} kept in this browser and will be sent.` : null, 'The page goes on by itself.']);
+    return page('pending', 'Waiting for the server', [waiting ? `${entries} kept in this browser and will be sent.` : null, 'The page continues by itself.']);
   },
 };
 

@@ -37,7 +37,7 @@ export class Rating {
 
   /** @param {Letter} letter @param {Criterion} criterion @param {number} value @param {number} [pressed] time of the key or click */
   score(letter, criterion, value, pressed) {
-    if (this.taught) this.page.frame.say('This training set is done; Enter goes on');
+    if (this.taught) this.page.frame.say('This training set is done; press Enter to go on');
     const set = this.editable;
     if (!set?.state.criteria.includes(criterion)) return;
     const { scores, ranks } = set.state;

@@ -256,7 +256,7 @@ export class ScoringPage {
   teach({ state }) {
     const feedback = state.feedback ?? {};
     for (const letter of LETTERS) this.grid.cells[letter].teach(feedback[letter] ?? {}, state);
-    this.frame.notice(`${feedbackSummary(feedback, this.share)} Enter goes on.`, 'feedback');
+    this.frame.notice(`${feedbackSummary(feedback, this.share)} Press Enter to go on.`, 'feedback');
     this.frame.updateTools();
     this.frame.submitButton.focus();
   }
@@ -311,7 +311,7 @@ export class ScoringPage {
 
   /** @param {Event} event the submit of the logout */
   leave(event) {
-    const stays = this.outbox.size && !window.confirm(`${this.outbox.size} entries are not sent yet. They stay in this browser. Log out?`);
+    const stays = this.outbox.size && !window.confirm(`Entries not sent yet: ${this.outbox.size}. They stay in this browser. Log out?`);
     if (stays) event.preventDefault();
     else this.leaving = true;
   }

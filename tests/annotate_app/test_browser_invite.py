@@ -21,7 +21,7 @@ def opened(room: Room, token: str) -> Page:
 
 def fill(page: Page, password: str, again: str | None = None) -> None:
     page.get_by_label("New password").fill(password)
-    page.get_by_label("The same again").fill(password if again is None else again)
+    page.get_by_label("Repeat the password").fill(password if again is None else again)
     page.keyboard.press("Enter")
 
 
@@ -68,7 +68,7 @@ def test_rules_and_server_agree(room: Room) -> None:
         ("eightch8", True),
     ):
         page.get_by_label("New password").fill(password)
-        page.get_by_label("The same again").fill(password)
+        page.get_by_label("Repeat the password").fill(password)
         assert (len(kept(page)) == 4) == accepted, password
         answer = page.request.post(f"{room.url}invite", data={"token": token, "password": password})
         assert answer.ok == accepted, password

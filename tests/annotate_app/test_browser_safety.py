@@ -293,7 +293,7 @@ def test_somebody_else_logs_in_at_the_same_window(room: Room) -> None:
 
 def log_in_again(page: Page, name: str) -> None:
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("Your login has ended")
+    expect(dialog).to_contain_text("Your session has ended")
     dialog.get_by_label("Name").fill(name)
     dialog.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")

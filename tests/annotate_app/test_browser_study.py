@@ -35,7 +35,7 @@ def test_training_explains_itself_and_the_gate_lets_try_again(make_room: MakeRoo
     expect(verdicts["A"]).to_contain_text("reason")
     expect(verdicts["D"]).to_contain_text("✓ Right")
     expect(page.get_by_test_id("notice")).to_have_text(
-        "1 of 4 answers is in the expected range. Training so far: 25 %. Enter goes on."
+        "1 of 4 answers is in the expected range. Training so far: 25 %. Press Enter to go on."
     )
     expect(page.get_by_test_id("submit")).to_have_text("Next")
     press(page, "5xzi")  # nothing can be changed any more, but looking goes on

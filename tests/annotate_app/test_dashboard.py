@@ -280,7 +280,7 @@ def test_people_and_simulated_raters_are_never_in_one_plot(room: Room) -> None:
     expect(page.get_by_role("note")).to_have_count(0)
     page.get_by_role("button", name="Simulated raters").click()
     expect(page.get_by_role("note")).to_have_text(
-        "Simulated raters: these scores were made by programs, not by people."
+        "Simulated raters: these scores were given by programs, not by people."
     )
     shown = " ".join(plots.all_inner_texts())
     assert "sim-1" in shown
@@ -344,7 +344,7 @@ def test_it_refreshes_by_itself_and_keeps_the_place(room: Room) -> None:
     room.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_FAILED", "Failed to fetch"]
     context.set_offline(True)
     page.get_by_role("button", name="Refresh").click()
-    expect(page.get_by_role("alert").filter(has_text="Not refreshed at")).to_contain_text("What you see is of")
+    expect(page.get_by_role("alert").filter(has_text="Not refreshed at")).to_contain_text("What you see is from")
     expect(page.get_by_test_id("plot-progress")).to_be_visible()
     context.set_offline(False)
 
@@ -354,7 +354,9 @@ def test_it_refreshes_by_itself_and_keeps_the_place(room: Room) -> None:
 def test_raters_are_invited_reset_retired_and_reinstated(room: Room) -> None:
     page = opened_dashboard(room)
     page.get_by_role("button", name="Invite somebody").click()
-    page.get_by_label("Name", exact=False).fill("dora")
+    name = page.get_by_label("Name", exact=False)
+    name.fill("dora")
+    expect(name).to_have_css("background-color", "rgb(11, 13, 16)")  # light text: Gradio's own white would hide it
     with refreshed(page):
         page.get_by_role("button", name="Make the link").click()
     dialog = page.get_by_role("dialog")
@@ -427,7 +429,7 @@ def test_a_study_in_which_nobody_has_scored(browser: Browser, tmp_path: Path) ->
     page = opened_dashboard(room)
     expect(page.locator("li[aria-current=step]")).to_have_text("Draft")
     expect(page.get_by_test_id("agreement")).to_contain_text("No scores yet")
-    expect(page.get_by_test_id("plot-progress")).to_contain_text("not begun")
+    expect(page.get_by_test_id("plot-progress")).to_contain_text("not started")
     expect(page.get_by_test_id("plot-leniency")).to_contain_text("n too small")
     expect(page.get_by_test_id("flags")).to_contain_text("No flags")
     text = page.locator(".radpref-root").inner_text()
