@@ -62,16 +62,14 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train arms; the same command again resumes."""
-    from radpref.alignment.requests import check_training
+    from radpref.alignment.requests import training_request
     from radpref.data.study.study import Study
 
-    opened, results = Study(study), {}
-    check_training(opened, arm, pairs_run, steps, device)  # before torch is loaded
-    from radpref.alignment.training.preference_arms import run_align, run_finetune
+    opened = Study(study)
+    requests = [training_request(opened, name, pairs_run=pairs_run, n_steps=steps, device=device) for name in arm]
+    from radpref.alignment.training.preference_arms import train_preference_arm  # torch comes with it
 
-    for name in arm:
-        work = run_finetune if name == "finetuned" else run_align
-        results[name] = work(opened, arm=name, pairs_run=pairs_run, n_steps=steps, device=device)
+    results = {request.arm: train_preference_arm(request) for request in requests}
     lines = []
     for name, result in results.items():
         accuracy = result.get("held_out_accuracy")

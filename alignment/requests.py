@@ -1,12 +1,14 @@
 """What the commands of this room are asked for, refused before torch is loaded where study and disk can tell.
 
-Input: the options of ``radpref align`` and ``annotate simulate``. Output: nothing, or one of the project's errors.
+Input: the options of ``radpref align`` and ``annotate simulate``. Output: nothing or, for a
+training, everything that was found on the way; or one of the project's errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from radpref.alignment.preferences.pairs import find_pairs_run
 from radpref.data.core.errors import InvalidInput, NotFound
@@ -14,33 +16,68 @@ from radpref.data.study.pools import PROXY_FILTERED, PROXY_FINETUNED
 from radpref.generation.measuring.network_files import card_path, network_path
 from radpref.generation.sampling.draws import require_unrated
 from radpref.generation.stack.device import check_device
+from radpref.generation.stack.options import FoundGenerator, find_generator
 from radpref.generation.stack.places import BASELINE, TRAINED, require_arms, require_generator
 
 if TYPE_CHECKING:
+    from radpref.data.config.alignment import AlignConfig
     from radpref.data.config.reader_study import SimulatedRater
     from radpref.data.study.study import Study
 
 PROXY_ARMS = (PROXY_FILTERED, PROXY_FINETUNED)
 
 
-def check_training(
-    study: Study, arms: Sequence[str], pairs_run: str | None, n_steps: int | None, device: str = "auto"
-) -> None:
-    """Refuse a training on preferences that cannot begin.
+ArmKind = Literal["align", "finetune"]
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """A training on preferences with all that it is about found once: pairs run, its raters, generator, settings."""
+
+    study: Study
+    kind: ArmKind
+    arm: str
+    pairs_run: str
+    raters: str
+    generator: FoundGenerator
+    settings: AlignConfig
+    device: str
+
+
+def training_request(
+    study: Study,
+    arm: str,
+    *,
+    kind: ArmKind | None = None,
+    pairs_run: str | None = None,
+    n_steps: int | None = None,
+    device: str = "auto",
+) -> TrainingRequest:
+    """What is asked for, or why it cannot begin.
+
+    Args:
+        kind: "finetune" for an arm called finetuned, else "align", where it is not given.
+        pairs_run: the newest where it is not given. n_steps: instead of align.n_steps.
 
     Raises:
         InvalidInput: a bad arm name, number of steps or device.
         NotFound: no pairs, none of them to train on, or no generator.
     """
-    for arm in arms:
-        if arm == BASELINE or not arm.replace("-", "").replace("_", "").isalnum():
-            raise InvalidInput(f"arm name '{arm}' is not usable: take letters, digits, '-' or '_', not 'baseline'")
+    if arm == BASELINE or not arm.replace("-", "").replace("_", "").isalnum():
+        raise InvalidInput(f"arm name '{arm}' is not usable: take letters, digits, '-' or '_', not 'baseline'")
     _check_steps(n_steps)
     check_device(device)
-    run_id = find_pairs_run(study, pairs_run).run_id
-    if not study.db.value("SELECT 1 FROM pairs WHERE run_id = ? AND split = 'train' LIMIT 1", [run_id]):
-        raise NotFound(f"pairs run {run_id} has no training sets: score more sets, then run `radpref align pairs`")
-    require_generator(study)
+    pairs = find_pairs_run(study, pairs_run)
+    if not study.db.value("SELECT 1 FROM pairs WHERE run_id = ? AND split = 'train' LIMIT 1", [pairs.run_id]):
+        raise NotFound(
+            f"pairs run {pairs.run_id} has no training sets: score more sets, then run `radpref align pairs`"
+        )
+    settings = study.config.align
+    if n_steps is not None:
+        settings = settings.model_copy(update={"n_steps": n_steps})
+    kind = kind or ("finetune" if arm == "finetuned" else "align")
+    generator = find_generator(study)
+    return TrainingRequest(study, kind, arm, pairs.run_id, str(pairs.config["raters"]), generator, settings, device)
 
 
 def check_proxy(study: Study, arms: Sequence[str], n_steps: int | None, device: str = "auto") -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_a_device_is_looked_for_before_the_run_is_opened(tiny_study, monkeypatch
     from radpref.data.core.errors import InvalidInput
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(arms, "check_training", lambda *_: None)
+    monkeypatch.setattr(arms, "training_request", lambda study, arm, **options: SimpleNamespace(study=study, **options))
     with refuses(InvalidInput, "cuda", "--device"):
         arms.run_align(tiny_study, device="cuda")
     assert tiny_study.db.value("SELECT count(*) FROM runs WHERE kind = 'align'") == 0

@@ -168,9 +168,9 @@ def _measure(
     modes = [str(condition.mode) for condition in conditions]
     judged = {arm: judge_arm(study, net, conditions, images) for arm, images in samples.items()}
     by_raters = _rater_scores(study, conditions, samples)
-    features, features_name = feature_function(study)
+    features = feature_function(study)
     embedded = {
-        arm: features(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], -1)
+        arm: features.of(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], -1)
         for arm, images in samples.items()
     }
     moved = {arm: drift_and_diversity(own, embedded[BASELINE]) for arm, own in embedded.items()}
@@ -182,7 +182,7 @@ def _measure(
         n_sources=len({condition.text_record or condition.mask_record for condition in conditions}),
         modes={mode: modes.count(mode) for mode in dict.fromkeys(modes)},
         judge=NetworkName(net.name, net.sha256),
-        features=features_name,
+        features=features.name,
         tie=TIE,
         arms={arm: arm_figures(judged[arm], modes, moved[arm], seed) for arm in samples},
         comparisons={

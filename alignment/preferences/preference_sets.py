@@ -5,20 +5,20 @@ Input: rows of ``pairs`` with their sets' images. Output: :class:`PreferenceSets
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from radpref.alignment.preferences.pairs import pair_indices
+from radpref.alignment.preferences.pairs import Split, pair_indices
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.progress import bar
 from radpref.data.imaging.images import to_uint8
 from radpref.data.reader_study.scores import N_SLOTS
-from radpref.data.study.conditions import load_condition, mask_stack
+from radpref.data.study.conditions import StoredCondition, load_condition, mask_stack
 from radpref.generation.stack.conditions import Condition, ConditionBatch, encode_conditions
 from radpref.generation.stack.models import GeneratorStack
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from radpref.data.study.study import Study
 
 CRITERIA: tuple[str, ...] = ("text", "mask")
+SPLITS: tuple[Split, ...] = ("train", "held_out")
 ENCODE_BATCH = 32
 
 
@@ -54,49 +55,77 @@ class PreferenceSets:
         return any(mode != "T2I" for mode in self.modes)
 
 
-def load_preference_sets(
-    study: Study, stack: GeneratorStack, pairs_run: str, split: Literal["train", "held_out"]
-) -> PreferenceSets | None:
-    """The sets of one split of a pairs run, encoded by `stack`'s VAE and text encoder; None if the split is empty.
+@dataclass(frozen=True)
+class StoredSets:
+    """The same sets as the database holds them: set_ids, conditions, and the images' hashes, K for each set."""
+
+    set_ids: tuple[str, ...]
+    conditions: tuple[StoredCondition, ...]
+    asked: tuple[Condition, ...]
+    shas: tuple[str, ...]
+    p: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    scores: dict[str, Tensor]
+
+
+def read_sets(study: Study, pairs_run: str, structures: Sequence[str]) -> dict[Split, StoredSets]:
+    """Everything that a training reads of a pairs run but the images themselves; a split without sets is left out.
+
+    Raises:
+        NotFound: a set has lost an image.
+    """
+    rows = study.db.rows(
+        "SELECT DISTINCT p.split, p.set_id, s.condition_id FROM pairs p JOIN image_sets s USING (set_id)"
+        " WHERE p.run_id = ? ORDER BY p.set_id",
+        [pairs_run],
+    )
+    names = {str(row["condition_id"]) for row in rows}
+    conditions = {name: load_condition(study, name) for name in names}
+    asked = {name: Condition(one.text, mask_stack(study, one.masks, structures)) for name, one in conditions.items()}
+    found: dict[Split, StoredSets] = {}
+    for split in SPLITS:
+        own = [row for row in rows if row["split"] == split]
+        ids = tuple(str(row["set_id"]) for row in own)
+        if own:
+            found[split] = StoredSets(
+                ids,
+                tuple(conditions[row["condition_id"]] for row in own),
+                tuple(asked[row["condition_id"]] for row in own),
+                _images(study, ids),
+                *_preferences(study, pairs_run, ids),
+                _scores(study, pairs_run, ids),
+            )
+    return found
+
+
+def encode_sets(study: Study, stack: GeneratorStack, stored: Mapping[Split, StoredSets]) -> dict[Split, PreferenceSets]:
+    """The sets of each split, encoded by `stack`'s VAE and text encoder; all on its device.
 
     Raises:
         InvalidInput: an image has another size than the generator's.
     """
-    sets = study.db.rows(
-        "SELECT DISTINCT p.set_id, s.condition_id, c.mode FROM pairs p JOIN image_sets s USING (set_id)"
-        " JOIN conditions c USING (condition_id) WHERE p.run_id = ? AND p.split = ? ORDER BY p.set_id",
-        [pairs_run, split],
-    )
-    if not sets:
-        return None
-    ids = [str(row["set_id"]) for row in sets]
-    conditions = []
-    for row in sets:
-        stored = load_condition(study, row["condition_id"])
-        conditions.append(Condition(stored.text, mask_stack(study, stored.masks, stack.structures)))
-    latents = _latents(study, stack, ids, f"encoding {split.replace('_', '-')} sets")
-    p, weights = _preferences(study, pairs_run, ids)
-    scores = _scores(study, pairs_run, ids)
-    device = stack.device
-    return PreferenceSets(
-        tuple(ids),
-        tuple(str(row["mode"]) for row in sets),
-        latents,
-        encode_conditions(stack, conditions),
-        *({c: table[c].to(device) for c in CRITERIA} for table in (p, weights, scores)),
-    )
+    found: dict[Split, PreferenceSets] = {}
+    for split, one in stored.items():
+        latents = encode_stored(study, stack, one.shas, f"encoding {split.replace('_', '-')} sets")
+        found[split] = PreferenceSets(
+            one.set_ids,
+            tuple(condition.mode for condition in one.conditions),
+            latents.view(len(one.set_ids), N_SLOTS, *latents.shape[1:]),
+            encode_conditions(stack, one.asked),
+            *({c: table[c].to(stack.device) for c in CRITERIA} for table in (one.p, one.weights, one.scores)),
+        )
+    return found
 
 
-def _latents(study: Study, stack: GeneratorStack, set_ids: Sequence[str], title: str) -> Tensor:
-    """(N, K, C, h, w) float32 on the stack's device, each image encoded once."""
+def _images(study: Study, set_ids: Sequence[str]) -> tuple[str, ...]:
+    """Hashes of the sets' images, slot by slot."""
     shas: list[str] = []
     for set_id in set_ids:
         rows = study.db.rows("SELECT image_sha FROM set_images WHERE set_id = ? ORDER BY slot", [set_id])
         if len(rows) != N_SLOTS:
             raise NotFound(f"set {set_id} has {len(rows)} images of {N_SLOTS}: run `radpref generate sets` again")
         shas += [str(row["image_sha"]) for row in rows]
-    stacked = encode_stored(study, stack, shas, title)
-    return stacked.view(len(set_ids), N_SLOTS, *stacked.shape[1:])
+    return tuple(shas)
 
 
 def encode_stored(study: Study, stack: GeneratorStack, shas: Sequence[str], title: str) -> Tensor:

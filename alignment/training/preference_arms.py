@@ -7,40 +7,27 @@ card, and a row of ``models``. The same call again resumes an interrupted run, o
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from radpref.alignment.preferences.pairs import find_pairs_run
-from radpref.alignment.preferences.preference_sets import PreferenceSets, load_preference_sets
-from radpref.alignment.requests import check_training
+from radpref.alignment.preferences.pairs import Split
+from radpref.alignment.preferences.preference_sets import SPLITS, StoredSets, encode_sets, read_sets
+from radpref.alignment.requests import ArmKind, TrainingRequest, training_request
 from radpref.alignment.training.dpo import DpoStep
 from radpref.alignment.training.finetune import FinetuneStep, image_scores, select_images, selected_images
-from radpref.alignment.training.policy import Policy, make_policy
-from radpref.alignment.training.train_arm import N_PROMPTS, StepFunction, train_arm
-from radpref.data.core.errors import NotFound
-from radpref.data.study.conditions import StoredCondition, load_condition
+from radpref.alignment.training.held_out import HeldOut
+from radpref.alignment.training.policy import make_policy
+from radpref.alignment.training.train_arm import ArmTraining, StepFunction, train_arm
+from radpref.alignment.training.watch import MODES, N_PROMPTS, Prompt, Watch, feature_function
 from radpref.data.study.runs import Run, once
-from radpref.generation.stack.adapters import arm_identity, load_arm
+from radpref.generation.stack.adapters import generator_identity, load_generator
 from radpref.generation.stack.device import pick_device
-from radpref.generation.stack.places import BASELINE
 
 if TYPE_CHECKING:
     from radpref.data.config.alignment import AlignConfig
     from radpref.data.study.study import Study
 
 log = logging.getLogger(__name__)
-
-ArmKind = Literal["align", "finetune"]
-ARM_OF: dict[ArmKind, str] = {"align": "aligned", "finetune": "finetuned"}
-
-
-@dataclass(frozen=True)
-class Material:
-    """What one training needs, loaded: the policy, training sets and the held-out sets (None if there are none)."""
-
-    policy: Policy
-    train: PreferenceSets
-    held_out: PreferenceSets | None
 
 
 def run_align(
@@ -59,9 +46,10 @@ def run_align(
 
     Raises:
         NotFound: no pairs yet.
-        InvalidInput: a bad arm name or device. Others: as `radpref.alignment.requests.check_training`.
+        InvalidInput: a bad arm name or device. Others: as `radpref.alignment.requests.training_request`.
     """
-    return _run(study, "align", arm, pairs_run, n_steps, device)
+    request = training_request(study, arm, kind="align", pairs_run=pairs_run, n_steps=n_steps, device=device)
+    return train_preference_arm(request)
 
 
 def run_finetune(
@@ -73,94 +61,85 @@ def run_finetune(
     device: str = "auto",
 ) -> dict[str, Any]:
     """The filter-and-fine-tune arm on the training sets of the same pairs run; see :func:`run_align`."""
-    return _run(study, "finetune", arm, pairs_run, n_steps, device)
+    request = training_request(study, arm, kind="finetune", pairs_run=pairs_run, n_steps=n_steps, device=device)
+    return train_preference_arm(request)
 
 
-def _run(
-    study: Study, kind: ArmKind, arm: str, pairs_run: str | None, n_steps: int | None, device: str
-) -> dict[str, Any]:
-    check_training(study, [arm], pairs_run, n_steps, device)
-    device, settings = pick_device(device), study.config.align
-    if n_steps is not None:
-        settings = settings.model_copy(update={"n_steps": n_steps})
-    pairs = find_pairs_run(study, pairs_run)
-    base = arm_identity(study, BASELINE)
+def train_preference_arm(request: TrainingRequest) -> dict[str, Any]:
+    """Train what was asked for, unless that was done before; returns the figures of the run.
+
+    Raises:
+        InvalidInput: the device is not there.
+    """
+    study, device = request.study, pick_device(request.device)
+    base = generator_identity(request.generator)
     config = {
-        "arm": arm,
-        "pairs_run": pairs.run_id,
-        "raters": pairs.config["raters"],
-        "align": settings.model_dump(mode="json"),
+        "arm": request.arm,
+        "pairs_run": request.pairs_run,
+        "raters": request.raters,
+        "align": request.settings.model_dump(mode="json"),
         "generator": study.config.generator.model_dump(mode="json"),
         "base": base,
     }
-    inputs = {"generator": base}
-    return once(study, kind, config, lambda run: _train(study, run, kind, arm, settings, device), inputs).outcome
+
+    def work(run: Run) -> dict[str, Any]:
+        return _train(request, run, device)
+
+    return once(study, request.kind, config, work, {"generator": base}).outcome
 
 
-def load_material(study: Study, pairs_run: str, settings: AlignConfig, device: str) -> Material:
-    """Load the baseline, encode the sets of a pairs run, and make the policy.
-
-    Raises:
-        NotFound: the pairs run has no training sets.
-    """
-    stack = load_arm(study, BASELINE, device)
-    train = load_preference_sets(study, stack, pairs_run, "train")
-    if train is None:
-        raise NotFound(f"pairs run {pairs_run} has no training sets: score more sets, then run `radpref align pairs`")
-    held_out = load_preference_sets(study, stack, pairs_run, "held_out")
-    bf16 = study.config.generator.precision == "bf16"
+def _train(request: TrainingRequest, run: Run, device: str) -> dict[str, Any]:
+    study, settings = request.study, request.settings
+    features = feature_function(study)
+    stack = load_generator(request.generator, device)
+    stored = read_sets(study, request.pairs_run, stack.structures)
+    sets = encode_sets(study, stack, stored)
+    train, held_out = sets["train"], sets.get("held_out")
     policy = make_policy(
-        stack, rank=settings.lora_rank, seed=settings.seed, train_controlnet=train.has_masks, bf16=bf16
+        stack,
+        rank=settings.lora_rank,
+        seed=settings.seed,
+        train_controlnet=train.has_masks,
+        bf16=study.config.generator.precision == "bf16",
     )
-    return Material(policy, train, held_out)
-
-
-def watch_conditions(study: Study, pairs_run: str) -> list[StoredCondition]:
-    """Fixed prompts of the watch: distinct conditions of held-out sets first, texts before masks, at most N_PROMPTS."""
-    rows = study.db.rows(
-        "SELECT DISTINCT s.condition_id, c.mode, c.text, p.split FROM pairs p JOIN image_sets s USING (set_id)"
-        " JOIN conditions c USING (condition_id) WHERE p.run_id = ? ORDER BY p.split, s.condition_id",
-        [pairs_run],
-    )
-    order = {"T2I": 0, "TM2I": 1, "M2I": 2}
-    rows.sort(key=lambda row: (row["split"] != "held_out", order[row["mode"]]))
-    chosen: dict[tuple[str, str], str] = {}
-    for row in rows:
-        chosen.setdefault((row["mode"], row["text"] or row["condition_id"]), row["condition_id"])
-    return [load_condition(study, condition_id) for condition_id in list(chosen.values())[:N_PROMPTS]]
-
-
-def _train(study: Study, run: Run, kind: ArmKind, arm: str, settings: AlignConfig, device: str) -> dict[str, Any]:
-    pairs_run = str(run.config["pairs_run"])
-    material = load_material(study, pairs_run, settings, device)
-    policy = material.policy
     facts: dict[str, Any] = {
-        "raters": run.config["raters"],
-        "pairs_run": pairs_run,
-        "n_sets_train": len(material.train),
-        "n_sets_held_out": len(material.held_out or ()),
+        "raters": request.raters,
+        "pairs_run": request.pairs_run,
+        "n_sets_train": len(train),
+        "n_sets_held_out": len(held_out or ()),
     }
-    step_function: StepFunction
-    if kind == "finetune":
-        selection = select_images(image_scores(material.train), settings.finetune_min_score)
+    step: StepFunction
+    if request.kind == "finetune":
+        selection = select_images(image_scores(train), settings.finetune_min_score)
         facts |= {"n_images": len(selection.images), "min_score": selection.threshold, "warning": selection.warning}
         if selection.warning:
             log.warning("%s", selection.warning)
-        step_function = FinetuneStep(policy, selected_images(material.train, selection), settings)
+        step = FinetuneStep(policy, selected_images(train, selection), settings)
     else:
-        step_function = DpoStep(policy, material.train, settings)
-    return train_arm(
+        step = DpoStep(policy, train, settings)
+    training = ArmTraining(
         study,
         run,
-        policy,
-        step_function,
+        request.arm,
         settings,
-        arm=arm,
-        prompts=watch_conditions(study, pairs_run),
-        held_out=material.held_out,
+        policy,
+        watch=Watch(study.config.generator, watch_prompts(stored), features, run.folder / "watch", settings.seed),
+        held_out=HeldOut(policy, held_out, settings.beta, settings.seed) if held_out else None,
         facts=facts,
-        card=lambda result: model_card(kind, result, settings),
+        card=lambda result: model_card(request.kind, result, settings),
     )
+    return train_arm(training, step)
+
+
+def watch_prompts(stored: Mapping[Split, StoredSets]) -> list[Prompt]:
+    """Fixed prompts of the watch: distinct conditions of held-out sets first, texts before masks, at most N_PROMPTS."""
+    chosen: dict[tuple[str, str], Prompt] = {}
+    for split in reversed(SPLITS):
+        if sets := stored.get(split):
+            both = {one.condition_id: (one, asked) for one, asked in zip(sets.conditions, sets.asked, strict=True)}
+            for name, (one, asked) in sorted(both.items(), key=lambda item: (MODES.index(item[1][0].mode), item[0])):
+                chosen.setdefault((one.mode, one.text or name), Prompt.of(one, asked))
+    return list(chosen.values())[:N_PROMPTS]
 
 
 def model_card(kind: ArmKind, result: dict[str, Any], settings: AlignConfig) -> str:

@@ -18,15 +18,16 @@ from radpref.alignment.preferences.preference_sets import encode_stored
 from radpref.alignment.requests import PROXY_ARMS, check_proxy
 from radpref.alignment.training.finetune import FinetuneStep, TrainingImages
 from radpref.alignment.training.policy import make_policy
-from radpref.alignment.training.train_arm import train_arm
-from radpref.data.study.conditions import StoredCondition, load_condition, mask_stack
+from radpref.alignment.training.train_arm import ArmTraining, train_arm
+from radpref.alignment.training.watch import MODES, N_PROMPTS, Prompt, Watch, feature_function
+from radpref.data.study.conditions import load_condition, mask_stack
 from radpref.data.study.pools import PROXY_FILTERED, PROXY_FINETUNED, pool_run
 from radpref.data.study.runs import Run, once
 from radpref.generation.pools.pool import run_pool
-from radpref.generation.stack.adapters import arm_identity, load_arm
+from radpref.generation.stack.adapters import generator_identity, load_generator
 from radpref.generation.stack.conditions import Condition, encode_conditions
 from radpref.generation.stack.device import pick_device
-from radpref.generation.stack.places import BASELINE
+from radpref.generation.stack.options import find_generator
 
 if TYPE_CHECKING:
     from radpref.data.config.alignment import AlignConfig
@@ -65,7 +66,8 @@ def run_proxy(
 
 
 def _finetune(study: Study, settings: AlignConfig, device: str) -> dict[str, Any]:
-    base = arm_identity(study, BASELINE)
+    generator = find_generator(study)
+    base = generator_identity(generator)
     pools = [pool_run(study, task.name, PROXY_FILTERED) for task in study.config.downstream.tasks]
     config = {
         "arm": PROXY_FINETUNED,
@@ -75,8 +77,11 @@ def _finetune(study: Study, settings: AlignConfig, device: str) -> dict[str, Any
         "generator": study.config.generator.model_dump(mode="json"),
         "base": base,
     }
-    inputs = {"generator": base}
-    return once(study, "proxy", config, lambda run: _train(study, run, pools, settings, device), inputs).outcome
+
+    def work(run: Run) -> dict[str, Any]:
+        return _train(study, run, pools, load_generator(generator, device), settings)
+
+    return once(study, "proxy", config, work, {"generator": base}).outcome
 
 
 @dataclass(frozen=True)
@@ -101,39 +106,43 @@ def _kept(study: Study, pools: Sequence[str], at_most: int) -> _Kept:
     return _Kept(shas, ids)
 
 
-def training_images(study: Study, stack: GeneratorStack, kept: _Kept) -> tuple[TrainingImages, list[StoredCondition]]:
-    """Latents of the images, their distinct conditions encoded once, and those conditions."""
+def training_images(study: Study, stack: GeneratorStack, kept: _Kept) -> tuple[TrainingImages, list[Prompt]]:
+    """Latents of the images, their distinct conditions encoded once, and those conditions, texts first."""
     distinct = list(dict.fromkeys(kept.condition_ids))
     stored = [load_condition(study, name) for name in distinct]
     asked = [Condition(one.text, mask_stack(study, one.masks, stack.structures)) for one in stored]
     place = {name: i for i, name in enumerate(distinct)}
     rows = torch.tensor([place[name] for name in kept.condition_ids], device=stack.device)
     latents = encode_stored(study, stack, kept.shas, "encoding what the proxy kept")
-    return TrainingImages(latents, encode_conditions(stack, asked), rows), stored
+    order = sorted(range(len(stored)), key=lambda i: MODES.index(stored[i].mode))
+    prompts = [Prompt.of(stored[i], asked[i]) for i in order]
+    return TrainingImages(latents, encode_conditions(stack, asked), rows), prompts
 
 
-def _train(study: Study, run: Run, pools: Sequence[str], settings: AlignConfig, device: str) -> dict[str, Any]:
-    stack = load_arm(study, BASELINE, device)
-    images, stored = training_images(study, stack, _kept(study, pools, study.config.proxy.finetune_images))
+def _train(
+    study: Study, run: Run, pools: Sequence[str], stack: GeneratorStack, settings: AlignConfig
+) -> dict[str, Any]:
+    images, prompts = training_images(study, stack, _kept(study, pools, study.config.proxy.finetune_images))
     policy = make_policy(
         stack,
         rank=settings.lora_rank,
         seed=settings.seed,
-        train_controlnet=any(one.masks for one in stored),
+        train_controlnet=any(prompt.condition.mask is not None for prompt in prompts),
         bf16=study.config.generator.precision == "bf16",
     )
-    return train_arm(
+    features, folder = feature_function(study), run.folder / "watch"
+    training = ArmTraining(
         study,
         run,
-        policy,
-        FinetuneStep(policy, images, settings),
+        PROXY_FINETUNED,
         settings,
-        arm=PROXY_FINETUNED,
-        prompts=sorted(stored, key=lambda one: ("T2I", "TM2I", "M2I").index(one.mode)),
+        policy,
+        watch=Watch(study.config.generator, prompts[:N_PROMPTS], features, folder, settings.seed),
         held_out=None,
         facts={"n_images": len(images)},
         card=lambda result: _card(study, result, settings),
     )
+    return train_arm(training, FinetuneStep(policy, images, settings))
 
 
 def _card(study: Study, result: dict[str, Any], settings: AlignConfig) -> str:

@@ -12,51 +12,45 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from radpref.alignment.training.held_out import HeldOut
-from radpref.alignment.training.watch import Watch, feature_function
+from radpref.alignment.training.watch import Watch
 from radpref.generation.stack.adapters import register_model, save_adapters
 from radpref.generation.training.compute import Compute
 from radpref.generation.training.loop import Budget, LoopSettings, Part, TrainingLoop
 
 if TYPE_CHECKING:
-    from radpref.alignment.preferences.preference_sets import PreferenceSets
     from radpref.alignment.training.policy import Policy
     from radpref.data.config.alignment import AlignConfig
-    from radpref.data.study.conditions import StoredCondition
     from radpref.data.study.runs import Run
     from radpref.data.study.study import Study
 
-N_PROMPTS = 4
-"""Prompts of the drift and diversity watch."""
 StepFunction = Callable[[int], Part]
 """step -> its loss, with gradient; which images, timesteps and noises it takes follows from the step alone."""
 
 
-def train_arm(
-    study: Study,
-    run: Run,
-    policy: Policy,
-    step: StepFunction,
-    settings: AlignConfig,
-    *,
-    arm: str,
-    prompts: Sequence[StoredCondition],
-    held_out: PreferenceSets | None,
-    facts: Mapping[str, Any],
-    card: Callable[[dict[str, Any]], str],
-) -> dict[str, Any]:
-    """Train (or take up again), save and register one arm; returns the figures of the run.
+@dataclass(frozen=True)
+class ArmTraining:
+    """One training of an arm, with everything that it needs found and loaded.
 
-    Args:
-        prompts: what the watch samples again and again, at most `N_PROMPTS`.
-        held_out: preference sets for held-out figures; None for an arm that learns from no preferences.
-        facts: what the caller knows of the material; they stand in the result.
-        card: result -> model card.
+    held_out: None for an arm that learns from no preferences; facts: what the caller knows of the material, for the
+    result; card: result -> model card.
     """
-    features, features_name = feature_function(study)
-    watch = Watch(study, prompts[:N_PROMPTS], features, run.folder / "watch", settings.seed)
+
+    study: Study
+    run: Run
+    arm: str
+    settings: AlignConfig
+    policy: Policy
+    watch: Watch
+    held_out: HeldOut | None
+    facts: Mapping[str, Any]
+    card: Callable[[dict[str, Any]], str]
+
+
+def train_arm(training: ArmTraining, step: StepFunction) -> dict[str, Any]:
+    """Train (or take up again), save and register one arm; returns the figures of the run."""
+    run, policy, settings, watch = training.run, training.policy, training.settings, training.watch
     watch.set_baseline(policy.stack)  # before the checkpoint is taken up: the policy equals the baseline here
-    measured = HeldOut(policy, held_out, settings.beta, settings.seed) if held_out else None
-    observer = ArmObserver(policy, watch, measured, settings.n_steps)
+    observer = ArmObserver(policy, watch, training.held_out, settings.n_steps)
     groups = [(list(policy.lora.values()), 1.0)]
     if policy.control:
         groups.append((list(policy.control.values()), settings.controlnet_learning_rate / settings.learning_rate))
@@ -68,20 +62,21 @@ def train_arm(
         _loop_settings(settings, observer.every),
         Compute(policy.stack.device),
     )
-    loop.run_parts(lambda number, _: [step(number)], observe=observer, title=f"training arm {arm}")
+    loop.run_parts(lambda number, _: [step(number)], observe=observer, title=f"training arm {training.arm}")
     result = {
         "run_id": run.run_id,
-        "arm": arm,
+        "arm": training.arm,
         "n_steps": settings.n_steps,
-        **facts,
+        **training.facts,
         "train_controlnet": bool(policy.control),
         "n_parameters": sum(p.numel() for p in loop.parameters),
         "train_s": round(loop.elapsed_s, 2),
-        "features": features_name,
+        "features": watch.features.name,
         **summary(run.metrics()),
     }
-    sha256 = save_adapters(policy.stack, run.model_folder, with_controlnet=bool(policy.control), card=card(result))
-    register_model(study, run.run_id, arm, sha256, result)
+    card = training.card(result)
+    sha256 = save_adapters(policy.stack, run.model_folder, with_controlnet=bool(policy.control), card=card)
+    register_model(training.study, run.run_id, training.arm, sha256, result)
     return {**result, "sha256": sha256}
 
 

@@ -19,22 +19,27 @@ from radpref.data.core.errors import NotFound
 from radpref.data.imaging.sheets import SheetRow, save_sheet
 from radpref.data.study.conditions import StoredCondition
 from radpref.generation.measuring.roles import load_network
-from radpref.generation.sampling.sets import image_seed, sample_stored
+from radpref.generation.sampling.sets import image_seed, sample_conditions
 from radpref.generation.stack.models import GeneratorStack
 
 if TYPE_CHECKING:
+    from radpref.data.config.generation import GeneratorConfig
     from radpref.data.study.study import Study
+    from radpref.generation.stack.conditions import Condition
 
 log = logging.getLogger(__name__)
 
 Images = npt.NDArray[np.uint8]
-Features = npt.NDArray[np.float64]
-FeatureFunction = Callable[[Images], Features]
+FeatureRows = npt.NDArray[np.float64]
+N_PROMPTS = 4
+"""Prompts that are watched, at most."""
+MODES = ("T2I", "TM2I", "M2I")
+"""Which kinds of prompt are preferred, texts first."""
 IMAGES_PER_PROMPT = 4
 PIXEL_GRID = 16
 
 
-def pixel_features(images: Images) -> Features:
+def pixel_features(images: Images) -> FeatureRows:
     """Block means on a 16 x 16 grid, (N, H, W) -> (N, 256): the stand-in where there is no fidelity network."""
     n, height, width = images.shape
     rows, columns = (np.linspace(0, side, PIXEL_GRID + 1).astype(int)[:-1] for side in (height, width))
@@ -43,24 +48,32 @@ def pixel_features(images: Images) -> Features:
     return np.asarray((sums / area).reshape(n, -1) / 255)
 
 
-def feature_function(study: Study) -> tuple[FeatureFunction, str]:
-    """Features of the study's `fidelity` network and its name; pixel features where there is none."""
+@dataclass(frozen=True)
+class Features:
+    """What images are compared by, and its name: images (n, H, W) uint8 -> (n, D)."""
+
+    name: str
+    of: Callable[[Images], FeatureRows]
+
+
+def feature_function(study: Study) -> Features:
+    """Features of the study's `fidelity` network; pixel features where there is none."""
     try:
         net = load_network(study, "fidelity", "fidelity")
     except NotFound as error:
         log.warning("%s; the watch uses pixel features", error)
-        return pixel_features, "pixels"
-    return lambda images: net.features(images).astype(np.float64), f"{net.name} {net.sha256[:12]}"
+        return Features("pixels", pixel_features)
+    return Features(f"{net.name} {net.sha256[:12]}", lambda images: net.features(images).astype(np.float64))
 
 
-def within_distance(features: Features) -> float:
+def within_distance(features: FeatureRows) -> float:
     """Mean pairwise distance within prompts: features (prompts, k, D), k >= 2."""
     k = features.shape[1]
     first, second = np.triu_indices(k, 1)
     return float(np.linalg.norm(features[:, first] - features[:, second], axis=-1).mean())
 
 
-def drift_and_diversity(features: Features, baseline: Features) -> dict[str, float]:
+def drift_and_diversity(features: FeatureRows, baseline: FeatureRows) -> dict[str, float]:
     """Compare features (prompts, k, D) of policy and baseline, equal prompts and seeds.
 
     Returns:
@@ -78,23 +91,36 @@ def drift_and_diversity(features: Features, baseline: Features) -> dict[str, flo
     }
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A condition and its caption in the sheets."""
+
+    caption: str
+    condition: Condition
+
+    @classmethod
+    def of(cls, stored: StoredCondition, condition: Condition) -> Prompt:
+        """The prompt of a stored condition: its caption is the text, or names the masks."""
+        return cls(stored.text or f"mask: {', '.join(sorted(stored.masks))}", condition)
+
+
 @dataclass
 class Watch:
-    """Fixed prompts and seeds with what the baseline makes of them."""
+    """Fixed prompts and seeds with what the baseline makes of them; sampled as `settings` say."""
 
-    study: Study
-    conditions: Sequence[StoredCondition]
-    features: FeatureFunction
+    settings: GeneratorConfig
+    prompts: Sequence[Prompt]
+    features: Features
     folder: Path
     seed: int
     _baseline: Images | None = field(default=None, repr=False)
 
     def sample(self, stack: GeneratorStack) -> Images:
         """(prompts, k, H, W) uint8 with the study's own sampler settings."""
-        repeated = [condition for condition in self.conditions for _ in range(IMAGES_PER_PROMPT)]
+        repeated = [prompt.condition for prompt in self.prompts for _ in range(IMAGES_PER_PROMPT)]
         seeds = [image_seed("watch", self.seed, index) for index in range(len(repeated))]
-        images = sample_stored(self.study, stack, repeated, seeds)
-        return np.asarray(images).reshape(len(self.conditions), IMAGES_PER_PROMPT, *images.shape[1:])
+        images = sample_conditions(self.settings, stack, repeated, seeds)
+        return images.reshape(len(self.prompts), IMAGES_PER_PROMPT, *images.shape[1:])
 
     def set_baseline(self, stack: GeneratorStack) -> None:
         """Sample what everything is compared with; call it before training, with the policy equal to the baseline."""
@@ -106,12 +132,12 @@ class Watch:
             raise NotFound("the watch has no baseline samples: call set_baseline before training")
         images = self.sample(stack)
         rows = [
-            SheetRow(condition.text or f"mask: {', '.join(sorted(condition.masks))}", (before, now))
-            for condition, before, now in zip(self.conditions, self._baseline, images, strict=True)
+            SheetRow(prompt.caption, (before, now))
+            for prompt, before, now in zip(self.prompts, self._baseline, images, strict=True)
         ]
         save_sheet(self.folder / f"step-{step:06d}.png", rows, ("baseline", f"step {step}"))
-        return drift_and_diversity(self._features(images), self._features(self._baseline))
+        return drift_and_diversity(self._measure(images), self._measure(self._baseline))
 
-    def _features(self, images: Images) -> Features:
+    def _measure(self, images: Images) -> FeatureRows:
         flat = images.reshape(-1, *images.shape[2:])
-        return self.features(flat).reshape(*images.shape[:2], -1)
+        return self.features.of(flat).reshape(*images.shape[:2], -1)

@@ -23,7 +23,7 @@ from radpref.generation.stack.conditions import Condition, encode_conditions, hi
 from radpref.generation.stack.fitting import vae_factor
 from radpref.generation.stack.loading import load_stack
 from radpref.generation.stack.models import GeneratorStack
-from radpref.generation.stack.options import ModelOptions, options_of
+from radpref.generation.stack.options import ModelOptions, find_generator, options_of, study_options
 from radpref.generation.stack.places import named_generator, place_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def _load(study: Study | None, name: str, config: StudyConfig) -> tuple[Generato
 
     place = named_generator(study, name)
     if study is not None:
-        return load_generator(study, place), options_of(config.generator, config.data.structures, study.root)
+        found = find_generator(study, place)
+        return load_generator(found), study_options(study)
     options = options_of(config.generator, config.data.structures, Path())
     return load_stack(place_of(place, Path.cwd()), options=options), options
 

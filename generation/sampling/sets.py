@@ -26,8 +26,11 @@ from radpref.generation.sampling.draws import allot_modes, draw_conditions, draw
 from radpref.generation.stack.places import require_arms, require_masks
 
 if TYPE_CHECKING:
+    from radpref.data.config.generation import GeneratorConfig
     from radpref.data.study.runs import Run
     from radpref.data.study.study import Study
+    from radpref.generation.stack.conditions import Condition
+    from radpref.generation.stack.models import GeneratorStack
 
 SET_SIZE = 4
 
@@ -200,18 +203,27 @@ def _sample_chunk(
 
 def sample_stored(study: Study, stack: Any, conditions: Sequence[StoredCondition], seeds: Sequence[int]) -> np.ndarray:
     """Sample stored conditions with the study's steps, guidance and scheduler; (N, H, W) uint8."""
-    from radpref.generation.sampling.sampler import sample
     from radpref.generation.stack.conditions import Condition
 
-    settings = study.config.generator
-    cache: dict[str, Any] = {}
+    cache: dict[str, Condition] = {}
     for condition in conditions:
         cache.setdefault(
             condition.condition_id, Condition(condition.text, mask_stack(study, condition.masks, stack.structures))
         )
+    return sample_conditions(
+        study.config.generator, stack, [cache[condition.condition_id] for condition in conditions], seeds
+    )
+
+
+def sample_conditions(
+    settings: GeneratorConfig, stack: GeneratorStack, conditions: Sequence[Condition], seeds: Sequence[int]
+) -> np.ndarray:
+    """Sample conditions with a study's steps, guidance and scheduler; (N, H, W) uint8."""
+    from radpref.generation.sampling.sampler import sample
+
     images = sample(
         stack,
-        [cache[condition.condition_id] for condition in conditions],
+        conditions,
         list(seeds),
         n_steps=settings.n_steps,
         guidance_scale=settings.guidance_scale,

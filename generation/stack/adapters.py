@@ -24,17 +24,9 @@ from radpref.data.study.runs import now
 from radpref.generation.stack.identity import extras_identity, identity
 from radpref.generation.stack.loading import load_stack
 from radpref.generation.stack.models import GeneratorStack, add_lora
-from radpref.generation.stack.options import ModelOptions, options_of
+from radpref.generation.stack.options import FoundGenerator, ModelOptions, find_generator
 from radpref.generation.stack.parts import quiet_libraries, read_network
-from radpref.generation.stack.places import (
-    BASELINE,
-    MANIFEST,
-    TRAINED,
-    find_model,
-    model_path,
-    require_generator,
-    training_command,
-)
+from radpref.generation.stack.places import BASELINE, MANIFEST, find_model, training_command
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
@@ -156,25 +148,16 @@ def merge_lora(unet: UNet2DConditionModel) -> None:
     unet.unload_lora()
 
 
-def load_generator(study: Study, name: str, device: str = "cpu", *, with_controlnet: bool = True) -> GeneratorStack:
-    """The stack called ``name`` in study.toml; without its ControlNet where one is to be grown anew.
-
-    What [generator] says about a brought model (ControlNet, LoRA, ...) counts for a model named by its place; one that
-    was trained here was saved with it.
+def load_generator(found: FoundGenerator, device: str = "cpu", *, with_controlnet: bool = True) -> GeneratorStack:
+    """The stack of a generator; without its ControlNet where one is to be grown anew.
 
     Raises:
-        NotFound: it is not there.
         InvalidInput: a part is missing or broken, or does not fit.
     """
-    options = None if name == TRAINED else study_options(study)
+    options = found.options
     if not with_controlnet:
         options = replace(options or ModelOptions(), with_controlnet=False)
-    return load_stack(model_path(study, name), device, options=options)
-
-
-def study_options(study: Study) -> ModelOptions:
-    """What study.toml says about a brought model."""
-    return options_of(study.config.generator, study.config.data.structures, study.root)
+    return load_stack(found.path, device, options=options)
 
 
 def register_model(study: Study, run_id: str, arm: str, sha256: str, detail: Mapping[str, Any]) -> None:
@@ -195,43 +178,38 @@ def register_model(study: Study, run_id: str, arm: str, sha256: str, detail: Map
 
 def arm_identity(study: Study, arm: str) -> str:
     """SHA-256 of everything that makes up an arm's model, for the records of runs; errors as in :func:`load_arm`."""
-    base, row = _arm_model(study, arm)
-    return base if row is None else f"{base}+{row['sha256']}"
+    base = generator_identity(find_generator(study))
+    return base if arm == BASELINE else f"{base}+{_model_on(study, arm, base)['sha256']}"
 
 
-def _arm_model(study: Study, arm: str) -> tuple[str, dict[str, Any] | None]:
-    """(identity of the study's generator, row of table ``models``); None for the baseline, which has no such row.
+def _model_on(study: Study, arm: str, base: str) -> dict[str, Any]:
+    """The row of table ``models`` of an arm that was trained on the generator of identity `base`.
 
     Raises:
         InvalidInput: the arm's adapters were trained on another generator; added to this one they mean nothing.
     """
-    model = study.config.generator.model
-    base = generator_identity(study, model)
-    if arm == BASELINE:
-        return base, None
     row = find_model(study, arm)
     trained_on = study.db.value("SELECT json_extract(config, '$.base') FROM runs WHERE run_id = ?", [row["run_id"]])
     if trained_on not in (None, base):  # None: a run that did not record it
         raise InvalidInput(
-            f"arm '{arm}' was trained on generator {trained_on[:12]}, but generator {model!r} is now {base[:12]}: train"
-            f" it again with `radpref {training_command(row['arm'])}`, or set [generator] of study.toml back"
+            f"arm '{arm}' was trained on generator {trained_on[:12]}, but generator {study.config.generator.model!r} is"
+            f" now {base[:12]}: train it again with `radpref {training_command(row['arm'])}`, or set [generator] of"
+            " study.toml back"
         )
-    return base, row
+    return row
 
 
-def generator_identity(study: Study, name: str) -> str:
+def generator_identity(found: FoundGenerator) -> str:
     """SHA-256 of a generator as :func:`load_generator` would load it.
 
     Raises:
-        NotFound: it is not there.
         InvalidInput: a part is missing.
     """
-    folder = require_generator(study, name)
-    options = study_options(study)
-    if not (folder / MANIFEST).exists():
-        return identity(folder, options)
-    own = sha256_tree(folder, without=(MODEL_CARD,))
-    added = "" if name == TRAINED else extras_identity(options)
+    options = found.options or ModelOptions()
+    if not (found.path / MANIFEST).exists():
+        return identity(found.path, options)
+    added = extras_identity(options)
+    own = sha256_tree(found.path, without=(MODEL_CARD,))
     return f"{own}+{added}" if added else own
 
 
@@ -239,9 +217,10 @@ def load_arm(study: Study, arm: str = BASELINE, device: str = "cpu") -> Generato
     """The generator of an arm: ``baseline`` is the study's own; others have their LoRA merged and ControlNet in place.
 
     Raises:
-        NotFound: no such arm, or its folder is gone.
+        NotFound: no generator, no such arm, or its folder is gone.
         InvalidInput: a part is broken, or the arm was trained on another generator than the study's present one.
     """
-    row = None if arm == BASELINE else _arm_model(study, arm)[1]
-    stack = load_generator(study, study.config.generator.model, device)
+    found = find_generator(study)
+    row = None if arm == BASELINE else _model_on(study, arm, generator_identity(found))
+    stack = load_generator(found, device)
     return stack if row is None else load_adapters(stack, study.root / str(row["path"]))

@@ -32,8 +32,8 @@ older study becomes another one."""
 
 def identity(path: Path, options: ModelOptions) -> str:
     """SHA-256 over the files that `load_brought` would read and the options that change what they mean."""
-    said = {key: getattr(options, key) for key in ("structures", *_SAID)}
-    return _digest(used_files(path, options), said)
+    files = used_files(path, options)
+    return _digest(files, {key: getattr(options, key) for key in ("structures", *_SAID)})
 
 
 def extras_identity(options: ModelOptions) -> str:

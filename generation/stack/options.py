@@ -1,13 +1,17 @@
-"""What study.toml says of a brought model."""
+"""Which generator a study names, and what study.toml says of it: found once, without torch, and passed on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from radpref.data.config.data import DataConfig
 from radpref.data.config.generation import GeneratorConfig
+from radpref.generation.stack.places import TRAINED, require_generator
+
+if TYPE_CHECKING:
+    from radpref.data.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,30 @@ def options_of(settings: GeneratorConfig, structures: tuple[str, ...], root: Pat
         variant=settings.variant,
         config=resolved(settings.config) if settings.config else None,
     )
+
+
+@dataclass(frozen=True)
+class FoundGenerator:
+    """A generator's folder or file, and what study.toml says of it; None for one that was trained in the study."""
+
+    path: Path
+    options: ModelOptions | None
+
+
+def find_generator(study: Study, name: str | None = None) -> FoundGenerator:
+    """The study's generator, or the one called ``name`` in study.toml.
+
+    What [generator] says about a brought model (ControlNet, LoRA, ...) counts for a model named by its place; one that
+    was trained here was saved with it.
+
+    Raises:
+        NotFound: it is not there.
+    """
+    name = name or study.config.generator.model
+    path = require_generator(study, name)
+    return FoundGenerator(path, None if name == TRAINED else study_options(study))
+
+
+def study_options(study: Study) -> ModelOptions:
+    """What study.toml says about a brought model."""
+    return options_of(study.config.generator, study.config.data.structures, study.root)

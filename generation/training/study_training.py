@@ -126,12 +126,13 @@ def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
 
 def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
     from radpref.generation.stack.adapters import load_generator
+    from radpref.generation.stack.options import find_generator
     from radpref.generation.training.recipes import fresh_stack
 
     settings = study.config.train
     if settings.start != FRESH:
         try:
-            return load_generator(study, settings.start, with_controlnet=settings.control != "new")
+            return load_generator(find_generator(study, settings.start), with_controlnet=settings.control != "new")
         except InvalidInput as error:
             mend = ", or train.control = 'new' trains one" if str(error).startswith("the ControlNet") else ""
             raise InvalidInput(f"{error}{mend}") from error
@@ -150,12 +151,13 @@ def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
         register_model,
     )
     from radpref.generation.stack.models import save_stack
+    from radpref.generation.stack.options import find_generator
     from radpref.generation.stack.parts import quiet_libraries
     from radpref.generation.stack.places import TRAINED
     from radpref.generation.training.train_card import train_card
 
     if study.config.train.start != FRESH:
-        run.result["start_sha256"] = generator_identity(study, study.config.train.start)
+        run.result["start_sha256"] = generator_identity(find_generator(study, study.config.train.start))
     if lora_parameters(stack.unet):
         run.model_folder.mkdir(parents=True, exist_ok=True)
         with quiet_libraries():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from radpref.alignment.preferences.pairs import find_pairs_run, run_pairs
-from radpref.alignment.preferences.preference_sets import load_preference_sets
+from radpref.alignment.preferences.preference_sets import encode_sets, read_sets
 from radpref.alignment.training import dpo, finetune, held_out, losses, watch
 from radpref.alignment.training import preference_arms as arms
 from radpref.alignment.training import train_arm as arm_training
@@ -46,7 +46,7 @@ def material(rated):
 
 def _material(study):
     stack = load_arm(study)
-    sets = load_preference_sets(study, stack, find_pairs_run(study).run_id, "train")
+    sets = encode_sets(study, stack, read_sets(study, find_pairs_run(study).run_id, stack.structures))["train"]
     return make_policy(stack, rank=2, seed=0, train_controlnet=True), sets
 
 

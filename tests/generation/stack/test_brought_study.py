@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from radpref.alignment.preferences.pairs import find_pairs_run, run_pairs
-from radpref.alignment.preferences.preference_sets import load_preference_sets
+from radpref.alignment.preferences.preference_sets import encode_sets, read_sets
 from radpref.alignment.training import held_out, watch
 from radpref.alignment.training import preference_arms as arms
 from radpref.alignment.training.losses import to_epsilon
@@ -87,8 +87,7 @@ def test_sets_of_all_three_modes_are_sampled(study: Study) -> None:
 def test_preference_errors_are_those_of_the_noise_though_the_model_predicts_v(study: Study) -> None:
     stack = load_arm(study)
     assert stack.prediction_type == "v_prediction"
-    sets = load_preference_sets(study, stack, find_pairs_run(study).run_id, "train")
-    assert sets is not None
+    sets = encode_sets(study, stack, read_sets(study, find_pairs_run(study).run_id, stack.structures))["train"]
     policy = make_policy(stack, rank=2, seed=0, train_controlnet=True)
     batch = sets.conditions.select([0])
     latents, steps = sets.latents[0, :1], torch.tensor([400])

@@ -24,10 +24,10 @@ from radpref.data.study.conditions import record_conditions
 from radpref.data.study.runs import finished_run, start_run
 from radpref.data.study.study import Study
 from radpref.generation.sampling.sets import run_sets
-from radpref.generation.stack.adapters import study_options
 from radpref.generation.stack.conditions import hint_colours
 from radpref.generation.stack.loading import load_stack
 from radpref.generation.stack.models import save_stack, tiny_stack
+from radpref.generation.stack.options import study_options
 from radpref.generation.stack.places import find_model
 from radpref.generation.training import loop
 from radpref.generation.training.loop import TrainingLoop
