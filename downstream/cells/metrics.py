@@ -46,8 +46,8 @@ class Metrics:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Metrics:
         """The metrics of a row of table ``cells``: flat, and "per_class" nested."""
-        per_class = stored.pop("per_class", {})
-        return cls(null_to_nan(stored), {name: null_to_nan(values) for name, values in per_class.items()})
+        classes = {name: null_to_nan(values) for name, values in stored.get("per_class", {}).items()}
+        return cls(null_to_nan({name: value for name, value in stored.items() if name != "per_class"}), classes)
 
     def to_json(self) -> dict[str, Any]:
         """As `from_json` reads it."""

@@ -115,23 +115,26 @@ def compare_family(
     n_boot: int = 1000,
 ) -> tuple[Comparison, ...]:
     """Test every member of the family, adjust (Bonferroni and Holm, size = the planned family), give verdicts."""
-    pairs = [_Pairs.of(cells, contrast) for contrast in family]
-    found = [pair.difference(alpha, len(family)) for pair in pairs]
-    better = [1.0 if isinstance(one, str) else one.p for one in found]
-    worse = [1.0 if isinstance(one, str) else one.p_worse for one in found]
+    arms = [_paired_cells(cells, contrast) for contrast in family]
+    found = [_difference(*pair, alpha, len(family)) for pair in arms]
+    better, worse = (
+        [1.0 if isinstance(one, str) else getattr(one, name) for one in found] for name in ("p", "p_worse")
+    )
     rows: list[Comparison] = []
-    for pair, tested, *p in zip(pairs, found, bonferroni(better), holm(better), holm(worse), strict=True):
-        p_bonferroni, p_holm, p_holm_worse = map(float, p)
-        own = {**vars(pair.contrast), "seeds": pair.seeds, "family_size": len(family)}
+    for contrast, (a, b), tested, *p in zip(
+        family, arms, found, bonferroni(better), holm(better), holm(worse), strict=True
+    ):
+        own = {**vars(contrast), "seeds": tuple(cell.spec.seed for cell in a), "family_size": len(family)}
         if isinstance(tested, str):
-            rows.append(UntestedComparison(**own, n=len(pair.seeds), reason=tested))
+            rows.append(UntestedComparison(**own, n=len(a), reason=tested))
             continue
-        left, right = ([patient_sums(load(cell), pair.kind) for cell in cells] for cells in (pair.a, pair.b))
+        kind, (p_bonferroni, p_holm, p_holm_worse) = a[0].spec.kind, map(float, p)
+        left, right = ([patient_sums(load(cell), kind) for cell in side] for side in (a, b))
         rows.append(
             PairedComparison(
-                **own, **vars(tested), metric=pair.metric, metric_name=METRIC_NAMES[pair.metric],
-                ci_bootstrap=bootstrap_difference(left, right, patient_score(pair.kind), rng, n_boot),
-                values_a=pair.values(pair.a), values_b=pair.values(pair.b), n_test_patients=len(left[0]),
+                **own, **vars(tested), metric=PRIMARY_METRIC[kind], metric_name=METRIC_NAMES[PRIMARY_METRIC[kind]],
+                ci_bootstrap=bootstrap_difference(left, right, patient_score(kind), rng, n_boot),
+                values_a=_values(a), values_b=_values(b), n_test_patients=len(left[0]),
                 p_bonferroni=p_bonferroni, p_holm=p_holm, p_holm_worse=p_holm_worse,
                 verdict=verdict(tested.n, p_holm, p_holm_worse, tested.detectable_difference, alpha),
             )
@@ -139,47 +142,28 @@ def compare_family(
     return tuple(rows)
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """The cells of both arms of a contrast, seed by seed."""
-
-    contrast: Contrast
-    seeds: tuple[int, ...]
-    a: tuple[Cell, ...]
-    b: tuple[Cell, ...]
-
-    @classmethod
-    def of(cls, cells: Sequence[Cell], contrast: Contrast) -> _Pairs:
-        a, b = (_by_seed(cells, contrast, arm) for arm in (contrast.a, contrast.b))
-        seeds = tuple(sorted(set(a) & set(b)))
-        return cls(contrast, seeds, tuple(a[seed] for seed in seeds), tuple(b[seed] for seed in seeds))
-
-    @property
-    def kind(self) -> str:
-        return self.a[0].spec.kind
-
-    @property
-    def metric(self) -> str:
-        return PRIMARY_METRIC[self.kind]
-
-    def values(self, cells: Sequence[Cell]) -> tuple[float, ...]:
-        return tuple(cell.metrics.values[self.metric] for cell in cells)
-
-    def difference(self, alpha: float, family_size: int) -> Difference | str:
-        """The test over seeds, or why there is none."""
-        if not self.seeds:
-            return "no finished cells"
-        try:
-            return compare(self.values(self.a), self.values(self.b), alpha, family_size)
-        except InvalidInput as error:
-            return str(error)
+def _paired_cells(cells: Sequence[Cell], contrast: Contrast) -> tuple[list[Cell], list[Cell]]:
+    """The cells of both arms, seed by seed, of the seeds that both have."""
+    by_seed: dict[str, dict[int, Cell]] = {contrast.a: {}, contrast.b: {}}
+    for cell in cells:
+        spec, multiple = cell.spec, 0 if cell.spec.arm in PLAIN_ARMS else contrast.multiple
+        if (spec.task, spec.fraction, spec.multiple) == (contrast.task, contrast.fraction, multiple):
+            by_seed.setdefault(spec.arm, {})[spec.seed] = cell
+    a, b = by_seed[contrast.a], by_seed[contrast.b]
+    seeds = sorted(set(a) & set(b))
+    return [a[seed] for seed in seeds], [b[seed] for seed in seeds]
 
 
-def _by_seed(cells: Sequence[Cell], contrast: Contrast, arm: str) -> dict[int, Cell]:
-    """The cells of one arm at the contrast's place of the grid."""
-    place = (arm, contrast.task, contrast.fraction, 0 if arm in PLAIN_ARMS else contrast.multiple)
-    specs = ((cell.spec, cell) for cell in cells)
-    return {spec.seed: cell for spec, cell in specs if (spec.arm, spec.task, spec.fraction, spec.multiple) == place}
+def _values(cells: Sequence[Cell]) -> tuple[float, ...]:
+    return tuple(cell.metrics.values[PRIMARY_METRIC[cell.spec.kind]] for cell in cells)
+
+
+def _difference(a: Sequence[Cell], b: Sequence[Cell], alpha: float, family_size: int) -> Difference | str:
+    """The test over seeds, or why there is none."""
+    try:
+        return compare(_values(a), _values(b), alpha, family_size) if a else "no finished cells"
+    except InvalidInput as error:
+        return str(error)
 
 
 def patient_sums(predictions: Predictions, kind: str) -> npt.NDArray[np.float64]:

@@ -7,6 +7,7 @@ the number of comparisons where Bonferroni is used. One-tailed, as the study tes
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,14 +69,7 @@ def seeds_needed(d_z: float, alpha: float, power: float = 0.8, max_seeds: int = 
     """Pairs that a one-tailed paired test needs to find ``d_z``; None if more than ``max_seeds`` (or d_z <= 0)."""
     if not d_z > 0 or power_paired(d_z, max_seeds, alpha) < power:
         return None
-    low, high = 2, max_seeds
-    while low < high:
-        middle = (low + high) // 2
-        if power_paired(d_z, middle, alpha) >= power:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return 2 + bisect_left(range(2, max_seeds + 1), power, key=lambda n: power_paired(d_z, n, alpha))
 
 
 @dataclass(frozen=True)

@@ -275,10 +275,9 @@ def _concluded(family: Sequence[GainRow], alpha: float) -> list[GainRow]:
 def _rater_rows(overall: Sequence[SetComparison]) -> list[RaterRow]:
     found = []
     for name in sorted({one.rater for one in overall}):
-        own = [
-            (one.first, one.second, one.gain, one.win_rate, one.ties) for one in overall if one.rater == name
-        ]  # fmt: skip
-        found.append(RaterRow(name, len(own), *np.mean(own, axis=0).tolist()))
+        own = [one for one in overall if one.rater == name]
+        first, second, wins, ties = _means(own)
+        found.append(RaterRow(name, len(own), first, second, second - first, wins + ties / 2, ties))
     return found
 
 
@@ -297,16 +296,16 @@ def _flag_rows(readings: Sequence[Reading], first_arm: str) -> list[FlagRow]:
     raters, conditions = [one.rater for one in readings], [one.about.condition for one in readings]
     found = []
     for flag in FLAGS:
-        first, second = (
-            np.array([np.mean(_flagged(one, flag, first_arm, of_first=of_first)) for one in readings])
-            for of_first in (True, False)
-        )
-        difference = estimate((second - first).tolist(), raters, conditions)
-        found.append(FlagRow(flag, 4 * len(readings), float(first.mean()), float(second.mean()), difference))
+        shares = np.array([_flagged(one, flag, first_arm) for one in readings])
+        difference = estimate((shares[:, 1] - shares[:, 0]).tolist(), raters, conditions)
+        first, second = shares.mean(axis=0).tolist()
+        found.append(FlagRow(flag, 4 * len(readings), first, second, difference))
     return found
 
 
-def _flagged(reading: Reading, flag: str, first_arm: str, *, of_first: bool) -> list[int]:
-    """1 for each flagged image of an arm, 0 for the others."""
-    own = [image.slot for image in reading.about.images if (image.arm == first_arm) == of_first]
-    return [reading.flags.get((slot, flag), 0) for slot in own]
+def _flagged(reading: Reading, flag: str, first_arm: str) -> tuple[float, float]:
+    """Share of flagged images of the first arm and of the second."""
+    flags: tuple[list[int], list[int]] = ([], [])
+    for image in reading.about.images:
+        flags[image.arm != first_arm].append(reading.flags.get((image.slot, flag), 0))
+    return float(np.mean(flags[0])), float(np.mean(flags[1]))

@@ -6,7 +6,9 @@ Input: a Study. Output: :class:`Evidence`. A part that is missing is None or emp
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +20,25 @@ from radpref.data.core.errors import NotFound
 from radpref.data.imaging.images import to_uint8
 from radpref.data.reader_study.lifecycle import early_unblinding
 from radpref.data.reader_study.scores import score_table
+from radpref.data.study.conditions import MODES
 from radpref.data.study.pools import PROXY_FILTERED, pool_rows
 from radpref.data.study.runs import Run, finished_run
+from radpref.data.study.splits import SPLITS
 from radpref.downstream.inference.grid_result import GridResult
 from radpref.downstream.inference.reader_comparison import ReaderComparison, reader_comparison
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from radpref.data.study.db import StudyDatabase
     from radpref.data.study.study import Study
 
 N_BOOT = 500
 MAX_PAIRS_ON_SHEET = 8
-_COUNTED_SCORES = """
-SELECT count(*) FROM current_scores v JOIN counted_presentations p USING (presentation_id)
-WHERE v.rater_kind = ? AND p.purpose = ? AND p.state <> 'skipped'
-"""
+_COUNTED_SCORES = (
+    "current_scores v JOIN counted_presentations p USING (presentation_id) "
+    "WHERE v.rater_kind = ? AND p.purpose = ? AND p.state <> 'skipped'"
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,27 @@ class PoolPair:
 
 
 @dataclass(frozen=True)
+class RunRecord:
+    """A run of the study; seconds: None while it is not finished."""
+
+    kind: str
+    run_id: str
+    status: str
+    started_at: str
+    seconds: float | None
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ContentHash:
+    """What something that a result rests on is, its name and its SHA-256."""
+
+    what: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All parts of the report."""
 
@@ -53,16 +79,15 @@ class Evidence:
     scores: pd.DataFrame
     agreement: AgreementReport | None
     align: Run | None
-    alignment_steps: list[dict[str, Any]]
+    alignment_steps: Sequence[Mapping[str, float | None]]
     """Lines of the alignment run's metrics.jsonl, one per step."""
     finetune: Run | None
-    pairs: dict[str, Any] | None
+    pairs: Run | None
     evaluation: Run | None
     grid: GridResult | None
     pool_pairs: list[PoolPair]
-    runs: list[dict[str, Any]]
-    models: list[dict[str, Any]]
-    networks: list[dict[str, Any]]
+    runs: list[RunRecord]
+    hashes: list[ContentHash]
     comparison: ReaderComparison | None = None
     """What `radpref.downstream.inference.reader_comparison` read; None without comparison sets."""
     early: dict[str, Any] | None = None
@@ -71,7 +96,7 @@ class Evidence:
     @property
     def n_alignment_runs(self) -> int:
         """Finished alignment runs of the study."""
-        return sum(run["kind"] == "align" and run["status"] == "done" for run in self.runs)
+        return sum(run.kind == "align" and run.status == "done" for run in self.runs)
 
     @property
     def simulated(self) -> list[str]:
@@ -86,10 +111,11 @@ class Evidence:
 def gather(study: Study) -> Evidence:
     """Read all parts; never fails for a part that is not there yet."""
     db = study.db
-    counts, runs, pool_pairs = _counts(study), _runs(study), _pool_pairs(study)
+    counts, runs = _counts(db), _runs(db)
+    hashes, pool_pairs = _hashes(db, runs), _pool_pairs(study)
     scores = score_table(db, None)
     latest = {kind: finished_run(study, kind) for kind in ("align", "finetune", "pairs", "evaluate", "grid")}
-    align, pairs, grid = (latest[kind] for kind in ("align", "pairs", "grid"))
+    align, grid = latest["align"], latest["grid"]
     return Evidence(
         counts=counts,
         scores=scores,
@@ -98,51 +124,54 @@ def gather(study: Study) -> Evidence:
         alignment_steps=[line for line in align.metrics() if "step" in line] if align else [],
         early=early_unblinding(db),
         finetune=latest["finetune"],
-        pairs=pairs.result if pairs else None,
+        pairs=latest["pairs"],
         evaluation=latest["evaluate"],
         grid=GridResult.from_json(grid.run_id, grid.result) if grid else None,
         pool_pairs=pool_pairs,
         runs=runs,
-        models=db.rows("SELECT arm, model_id, run_id, path, sha256, created_at FROM models ORDER BY created_at"),
-        networks=db.rows("SELECT role, name, sha256 FROM networks ORDER BY role, name"),
+        hashes=hashes,
         comparison=reader_comparison(study),
     )
 
 
-def _counts(study: Study) -> dict[str, int]:
-    count = study.db.value
-    found = {
-        f"{split} records": int(count("SELECT count(*) FROM records WHERE split = ?", [split]))
-        for split in ("train", "val", "test")
-    }
-    found |= {
-        f"{split} patients": int(
-            count("SELECT count(*) FROM (SELECT DISTINCT dataset, patient_id FROM records WHERE split = ?)", [split])
-        )
-        for split in ("train", "val", "test")
-    }
+def _counts(db: StudyDatabase) -> dict[str, int]:
+    """How much of everything there is, by the names that the page uses."""
+
+    def count(what: str, *parameters: str) -> int:
+        return int(db.value(f"SELECT count(*) FROM {what}", parameters))
+
+    found = {"simulated scores": count("current_scores WHERE rater_kind = 'simulated'")}
+    for split in SPLITS:
+        found[f"{split} records"] = count("records WHERE split = ?", split)
+        found[f"{split} patients"] = count("(SELECT DISTINCT dataset, patient_id FROM records WHERE split = ?)", split)
     for kind in ("human", "simulated"):
-        found[f"{kind} raters"] = int(count("SELECT count(*) FROM raters WHERE kind = ? AND role = 'rater'", [kind]))
+        found[f"{kind} raters"] = count("raters WHERE kind = ? AND role = 'rater'", kind)
         for purpose in ("rating", "comparison"):
-            found[f"{kind} {purpose} scores"] = int(count(_COUNTED_SCORES, [kind, purpose]))
-    found["simulated scores"] = int(count("SELECT count(*) FROM current_scores WHERE rater_kind = 'simulated'"))
+            found[f"{kind} {purpose} scores"] = count(_COUNTED_SCORES, kind, purpose)
     for purpose in ("rating", "comparison", "attention", "training"):
-        found[f"{purpose} sets"] = int(count("SELECT count(*) FROM image_sets WHERE purpose = ?", [purpose]))
-    for mode in ("T2I", "M2I", "TM2I"):
-        sql = (
-            "SELECT count(*) FROM image_sets JOIN conditions USING (condition_id) WHERE purpose = 'rating' AND mode = ?"
-        )
-        found[f"{mode} sets"] = int(count(sql, [mode]))
+        found[f"{purpose} sets"] = count("image_sets WHERE purpose = ?", purpose)
+    rated = "image_sets JOIN conditions USING (condition_id) WHERE purpose = 'rating' AND mode = ?"
+    return found | {f"{mode} sets": count(rated, mode) for mode in MODES}
+
+
+def _runs(db: StudyDatabase) -> list[RunRecord]:
+    found = []
+    for row in db.rows("SELECT * FROM runs ORDER BY started_at"):
+        start, end = (row[name] and datetime.fromisoformat(row[name]) for name in ("started_at", "finished_at"))
+        seconds, provenance = (end - start).total_seconds() if end else None, json.loads(row["provenance"])
+        found.append(RunRecord(row["kind"], row["run_id"], row["status"], row["started_at"], seconds, provenance))
     return found
 
 
-def _runs(study: Study) -> list[dict[str, Any]]:
-    rows = study.db.rows(
-        "SELECT run_id, kind, status, started_at, finished_at, config, provenance FROM runs ORDER BY started_at"
+def _hashes(db: StudyDatabase, runs: Sequence[RunRecord]) -> list[ContentHash]:
+    """Of models, measuring networks and the inputs of runs."""
+    sql = (
+        "SELECT 'model, arm ' || arm AS what, model_id AS name, sha256, created_at AS place FROM models UNION ALL "
+        "SELECT 'measuring network, ' || role, name, sha256, '~' || role || name FROM networks ORDER BY place"
     )
-    for row in rows:
-        row["config"], row["provenance"] = json.loads(row["config"]), json.loads(row["provenance"])
-    return rows
+    found = [ContentHash(row["what"], row["name"], row["sha256"]) for row in db.rows(sql)]
+    inputs = ((run.kind, run.provenance.get("inputs", {})) for run in runs)
+    return found + [ContentHash(f"input of {kind}", *item) for kind, own in inputs for item in own.items()]
 
 
 def _pool_pairs(study: Study) -> list[PoolPair]:

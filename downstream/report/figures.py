@@ -7,7 +7,7 @@ and tell the arms apart without colour vision.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ def score_distribution(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> str
     return draw(8.6, 1.5 + 0.3 * max(n_rows / max(len(counts), 1), 2), plot)
 
 
-def alignment_curves(lines: Sequence[dict[str, Any]]) -> str:
+def alignment_curves(lines: Sequence[Mapping[str, float | None]]) -> str:
     """Loss, implicit accuracy, both errors' shifts, drift and diversity over steps."""
 
     def plot(figure: Figure) -> None:
@@ -75,7 +75,7 @@ def alignment_curves(lines: Sequence[dict[str, Any]]) -> str:
     return draw(8.6, 5.0, plot)
 
 
-def _curve(ax: Axes, lines: Sequence[dict[str, Any]], names: dict[str, tuple[str, str]]) -> None:
+def _curve(ax: Axes, lines: Sequence[Mapping[str, float | None]], names: dict[str, tuple[str, str]]) -> None:
     for key, (label, style) in names.items():
         points = [(line["step"], line[key]) for line in lines if line.get(key) is not None and "step" in line]
         if not points:

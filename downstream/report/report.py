@@ -11,6 +11,7 @@ import io
 import re
 import shutil
 import tempfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -260,26 +261,13 @@ def _downstream_part(evidence: Evidence, page: Page) -> Context | None:
 
 
 def _provenance_part(evidence: Evidence, page: Page) -> Context:
-    newest = evidence.runs[-1]["provenance"] if evidence.runs else {}
-    hashes = [
-        {"what": f"model, arm {row['arm']}", "name": row["model_id"], "sha256": row["sha256"]}
-        for row in evidence.models
-    ] + [
-        {"what": f"measuring network, {row['role']}", "name": row["name"], "sha256": row["sha256"]}
-        for row in evidence.networks
-    ]
-    for run in evidence.runs:
-        hashes += [
-            {"what": f"input of {run['kind']}", "name": key, "sha256": value}
-            for key, value in run["provenance"].get("inputs", {}).items()
-        ]
-    shown = [[row["what"], row["name"], row["sha256"][:16]] for row in hashes]
-    header = ("What", "Name", "SHA-256")
+    newest = evidence.runs[-1].provenance if evidence.runs else {}
+    shown = [[one.what, one.name, one.sha256[:16]] for one in evidence.hashes]
+    rows = [asdict(one) for one in evidence.hashes]
+    header, caption = ("What", "Name", "SHA-256"), "Content hashes, first 16 digits"
     return {
         "runs": page.table(tables.run_table(evidence.runs)),
-        "hashes": page.table(Table("hashes", "Content hashes, first 16 digits", header, shown, hashes, 3)),
+        "hashes": page.table(Table("hashes", caption, header, shown, rows, 3)),
         "packages": newest.get("packages", {}),
-        "python": newest.get("python"),
-        "git": newest.get("git"),
-        "machine": newest.get("machine"),
+        **{key: newest.get(key) for key in ("python", "git", "machine")},
     }

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from radpref.data.agreement.reliability import Agreement, Coefficient, NotComputable, icc_basis_text
+from radpref.downstream.report.evidence import RunRecord
 from radpref.downstream.report.table import Table, interval, number
 
 if TYPE_CHECKING:
@@ -156,32 +156,13 @@ def _flatten(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
         yield label, {"value": value, "low": None, "high": None}
 
 
-def run_table(runs: Sequence[dict[str, Any]]) -> Table:
+def run_table(runs: Sequence[RunRecord]) -> Table:
     """Every run: kind, id, when, how long, source revision."""
-    rows = []
+    rows, shown = [], []
     for run in runs:
-        record = run["provenance"]
-        rows.append({
-            "kind": run["kind"], "run_id": run["run_id"], "status": run["status"], "started_at": run["started_at"],
-            "seconds": _seconds(run), "git": record.get("git") or "",
-        })  # fmt: skip
-    shown = [
-        [
-            row["kind"],
-            row["run_id"],
-            row["started_at"][:16].replace("T", " "),
-            row["status"],
-            number(row["seconds"], 0),
-            row["git"][:10],
-        ]
-        for row in rows
-    ]
-    return Table(
-        "runs", "Runs of this study", ("Kind", "Run", "Started (UTC)", "Status", "Seconds", "Source"), shown, rows, 4
-    )
-
-
-def _seconds(run: dict[str, Any]) -> float | None:
-    if not run["finished_at"]:
-        return None
-    return (datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])).total_seconds()
+        git = run.provenance.get("git") or ""
+        rows.append({**{name: value for name, value in vars(run).items() if name != "provenance"}, "git": git})
+        started = run.started_at[:16].replace("T", " ")
+        shown.append([run.kind, run.run_id, started, run.status, number(run.seconds, 0), git[:10]])
+    header = ("Kind", "Run", "Started (UTC)", "Status", "Seconds", "Source")
+    return Table("runs", "Runs of this study", header, shown, rows, 4)
