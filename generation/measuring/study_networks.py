@@ -55,14 +55,8 @@ def run_networks(study: Study, *, n_steps: int = 400) -> dict[str, Any]:
             if not card.is_file():
                 half = raters if plan.role == "rater" else others
                 own = half.split(0.3, np.random.default_rng([plan.seed, 405]))
-                shape = NetworkShape(
-                    plan.architecture,
-                    len(data.attributes),
-                    len(data.structures),
-                    plan.input_size,
-                    plan.widths,
-                    plan.depth,
-                )
+                n_outputs = len(data.attributes), len(data.structures)
+                shape = NetworkShape(plan.architecture, *n_outputs, plan.input_size, plan.widths, plan.depth)
                 net = train_measure(
                     plan.name, plan.role, *own, shape=shape, seed=plan.seed, settings=settings, test=validation
                 )

@@ -172,14 +172,7 @@ def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> Filtered
         chosen = places(classes[: plan.n], classes, kept, names)
         _write(study, run, sampled.run_id, chosen)
         by_class = {
-            names[k]: ClassFilter(
-                candidates=int((classes == k).sum()),
-                kept=int((kept & (classes == k)).sum()),
-                threshold=round(thresholds[k], 4),
-                mean=round(float(scores[classes == k].mean()), 4),
-                mean_kept=round(float(scores[kept & (classes == k)].mean()), 4),
-            )
-            for k in map(int, np.unique(classes))
+            names[k]: _class_filter(scores, classes == k, kept, threshold) for k, threshold in thresholds.items()
         }
         counts = class_counts(study, run.run_id)
         return asdict(FilteredPool(run.run_id, plan.n, sampled.sampled, counts, candidates.n, by_class))
@@ -188,6 +181,18 @@ def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> Filtered
     by_class = {name: ClassFilter(**figures) for name, figures in run.result["by_class"].items()}
     sampled_now = 0 if run.already_done else run.result["sampled"]
     return FilteredPool(**{**run.result, "sampled": sampled_now, "by_class": by_class})
+
+
+def _class_filter(
+    scores: npt.NDArray[np.float32], own: npt.NDArray[np.bool_], kept: npt.NDArray[np.bool_], threshold: float
+) -> ClassFilter:
+    return ClassFilter(
+        candidates=int(own.sum()),
+        kept=int((kept & own).sum()),
+        threshold=round(threshold, 4),
+        mean=round(float(scores[own].mean()), 4),
+        mean_kept=round(float(scores[kept & own].mean()), 4),
+    )
 
 
 def _scores(

@@ -13,7 +13,7 @@ from radpref.data.study.pools import class_counts, pool_run
 from radpref.data.study.run_identity import run_identity
 from radpref.data.study.runs import once
 from radpref.generation.pools.engines import make_engine
-from radpref.generation.pools.options import EngineOptions, Pool
+from radpref.generation.pools.options import Engine, EngineOptions, Pool
 from radpref.generation.pools.plan import PoolPlan
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def sample_pool(
         model: the arm whose generator samples it, by default ``arm``.
         part_of: the plan repeats its first so many images' classes; pools that repeat others do not begin alike.
     """
-    from radpref.generation.pools.shards import ShardStore
     from radpref.generation.stack.adapters import arm_identity
 
     shard_size = study.config.pool.shard_size
@@ -61,20 +60,26 @@ def sample_pool(
     def work(run: Run) -> dict[str, Any]:
         before = [run_id for run_id, _, _ in _equal_pools(study, recipe) if run_id != run.run_id]
         _adopt(study, run, plan.n, shard_size, before)
-        with ShardStore(study, run, plan, arm, shard_size) as shards:
-            missing = shards.missing()
-            sampled = sum(map(shards.n_images, missing))
-            with bar(f"pool {plan.task.name} / {arm}", plan.n) as advance:
-                advance(plan.n - sampled)
-                for index in make_engine(study, model or arm, engine).run(shards.jobs(missing), shards.write):
-                    advance(shards.commit(index))
-        return asdict(Pool(run.run_id, plan.n, sampled, class_counts(study, run.run_id)))
+        return _sample_missing(study, run, plan, arm, make_engine(study, model or arm, engine))
 
     run = once(
         study, "pool", {**recipe, "n": plan.n}, work,
         intact=lambda run: run.run_id == _newest(study, plan.task.name, arm),
     )  # fmt: skip
     return Pool(**{**run.result, **({"sampled": 0} if run.already_done else {})})
+
+
+def _sample_missing(study: Study, run: Run, plan: PoolPlan, arm: str, engine: Engine) -> dict[str, Any]:
+    from radpref.generation.pools.shards import ShardStore
+
+    with ShardStore(study, run, plan, arm, study.config.pool.shard_size) as shards:
+        missing = shards.missing()
+        sampled = sum(map(shards.n_images, missing))
+        with bar(f"pool {plan.task.name} / {arm}", plan.n) as advance:
+            advance(plan.n - sampled)
+            for index in engine.run(shards.jobs(missing), shards.write):
+                advance(shards.commit(index))
+    return asdict(Pool(run.run_id, plan.n, sampled, class_counts(study, run.run_id)))
 
 
 def _newest(study: Study, task: str, arm: str) -> str | None:

@@ -77,20 +77,11 @@ def run_sets(
         config |= {"conditions": "unrated", "at_most": n is None}
 
     def work(run: Run) -> dict[str, Any]:
-        from radpref.generation.sampling.sampler import load_sampler
-
         refuse_locked(study)
         if len(arms) == 1:
-            conditions = draw_conditions(study, wanted, mix, seed)
-        else:
-            conditions = _planned(study, run) or draw_unrated(study, wanted, mix, seed, at_most=n is None)
-        stacks = {arm: load_sampler(study, arm) for arm in arms}  # a broken one is found before anything is written
-        with study.db.write() as connection:
-            save_conditions(connection, conditions)
-        if len(arms) == 2:
-            write_atomic(_plan(run), json.dumps([one.condition_id for one in conditions]) + "\n")
-        _sample_missing(study, run, conditions, stacks, seed)
-        return _summary(study, run.run_id)
+            return _sample_sets(study, run, draw_conditions(study, wanted, mix, seed), arms, seed)
+        planned = _planned(study, run) or draw_unrated(study, wanted, mix, seed, at_most=n is None)
+        return _sample_sets(study, run, planned, arms, seed)
 
     return once(study, "sets", config, work).outcome
 
@@ -137,6 +128,20 @@ def _planned(study: Study, run: Run) -> list[StoredCondition] | None:
     if not (path := _plan(run)).exists():
         return None
     return [load_condition(study, name) for name in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _sample_sets(
+    study: Study, run: Run, conditions: list[StoredCondition], arms: Sequence[str], seed: int
+) -> dict[str, Any]:
+    from radpref.generation.sampling.sampler import load_sampler
+
+    stacks = {arm: load_sampler(study, arm) for arm in arms}  # a broken one is found before anything is written
+    with study.db.write() as connection:
+        save_conditions(connection, conditions)
+    if len(arms) == 2:
+        write_atomic(_plan(run), json.dumps([one.condition_id for one in conditions]) + "\n")
+    _sample_missing(study, run, conditions, stacks, seed)
+    return _summary(study, run.run_id)
 
 
 def _sample_missing(
