@@ -159,7 +159,7 @@ class _Desk:
     """Puts sets together. ``queues``: per mode the records whose condition may be asked, evenly over findings."""
 
     study: Study
-    records: list[dict[str, Any]]
+    records: list[Record]
     rng: np.random.Generator
     taken: set[str]
     queues: dict[Mode, list[Record]] = field(init=False)

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from radpref.data.imaging.images import Mask
 from radpref.data.imaging.masks import dice
-from radpref.data.study.conditions import asked_attributes
+from radpref.data.study.conditions import StudyRecord, asked_attributes
 
-Record = Mapping[str, Any]
+Record = StudyRecord
 LOOK_ALIKE = frozenset({"atelectasis", "consolidation", "edema", "infiltration", "lung_opacity", "pneumonia"})
 """Opacities that one radiograph does not tell apart with certainty: one of them is no proof that another is absent."""
 DICE_ANCHORS = ((0.0, 0.3, 0.5, 0.7, 0.85, 0.95), (0.0, 1.0, 2.0, 3.0, 4.0, 5.0))

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import numpy as np
 
@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 Mode = Literal["T2I", "M2I", "TM2I"]
 MODES: tuple[Mode, ...] = ("T2I", "M2I", "TM2I")
 NORMAL_PHRASES = ("normal", "no finding", "no acute finding", "clear lungs", "unremarkable")
+
+
+class StudyRecord(TypedDict):
+    """A row of ``records`` with its labels (1, 0, None: unsure) and the hashes of its masks by structure."""
+
+    record_id: str
+    dataset: str
+    patient_id: str
+    split: str
+    image_sha: str
+    caption: str | None
+    report: str | None
+    extra: dict[str, Any]
+    labels: dict[str, float | None]
+    masks: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -179,8 +194,8 @@ def has_masks(study: Study, split: str) -> bool:
     )
 
 
-def record_conditions(study: Study, split: str, where: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """Records of ``split`` as material for conditions: record_id, patient_id, caption, labels, masks, extra.
+def record_conditions(study: Study, split: str, where: Mapping[str, str] | None = None) -> list[StudyRecord]:
+    """Records of ``split`` as material for conditions.
 
     Sorted by record_id, so that a seeded draw from them is reproducible. ``where`` keeps records whose extra columns
     match.
@@ -197,18 +212,13 @@ def record_conditions(study: Study, split: str, where: Mapping[str, str] | None 
         [split],
     ):
         masks.setdefault(row["record_id"], {})[row["structure"]] = row["mask_sha"]
-    found = []
+    found: list[StudyRecord] = []
     for row in study.db.rows("SELECT * FROM records WHERE split = ? ORDER BY record_id", [split]):
         extra = json.loads(row["extra"])
         if all(str(extra.get(column)) == value for column, value in (where or {}).items()):
-            found.append(
-                {
-                    **row,
-                    "extra": extra,
-                    "labels": labels.get(row["record_id"], {}),
-                    "masks": masks.get(row["record_id"], {}),
-                }
-            )
+            name = row["record_id"]
+            own = {"extra": extra, "labels": labels.get(name, {}), "masks": masks.get(name, {})}
+            found.append(cast(StudyRecord, {**row, **own}))
     return found
 
 

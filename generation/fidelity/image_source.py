@@ -18,7 +18,7 @@ import numpy.typing as npt
 from radpref.data.core.files import sha256_bytes, sha256_file
 from radpref.data.imaging.framing import fit_image
 from radpref.data.imaging.images import read_image, to_uint8
-from radpref.data.study.conditions import MODES, StoredCondition, allot, record_conditions
+from radpref.data.study.conditions import MODES, StoredCondition, StudyRecord, allot, record_conditions
 from radpref.data.study.runs import Run, once
 from radpref.generation.fidelity.request import (
     DEFAULT_N,
@@ -50,7 +50,7 @@ class ImageSource:
     """What each image belongs to: images of one prompt, or of one patient, are not independent."""
     conditions: tuple[StoredCondition, ...] | None = None
     """What was asked for, image by image; None where nobody knows."""
-    records: tuple[dict[str, Any], ...] | None = None
+    records: tuple[StudyRecord, ...] | None = None
     """The records of real images."""
     drawn: int | None = None
     """Side at which samples were drawn, pixels, where that is not the study's; they are measured at the study's."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,9 @@ class MeasureData:
         return self.take(np.flatnonzero(~inside)), self.take(np.flatnonzero(inside))
 
 
-def label_rows(labels: Sequence[dict[str, Any]], attributes: Sequence[str]) -> FLOAT:
+def label_rows(labels: Sequence[Mapping[str, float | None]], attributes: Sequence[str]) -> FLOAT:
     """Label dictionaries -> (N, A) float32; an attribute that is missing or None becomes NaN."""
-    rows = [[float("nan") if row.get(name) is None else float(row[name]) for name in attributes] for row in labels]
+    rows = [[np.nan if (value := row.get(name)) is None else value for name in attributes] for row in labels]
     return np.array(rows, np.float32).reshape(len(rows), len(attributes))
 
 

@@ -6,12 +6,20 @@ Input: validation records (their captions and masks). Output: stored conditions 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from radpref.data.core.errors import InvalidInput
-from radpref.data.study.conditions import MODES, Mode, StoredCondition, allot, asked_attributes, record_conditions
+from radpref.data.study.conditions import (
+    MODES,
+    Mode,
+    StoredCondition,
+    StudyRecord,
+    allot,
+    asked_attributes,
+    record_conditions,
+)
 from radpref.data.study.empty_splits import how_to_fill, require_split
 
 if TYPE_CHECKING:
@@ -35,7 +43,7 @@ def allot_modes(n: int, mix: Sequence[int]) -> list[int]:
     return allot(n, mix)
 
 
-def condition_from_record(record: dict[str, Any], mode: Mode) -> StoredCondition:
+def condition_from_record(record: StudyRecord, mode: Mode) -> StoredCondition:
     """The condition of ``mode`` that a record gives: its caption, its masks, and what they ask for."""
     text = str(record["caption"]) if mode != "M2I" else None
     masks = record["masks"] if mode != "T2I" else {}
@@ -99,11 +107,11 @@ def draw_conditions(study: Study, n: int, mix: Sequence[int], seed: int, split: 
     return [drawn[i] for i in rng.permutation(len(drawn))]
 
 
-def _balanced_draw(records: list[dict[str, Any]], count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+def _balanced_draw(records: list[StudyRecord], count: int, rng: np.random.Generator) -> list[StudyRecord]:
     """Draw records in turn from groups of equal captions' asked findings, each group shuffled and cycled."""
     queues = _by_findings(records, rng)
     names = [list(queues)[i] for i in rng.permutation(len(queues))] if queues else []
-    drawn: list[dict[str, Any]] = []
+    drawn: list[StudyRecord] = []
     while len(drawn) < count:
         turn = len(drawn) // max(len(names), 1)
         for name in names[: count - len(drawn)]:
@@ -112,16 +120,16 @@ def _balanced_draw(records: list[dict[str, Any]], count: int, rng: np.random.Gen
     return drawn
 
 
-def _by_findings(records: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]:
+def _by_findings(records: list[StudyRecord], rng: np.random.Generator) -> dict[str, list[StudyRecord]]:
     """Records grouped by the findings their captions ask for, each group shuffled."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[StudyRecord]] = {}
     for record in records:
         asked = asked_attributes(record["caption"] or "", record["labels"])
         groups.setdefault("+".join(sorted(a for a in asked if "/" not in a)), []).append(record)
     return {name: [members[i] for i in rng.permutation(len(members))] for name, members in sorted(groups.items())}
 
 
-def unrated_records(study: Study) -> list[dict[str, Any]]:
+def unrated_records(study: Study) -> list[StudyRecord]:
     """Validation records of patients that no rating set was made from, sorted by record_id."""
     rated = {(row["dataset"], row["patient_id"]) for row in study.db.rows(_RATED)}
     return [r for r in record_conditions(study, "val") if (r["dataset"], r["patient_id"]) not in rated]
@@ -155,10 +163,10 @@ def draw_unrated(study: Study, n: int, mix: Sequence[int], seed: int, *, at_most
         InvalidInput: too few patients are left; says how many sets they give.
     """
     rng = np.random.default_rng([seed, 404])
-    patients: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    patients: dict[tuple[str, str], list[StudyRecord]] = {}
     for record in unrated_records(study):
         patients.setdefault((record["dataset"], record["patient_id"]), []).append(record)
-    kinds: dict[str, list[dict[str, Any]]] = {"both": [], "text": [], "mask": []}
+    kinds: dict[str, list[StudyRecord]] = {"both": [], "text": [], "mask": []}
     for records in patients.values():
         record = max(records, key=lambda r: bool(r["caption"]) + bool(r["masks"]))
         kind = "both" if record["caption"] and record["masks"] else "text" if record["caption"] else "mask"
@@ -181,18 +189,18 @@ def draw_unrated(study: Study, n: int, mix: Sequence[int], seed: int, *, at_most
     return [drawn[i] for i in rng.permutation(len(drawn))]
 
 
-def _suffice(counts: Sequence[int], kinds: dict[str, list[dict[str, Any]]]) -> bool:
+def _suffice(counts: Sequence[int], kinds: dict[str, list[StudyRecord]]) -> bool:
     """Whether patients with text, with masks and with both give so many sets of each mode, each patient once."""
     n_text, n_mask, n_both = counts
     shared = n_both + max(0, n_text - len(kinds["text"])) + max(0, n_mask - len(kinds["mask"]))
     return shared <= len(kinds["both"])
 
 
-def _take(records: list[dict[str, Any]], count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+def _take(records: list[StudyRecord], count: int, rng: np.random.Generator) -> list[StudyRecord]:
     """Take ``count`` records out of the list, in turn from the groups of what their captions ask for."""
     queues = list(_by_findings(records, rng).values())
     queues = [queues[i] for i in rng.permutation(len(queues))]
-    taken: list[dict[str, Any]] = []
+    taken: list[StudyRecord] = []
     while len(taken) < count:
         for queue in queues:
             if queue and len(taken) < count:

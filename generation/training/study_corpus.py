@@ -16,7 +16,7 @@ from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import sha256_bytes
 from radpref.data.core.progress import track
 from radpref.data.imaging.images import to_uint8
-from radpref.data.study.conditions import has_conditions, record_conditions
+from radpref.data.study.conditions import StudyRecord, has_conditions, record_conditions
 from radpref.data.study.empty_splits import require_split
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ BATCH = 64
 """Images read between two looks at the progress."""
 
 
-def training_records(study: Study, split: str = "train") -> list[dict[str, Any]]:
+def training_records(study: Study, split: str = "train") -> list[StudyRecord]:
     """Records of ``split`` with at least a caption or a mask.
 
     Raises:
@@ -54,12 +54,12 @@ def require_material(study: Study, split: str = "train") -> None:
         )
 
 
-def spread(records: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+def spread(records: list[StudyRecord], n: int) -> list[StudyRecord]:
     """At most ``n`` records, evenly over the list (which is sorted by data set and file)."""
     return [records[i] for i in np.linspace(0, len(records) - 1, min(n, len(records))).astype(int)]
 
 
-def read_images(study: Study, records: list[dict[str, Any]]) -> np.ndarray:
+def read_images(study: Study, records: list[StudyRecord]) -> np.ndarray:
     """Images of records, (N, H, W) uint8, in memory."""
     return np.stack([to_uint8(study.store.image(r["image_sha"])) for r in track(records, "read images", len(records))])
 
@@ -71,7 +71,7 @@ def study_corpus(study: Study, structures: tuple[str, ...], split: str = "train"
 
 def records_corpus(
     study: Study,
-    records: list[dict[str, Any]],
+    records: list[StudyRecord],
     structures: tuple[str, ...],
     folder: Path | None = None,
     compute: Compute | None = None,
@@ -131,7 +131,7 @@ def records_corpus(
     )
 
 
-def record_condition(study: Study, record: dict[str, Any], structures: tuple[str, ...]) -> Condition:
+def record_condition(study: Study, record: StudyRecord, structures: tuple[str, ...]) -> Condition:
     """Caption and masks of a record as a condition; None each where it has none."""
     from radpref.generation.stack.conditions import Condition
 

@@ -18,7 +18,7 @@ import numpy as np
 from radpref.data.config.generation import TrainConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import sha256_bytes, sha256_tree, write_atomic
-from radpref.data.study.conditions import record_conditions
+from radpref.data.study.conditions import StudyRecord, record_conditions
 from radpref.data.study.runs import Run, once
 from radpref.generation.training.request import FRESH, check_training, require_size, warn_without_validation
 from radpref.generation.training.study_corpus import (
@@ -83,7 +83,7 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
     return run.outcome
 
 
-def _train(study: Study, run: Run, records: list[dict[str, Any]], large: bool, compute: Compute) -> dict[str, Any]:
+def _train(study: Study, run: Run, records: list[StudyRecord], large: bool, compute: Compute) -> dict[str, Any]:
     """Check start model and recipe against the study, train, and keep the weights (in the main process)."""
     from radpref.generation.training.recipes import add_lora, check_recipe, fit_structures, make_recipe
 
@@ -124,7 +124,7 @@ def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
     }
 
 
-def _start_stack(study: Study, records: list[dict[str, Any]]) -> GeneratorStack:
+def _start_stack(study: Study, records: list[StudyRecord]) -> GeneratorStack:
     from radpref.generation.stack.adapters import load_generator
     from radpref.generation.stack.options import find_generator
     from radpref.generation.training.recipes import fresh_stack
@@ -314,12 +314,12 @@ def _validation(
     )
 
 
-def _validation_records(study: Study) -> list[dict[str, Any]]:
+def _validation_records(study: Study) -> list[StudyRecord]:
     return [r for r in record_conditions(study, "val") if r["caption"] or r["masks"]]
 
 
 def _validation_latents(
-    study: Study, stack: GeneratorStack, records: list[dict[str, Any]], folder: Path, alone: Compute
+    study: Study, stack: GeneratorStack, records: list[StudyRecord], folder: Path, alone: Compute
 ) -> LatentCorpus:
     from radpref.generation.training.latents import encode_corpus
 
@@ -328,5 +328,5 @@ def _validation_latents(
     return encode_corpus(stack, corpus, folder / "validation", batch_size=8, compute=alone)
 
 
-def _hash_of(records: list[dict[str, Any]]) -> str:
+def _hash_of(records: list[StudyRecord]) -> str:
     return sha256_bytes("\n".join(sorted(str(record["image_sha"]) for record in records)).encode())
