@@ -36,7 +36,7 @@ def add_admin_routes(app: FastAPI, study: Study) -> None:
 
     @app.get("/api/admin/study")
     def stage(_: Admin) -> JSONResponse:
-        return JSONResponse(study_status(study))
+        return JSONResponse(asdict(study_status(study)))
 
     @app.post("/api/admin/raters")
     async def raters(request: Request, identity: Admin) -> JSONResponse:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +15,8 @@ from radpref.data.core.console import JsonOption, StudyOption, emit
 
 if TYPE_CHECKING:
     from radpref.data.datasets.registry import Found
+    from radpref.data.reader_study.lifecycle import OpenWork, StudyStatus
+    from radpref.data.upkeep.overview import Overview
 
 study_app = typer.Typer(no_args_is_help=True)
 data_app = typer.Typer(no_args_is_help=True)
@@ -50,44 +51,45 @@ def show(study: StudyOption = Path(), as_json: JsonOption = False) -> None:
     from radpref.data.upkeep.overview import overview
 
     opened = Study(study)
-    found = {**asdict(overview(opened)), "stage": status(opened)}
+    found, stage = overview(opened), status(opened)
     if as_json:
-        emit(found, True)
+        emit({**asdict(found), "stage": asdict(stage)}, True)
     else:
         _show_table(found)
-        _show_stage(found["stage"])
+        _show_stage(stage)
 
 
-def _show_table(found: Mapping[str, Any]) -> None:
+def _show_table(found: Overview) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{found['name']}  {found['study']}", title_justify="left")
+    table = Table(title=f"{found.name}  {found.study}", title_justify="left")
     table.add_column("what")
     table.add_column("count", justify="right")
     for section in ("records", "images", "sets", "raters", "scores", "runs", "models"):
-        for key, count in found[section].items():
+        counts: dict[str, int] = getattr(found, section)
+        for key, count in counts.items():
             table.add_row(f"{section}: {key}", str(count))
-        if not found[section]:
+        if not counts:
             table.add_row(section, "0")
     Console().print(table)
-    print(f"next: {found['next']}")
+    print(f"next: {found.next}")
 
 
-def _show_stage(stage: Mapping[str, Any]) -> None:
-    last = stage["history"][-1] if stage["history"] else None
-    since = f", since {last['at'][:16].replace('T', ' ')} UTC ({last['actor']})" if last else ""
-    print(f"stage: {stage['stage']}{since}; you may:")
-    for line in stage["may"]:
+def _show_stage(stage: StudyStatus) -> None:
+    last = stage.history[-1] if stage.history else None
+    since = f", since {last.at[:16].replace('T', ' ')} UTC ({last.actor})" if last else ""
+    print(f"stage: {stage.stage}{since}; you may:")
+    for line in stage.may:
         print(f"  - {line}")
-    if stage["n_open"]:
-        print(f"  {stage['n_open']} sets are still to be scored by people")
-    if stage["not_begun"]:
-        print(f"  not begun: {', '.join(stage['not_begun'])}")
-    if stage["unblinded"]:
-        early = stage["unblinded"]
-        print(f"  unblinded before the freeze by {early['actor']}: {early['reason']}")
-    for line in stage["changed"]:
+    if stage.n_open:
+        print(f"  {stage.n_open} sets are still to be scored by people")
+    if stage.not_begun:
+        print(f"  not begun: {', '.join(stage.not_begun)}")
+    if stage.unblinded:
+        early = stage.unblinded
+        print(f"  unblinded before the freeze by {early.actor}: {early.reason}")
+    for line in stage.changed:
         print(f"  study.toml was changed after the lock: {line}")
 
 
@@ -119,9 +121,9 @@ def lock(
     from radpref.data.study.study import Study
 
     opened = Study(study)
-    n_scores, n_raters = lifecycle.pilot_scores(opened.db)
-    if n_scores and not keep_scores and lifecycle.stage(opened.db) == "pilot":
-        left = f"{n_scores} scores of {n_raters} people are a pilot's and leave the analysis at the lock"
+    pilot = lifecycle.pilot_scores(opened.db)
+    if pilot.n_scores and not keep_scores and lifecycle.stage(opened.db) == "pilot":
+        left = f"{pilot.n_scores} scores of {pilot.n_raters} people are a pilot's and leave the analysis at the lock"
         _confirm(f"{left} (--keep-scores keeps them). There is no way back.", yes, as_json)
     emit(lifecycle.lock(opened, lifecycle.operator(), keep_scores=keep_scores), as_json)
 
@@ -140,14 +142,14 @@ def freeze(study: StudyOption = Path(), yes: YesOption = False, as_json: JsonOpt
     emit(lifecycle.freeze(opened, lifecycle.operator()), as_json)
 
 
-def _left_open(left: list[dict[str, Any]]) -> list[str]:
+def _left_open(left: list[OpenWork]) -> list[str]:
     """Sentences about what people have not scored."""
     found = []
-    if behind := [row for row in left if row["n_open"]]:
-        names = ", ".join(f"{row['username']} {row['n_open']} of {row['n_sets']}" for row in behind)
-        n_open, n_begun = (sum(int(row[key]) for row in behind) for key in ("n_open", "n_begun"))
+    if behind := [one for one in left if one.n_open]:
+        names = ", ".join(f"{one.username} {one.n_open} of {one.n_sets}" for one in behind)
+        n_open, n_begun = sum(one.n_open for one in behind), sum(one.n_begun for one in behind)
         found.append(f"{n_open} sets are not scored ({names}), {n_begun} of them begun.")
-    if absent := [str(row["username"]) for row in left if not row["n_sets"]]:
+    if absent := [one.username for one in left if not one.n_sets]:
         found.append(f"Not begun at all: {', '.join(absent)}.")
     return found
 

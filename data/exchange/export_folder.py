@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,8 +106,7 @@ def write_manifest(study: Study, draft: Path, kind: str, written: Written, *, ar
         "study": study.config.name,
         "title": study.config.title,
         "stage": stage(study.db),
-        "unblinded_before_freeze": early
-        and {"at": early["at"], "actor": early["actor"], **json.loads(early["detail"])},
+        "unblinded_before_freeze": early and asdict(early),
         "arms": {"included": arms, "why_not": None if arms else HIDDEN},
         "raters": written.raters,
         "simulated": written.simulated,

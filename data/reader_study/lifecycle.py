@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import getpass
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
 
 from radpref.data.core.errors import Conflict
 from radpref.data.core.sqlite import sqlite3
@@ -26,10 +28,85 @@ from radpref.data.study.db import StudyDatabase
 from radpref.data.study.runs import now
 
 if TYPE_CHECKING:
+    from radpref.data.reader_study.check_sets import Checks
     from radpref.data.study.study import Study
 
 Stage = Literal["draft", "pilot", "locked", "frozen"]
 REVEALED, UNBLINDED = "arms revealed", "unblinded before the freeze"
+
+
+@dataclass(frozen=True)
+class Unblinding:
+    """Who named the arms before the freeze, when and why."""
+
+    at: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class OpenWork:
+    """What a person has still to score: sets given out, open ones among them, and those of which a score is there."""
+
+    username: str
+    n_sets: int
+    n_open: int
+    n_begun: int
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A lock; n_left_out: pilot scores that leave the analysis; checks: training sets and attention checks."""
+
+    stage: Stage
+    keep_scores: bool
+    n_left_out: int
+    checks: Checks
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A freeze: sets that stay unscored, and people who had none yet."""
+
+    stage: Stage
+    n_open: int
+    not_begun: list[str]
+
+
+@dataclass(frozen=True)
+class StageChange:
+    """A row of ``stages``; kept_scores: of a lock, whether the pilot's scores stay in the analysis."""
+
+    stage: Stage
+    at: str
+    actor: str
+    kept_scores: bool | None
+
+
+@dataclass(frozen=True)
+class PilotScores:
+    """Scores, and the people who gave them, that a lock takes out of the analysis unless it keeps them."""
+
+    n_scores: int
+    n_raters: int
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """Stage, how it came about, and what may be done next; holds no arm and nothing that tells one.
+
+    changed: keys of [annotate] that were changed since the lock.
+    """
+
+    stage: Stage
+    history: list[StageChange]
+    arms_visible: bool
+    unblinded: Unblinding | None
+    may: list[str]
+    n_open: int
+    not_begun: list[str]
+    pilot: PilotScores
+    changed: list[str]
 
 
 def stage(db: StudyDatabase) -> Stage:
@@ -85,9 +162,12 @@ def unblind(db: StudyDatabase, actor: str, reason: str) -> None:
         audit(connection, actor, UNBLINDED, {"reason": reason.strip()[:500]})
 
 
-def early_unblinding(db: StudyDatabase) -> dict[str, Any] | None:
-    """at, actor and detail of the first unblinding before the freeze, or None."""
-    return db.row("SELECT at, actor, detail FROM audit_events WHERE action = ? ORDER BY audit_id LIMIT 1", (UNBLINDED,))
+def early_unblinding(db: StudyDatabase) -> Unblinding | None:
+    """The first unblinding before the freeze, or None."""
+    row = db.row("SELECT at, actor, detail FROM audit_events WHERE action = ? ORDER BY audit_id LIMIT 1", (UNBLINDED,))
+    if row is None:
+        return None
+    return Unblinding(row["at"], row["actor"], json.loads(row["detail"]).get("reason", "no reason given"))
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -112,26 +192,24 @@ GROUP BY r.rater_id ORDER BY r.rater_id
 """
 
 
-def pilot_scores(db: StudyDatabase) -> tuple[int, int]:
-    """(scores, people) that a lock takes out of the analysis unless it keeps them."""
-    row = db.row(_PILOT) or {"n_scores": 0, "n_raters": 0}
-    return int(row["n_scores"]), int(row["n_raters"])
+def pilot_scores(db: StudyDatabase) -> PilotScores:
+    """What people scored before a lock."""
+    return PilotScores(**(db.row(_PILOT) or {"n_scores": 0, "n_raters": 0}))
 
 
-def open_work(db: StudyDatabase) -> list[dict[str, Any]]:
-    """What active people have still to score: [{username, n_sets, n_open, n_begun}], people who are done left out.
+def open_work(db: StudyDatabase) -> list[OpenWork]:
+    """What active people have still to score, people who are done left out.
 
     Sets are given out when a person opens the reading room: ``n_sets`` 0 is somebody who has not done so, since the
     lock if there was one.
     """
-    return [row for row in db.rows(_OPEN) if row["n_open"] or not row["n_sets"]]
+    return [OpenWork(**row) for row in db.rows(_OPEN) if row["n_open"] or not row["n_sets"]]
 
 
-def lock(study: Study, actor: str, *, keep_scores: bool = False) -> dict[str, Any]:
-    """Fix sets and [annotate]; returns {stage, keep_scores, n_left_out, checks}.
+def lock(study: Study, actor: str, *, keep_scores: bool = False) -> Locked:
+    """Fix sets and [annotate]; training sets and attention checks are made first where there are none yet.
 
-    ``n_left_out``: pilot scores that leave the analysis. ``checks``: training sets and attention checks, which are made
-    first where there are none yet, and why there are fewer than asked for. A draft is locked without a pilot.
+    A draft is locked without a pilot.
 
     Raises:
         Conflict: the study is locked or frozen, has no sets, or sampling them is not finished.
@@ -142,21 +220,21 @@ def lock(study: Study, actor: str, *, keep_scores: bool = False) -> dict[str, An
         raise Conflict(f"the study is {present} already; see `radpref study show`")
     _refuse_unfinished_sets(study.db)
     checks = ensure_checks(study)  # afterwards no set can be added
-    n_scores, _ = pilot_scores(study.db)
+    n_scores = pilot_scores(study.db).n_scores
     with study.db.write() as connection:
         _refuse_unfinished_sets(study.db)
         if stage(study.db) == "draft":
             _step(connection, actor, "pilot", {"skipped": True})
-        _step(connection, actor, "locked", {"keep_scores": int(keep_scores), **seal(connection, study.config.annotate)})
-    return {
-        "stage": "locked",
-        "keep_scores": keep_scores,
-        "n_left_out": 0 if keep_scores else n_scores,
-        "checks": {"training": checks.training, "attention": checks.attention, "note": checks.note},
-    }
+        _step(
+            connection,
+            actor,
+            "locked",
+            {"keep_scores": int(keep_scores), **asdict(seal(connection, study.config.annotate))},
+        )
+    return Locked("locked", keep_scores, 0 if keep_scores else n_scores, checks)
 
 
-def _step(connection: sqlite3.Connection, actor: str, name: str, detail: dict[str, Any]) -> None:
+def _step(connection: sqlite3.Connection, actor: str, name: str, detail: Mapping[str, object]) -> None:
     connection.execute(
         "INSERT INTO stages(at, actor, stage, detail) VALUES (?, ?, ?, ?)", (now(), actor, name, json.dumps(detail))
     )
@@ -171,8 +249,8 @@ def _refuse_unfinished_sets(db: StudyDatabase) -> None:
         raise Conflict("there are no sets to score; sample some with `radpref generate sets`, then lock")
 
 
-def freeze(study: Study, actor: str) -> dict[str, Any]:
-    """Close scoring for ever; returns {stage, n_open, not_begun}: sets that stay unscored, people who had none yet.
+def freeze(study: Study, actor: str) -> Frozen:
+    """Close scoring for ever.
 
     Raises:
         Conflict: the study is not locked.
@@ -185,14 +263,10 @@ def freeze(study: Study, actor: str) -> dict[str, Any]:
     if changed := changed_keys(study):
         raise Conflict(changed_text(changed))
     left = open_work(study.db)
-    n_open = sum(int(row["n_open"]) for row in left)
+    n_open = sum(one.n_open for one in left)
     with study.db.write() as connection:
-        _step(connection, actor, "frozen", {"n_open": n_open, **seal(connection, study.config.annotate)})
-    return {
-        "stage": "frozen",
-        "n_open": n_open,
-        "not_begun": [str(row["username"]) for row in left if not row["n_sets"]],
-    }
+        _step(connection, actor, "frozen", {"n_open": n_open, **asdict(seal(connection, study.config.annotate))})
+    return Frozen("frozen", n_open, [one.username for one in left if not one.n_sets])
 
 
 def changed_text(changed: list[str]) -> str:
@@ -219,28 +293,26 @@ _MAY: dict[Stage, tuple[str, ...]] = {
 }
 
 
-def status(study: Study) -> dict[str, Any]:
-    """Stage, how it came about, and what may be done next; holds no arm and nothing that tells one.
-
-    {stage, history: [{stage, at, actor, kept_scores}], arms_visible, unblinded: null | {at, actor, reason},
-    may: [text], n_open, not_begun: [name], pilot: {n_scores, n_raters}, changed: [key of [annotate] since the lock]}
-    """
-    present = stage(study.db)
-    history = study.db.rows("SELECT stage, at, actor, detail FROM stages ORDER BY stage_id")
-    n_scores, n_raters = pilot_scores(study.db)
-    early, left = early_unblinding(study.db), open_work(study.db)
-    return {
-        "stage": present,
-        "history": [
-            {key: row[key] for key in ("stage", "at", "actor")}
-            | ({"kept_scores": bool(json.loads(row["detail"]).get("keep_scores"))} if row["stage"] == "locked" else {})
-            for row in history
-        ],
-        "arms_visible": arms_visible(study.db),
-        "unblinded": early and {"at": early["at"], "actor": early["actor"], **json.loads(early["detail"])},
-        "may": list(_MAY[present]),
-        "n_open": sum(int(row["n_open"]) for row in left),
-        "not_begun": [str(row["username"]) for row in left if not row["n_sets"]],
-        "pilot": {"n_scores": n_scores, "n_raters": n_raters},
-        "changed": changed_keys(study),
-    }
+def status(study: Study) -> StudyStatus:
+    """The study's state as people may see it."""
+    present, left = stage(study.db), open_work(study.db)
+    history = [
+        StageChange(
+            row["stage"],
+            row["at"],
+            row["actor"],
+            bool(json.loads(row["detail"]).get("keep_scores")) if row["stage"] == "locked" else None,
+        )
+        for row in study.db.rows("SELECT stage, at, actor, detail FROM stages ORDER BY stage_id")
+    ]
+    return StudyStatus(
+        present,
+        history,
+        arms_visible(study.db),
+        early_unblinding(study.db),
+        list(_MAY[present]),
+        n_open=sum(one.n_open for one in left),
+        not_begun=[one.username for one in left if not one.n_sets],
+        pilot=pilot_scores(study.db),
+        changed=changed_keys(study),
+    )

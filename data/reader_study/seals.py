@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from radpref.data.config.reader_study import AnnotateConfig
@@ -29,30 +31,35 @@ ORDER BY s.set_id, i.slot
 """
 
 
-def annotate_section(config: AnnotateConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Seal:
+    """The score events so far (number, last event_id, hash), a hash of the sets, and the [annotate] section."""
+
+    n_events: int
+    last_event: int
+    events_sha256: str
+    sets_sha256: str
+    annotate: dict[str, object]
+    annotate_sha256: str
+
+
+def annotate_section(config: AnnotateConfig) -> dict[str, object]:
     """The part of [annotate] that the lock fixes, as plain JSON values."""
-    found: dict[str, Any] = config.model_dump(mode="json", exclude=set(FREE))
+    found: dict[str, object] = config.model_dump(mode="json", exclude=set(FREE))
     return found
 
 
-def section_hash(section: dict[str, Any]) -> str:
+def section_hash(section: Mapping[str, object]) -> str:
     """SHA-256 of a section, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()
 
 
-def seal(connection: sqlite3.Connection, config: AnnotateConfig) -> dict[str, Any]:
-    """What a lock or a freeze stores: {n_events, last_event, events_sha256, sets_sha256, annotate, annotate_sha256}."""
+def seal(connection: sqlite3.Connection, config: AnnotateConfig) -> Seal:
+    """What a lock or a freeze stores."""
     last = int(connection.execute("SELECT coalesce(max(event_id), 0) FROM score_events").fetchone()[0])
     n_events, events = _rows_hash(connection, _EVENTS, (last,))
     section = annotate_section(config)
-    return {
-        "n_events": n_events,
-        "last_event": last,
-        "events_sha256": events,
-        "sets_sha256": _rows_hash(connection, _SETS)[1],
-        "annotate": section,
-        "annotate_sha256": section_hash(section),
-    }
+    return Seal(n_events, last, events, _rows_hash(connection, _SETS)[1], section, section_hash(section))
 
 
 def _rows_hash(connection: sqlite3.Connection, sql: str, parameters: tuple[Any, ...] = ()) -> tuple[int, str]:
@@ -81,30 +88,30 @@ def broken_seals(study: Study) -> list[str]:
     found: list[str] = []
     rows = study.db.rows("SELECT stage, detail FROM stages WHERE stage <> 'pilot' ORDER BY stage_id")
     for row in rows:
-        stored = json.loads(row["detail"])
-        if "events_sha256" not in stored:
+        if "events_sha256" not in json.loads(row["detail"]):
             found.append(f"stage {row['stage']}: has no seal; it was not set by `radpref study`")
             continue
-        found += [f"stage {row['stage']}: {line}" for line in _broken(study, row["stage"], stored)]
+        found += [f"stage {row['stage']}: {line}" for line in _broken(study, row["stage"], row["detail"])]
     found += [f"[annotate] of study.toml was changed after the lock: {line}" for line in changed_keys(study)]
     return found
 
 
-def _broken(study: Study, stage: str, stored: dict[str, Any]) -> list[str]:
-    connection, found = study.db.connection, []
-    n_events, events = _rows_hash(connection, _EVENTS, (stored["last_event"],))
+def _broken(study: Study, stage: str, detail: str) -> list[str]:
+    connection, found, written = study.db.connection, list[str](), json.loads(detail)
+    stored = Seal(**{name.name: written[name.name] for name in fields(Seal)})
+    n_events, events = _rows_hash(connection, _EVENTS, (stored.last_event,))
     total = int(study.db.value("SELECT count(*) FROM score_events"))
-    if n_events != stored["n_events"]:
-        found.append(f"{stored['n_events']} score events were sealed, {n_events} of them are there")
-    elif events != stored["events_sha256"]:
-        found.append(f"a score event up to number {stored['last_event']} was changed")
+    if n_events != stored.n_events:
+        found.append(f"{stored.n_events} score events were sealed, {n_events} of them are there")
+    elif events != stored.events_sha256:
+        found.append(f"a score event up to number {stored.last_event} was changed")
     if stage == "frozen" and total != n_events:
         found.append(f"{total - n_events} score events were added after the freeze")
-    if _rows_hash(connection, _SETS)[1] != stored["sets_sha256"]:
+    if _rows_hash(connection, _SETS)[1] != stored.sets_sha256:
         found.append("a set, its images or its condition was changed")
-    if section_hash(stored["annotate"]) != stored["annotate_sha256"]:
+    if section_hash(stored.annotate) != stored.annotate_sha256:
         found.append("the stored [annotate] section was changed")
     audited = study.db.value("SELECT detail FROM audit_events WHERE action = ? ORDER BY audit_id LIMIT 1", (stage,))
-    if audited is None or json.loads(audited) != stored:
+    if audited is None or json.loads(audited) != written:
         found.append("differs from what the audit log says")
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +23,7 @@ def chain_hash(previous: str, row: tuple[Any, ...]) -> str:
     return hashlib.sha256(f"{previous}\n{json.dumps(list(row), ensure_ascii=True)}".encode()).hexdigest()
 
 
-def audit(connection: sqlite3.Connection, actor: str, action: str, detail: dict[str, Any]) -> None:
+def audit(connection: sqlite3.Connection, actor: str, action: str, detail: Mapping[str, object]) -> None:
     """Append one line to the audit log inside an open write transaction."""
     last = connection.execute("SELECT audit_id, hash FROM audit_events ORDER BY audit_id DESC LIMIT 1").fetchone()
     number, previous = (int(last[0]) + 1, str(last[1])) if last else (1, _START)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from radpref.data.agreement.reliability import AgreementReport, agreement_report
 from radpref.data.core.errors import NotFound
 from radpref.data.imaging.images import to_uint8
-from radpref.data.reader_study.lifecycle import early_unblinding
+from radpref.data.reader_study.lifecycle import Unblinding, early_unblinding
 from radpref.data.reader_study.scores import score_table
 from radpref.data.study.conditions import MODES
 from radpref.data.study.pools import PROXY_FILTERED, pool_rows
@@ -90,7 +90,7 @@ class Evidence:
     hashes: list[ContentHash]
     comparison: ReaderComparison | None = None
     """What `radpref.downstream.inference.reader_comparison` read; None without comparison sets."""
-    early: dict[str, Any] | None = None
+    early: Unblinding | None = None
     """The first unblinding before the freeze (at, actor, detail); every report says it."""
 
     @property

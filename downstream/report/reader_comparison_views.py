@@ -6,11 +6,10 @@ Pure functions of `radpref.downstream.inference.reader_comparison`'s result. Sen
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from typing import Any
 
+from radpref.data.reader_study.lifecycle import Unblinding
 from radpref.downstream.inference.comparison_sets import ComparisonSet, ComparisonSets, TrainedOn
 from radpref.downstream.inference.crossed import Crossed
 from radpref.downstream.inference.reader_comparison import (
@@ -82,12 +81,11 @@ def statements(part: ArmsRead) -> list[Statement]:
     return [statement(part, row) for row in rows]
 
 
-def early_note(early: dict[str, Any]) -> str:
+def early_note(early: Unblinding) -> str:
     """That arms were named before scoring ended: when, by whom, why."""
-    reason = json.loads(early["detail"]).get("reason", "no reason given")
     return (
-        f"Arms were revealed before scoring ended: {early['at'][:16].replace('T', ' ')} UTC, by {early['actor']} "
-        f"({reason}). Scores given after that are from a study that was no longer blind."
+        f"Arms were revealed before scoring ended: {early.at[:16].replace('T', ' ')} UTC, by {early.actor} "
+        f"({early.reason}). Scores given after that are from a study that was no longer blind."
     )
 
 

@@ -69,14 +69,14 @@ def set_toml(study: Study, section: str) -> Study:
 def test_the_whole_life(rated: Study) -> None:
     db = rated.db
     assert lifecycle.stage(db) == "pilot"
-    assert lifecycle.pilot_scores(db) == (4, 1)
+    assert lifecycle.pilot_scores(db) == lifecycle.PilotScores(4, 1)
     locked = lifecycle.lock(rated, "office")
-    assert (locked["stage"], locked["keep_scores"], locked["n_left_out"]) == ("locked", False, 4)
+    assert (locked.stage, locked.keep_scores, locked.n_left_out) == ("locked", False, 4)
     assert db.value("SELECT count(*) FROM counted_presentations WHERE phase = 'pilot' AND purpose = 'rating'") == 0
     add_person_scores(rated, 1, "main")
-    assert lifecycle.open_work(db) == [{"username": "ann", "n_sets": 1, "n_open": 1, "n_begun": 1}]
+    assert lifecycle.open_work(db) == [lifecycle.OpenWork("ann", n_sets=1, n_open=1, n_begun=1)]
     add_rater(db, "idle", None, "human", "rater")
-    assert lifecycle.freeze(rated, "office") == {"stage": "frozen", "n_open": 1, "not_begun": ["idle"]}
+    assert lifecycle.freeze(rated, "office") == lifecycle.Frozen("frozen", n_open=1, not_begun=["idle"])
     with refuses(Conflict, "frozen"):
         add_person_scores(rated, 0, "main", "bob")
     audited = db.rows("SELECT actor, action, detail FROM audit_events WHERE actor = 'office' ORDER BY audit_id")
@@ -89,9 +89,9 @@ def test_the_whole_life(rated: Study) -> None:
 
 
 def test_kept_scores_stay_in_the_analysis(rated: Study) -> None:
-    assert lifecycle.lock(rated, "office", keep_scores=True)["n_left_out"] == 0
+    assert lifecycle.lock(rated, "office", keep_scores=True).n_left_out == 0
     assert rated.db.value("SELECT count(*) FROM counted_presentations WHERE phase = 'pilot'") == 3
-    assert lifecycle.status(rated)["history"][-1]["kept_scores"] is True
+    assert lifecycle.status(rated).history[-1].kept_scores is True
 
 
 def test_a_draft_is_locked_without_a_pilot(study: Study) -> None:
@@ -129,16 +129,16 @@ def test_checks_are_made_before_the_lock(tiny_study: Study) -> None:
         records = connection.execute("SELECT record_id FROM records WHERE split = 'val' LIMIT 20").fetchall()
     for number, (record,) in enumerate(records):
         add_rated_set(tiny_study, number, rater="ann", source=str(record))
-    found = lifecycle.lock(tiny_study, "office")["checks"]
-    assert found["training"] == tiny_study.config.annotate.training_sets
-    assert found["attention"] == 1
-    assert found["note"] is None
+    found = lifecycle.lock(tiny_study, "office").checks
+    assert found.training == tiny_study.config.annotate.training_sets
+    assert found.attention == 1
+    assert found.note is None
     assert verify(tiny_study).problems == []
 
 
 def test_a_lock_says_which_checks_could_not_be_made(study: Study) -> None:
     add_rated_set(study)
-    assert "0 of 3 training sets could be made" in lifecycle.lock(study, "office")["checks"]["note"]
+    assert "0 of 3 training sets could be made" in str(lifecycle.lock(study, "office").checks.note)
 
 
 # --- seals -------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_a_changed_annotate_section_is_named(rated: Study) -> None:
         lifecycle.require_locked_config(changed)
     with refuses(Conflict, "break_minutes", 5.0, 40.0):
         lifecycle.freeze(changed, "office")
-    assert lifecycle.status(changed)["changed"]
+    assert lifecycle.status(changed).changed
     logins = set_toml(rated, "[annotate]\nsession_hours = 2.0\nidle_minutes = 5.0\n")
     lifecycle.require_locked_config(logins)
     assert seal_problems(logins) == []
@@ -245,8 +245,9 @@ def test_unblinding_needs_a_reason_and_stays_visible(rated: Study) -> None:
     lifecycle.unblind(rated.db, "office", "adverse finding")
     lifecycle.reveal_arms(rated.db, "office", "report")
     shown = lifecycle.status(rated)
-    assert shown["arms_visible"] is True
-    assert (shown["unblinded"]["actor"], shown["unblinded"]["reason"]) == ("office", "adverse finding")
+    assert shown.arms_visible is True
+    assert shown.unblinded is not None
+    assert (shown.unblinded.actor, shown.unblinded.reason) == ("office", "adverse finding")
     lifecycle.lock(rated, "office")
     lifecycle.freeze(rated, "office")
     with refuses(Conflict, "frozen"):
@@ -297,7 +298,7 @@ def test_freeze_says_who_is_not_done(rated: Study, at: tuple[str, str]) -> None:
     refused = run("freeze", *at)
     assert isinstance(refused.exception, Conflict)
     assert missing_names(str(refused.exception), "bob", "ann", "gone", "office") == ["gone", "office"]
-    assert lifecycle.status(rated)["not_begun"] == ["bob"]
+    assert lifecycle.status(rated).not_begun == ["bob"]
     assert run("freeze", "--yes", *at).exit_code == 0
     assert lifecycle.stage(rated.db) == "frozen"
 
