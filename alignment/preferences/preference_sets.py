@@ -38,7 +38,6 @@ class PreferenceSets:
     not judged (there p is 0.5); scores: criterion -> (N, K), mean over raters, NaN where not scored.
     """
 
-    set_ids: tuple[str, ...]
     modes: tuple[str, ...]
     latents: Tensor
     conditions: ConditionBatch
@@ -47,7 +46,7 @@ class PreferenceSets:
     scores: dict[str, Tensor]
 
     def __len__(self) -> int:
-        return len(self.set_ids)
+        return len(self.modes)
 
     @property
     def has_masks(self) -> bool:
@@ -108,7 +107,6 @@ def encode_sets(study: Study, stack: GeneratorStack, stored: Mapping[Split, Stor
     for split, one in stored.items():
         latents = encode_stored(study, stack, one.shas, f"encoding {split.replace('_', '-')} sets")
         found[split] = PreferenceSets(
-            one.set_ids,
             tuple(condition.mode for condition in one.conditions),
             latents.view(len(one.set_ids), N_SLOTS, *latents.shape[1:]),
             encode_conditions(stack, one.asked),

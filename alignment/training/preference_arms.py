@@ -30,39 +30,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run_align(
-    study: Study,
-    *,
-    arm: str = "aligned",
-    pairs_run: str | None = None,
-    n_steps: int | None = None,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Diffusion-DPO on a pairs run (the newest by default); registers the arm.
-
-    Args:
-        n_steps: instead of study.toml's align.n_steps.
-        device: "auto" takes a CUDA device where there is one.
-
-    Raises:
-        NotFound: no pairs yet.
-        InvalidInput: a bad arm name or device. Others: as `radpref.alignment.requests.training_request`.
-    """
-    request = training_request(study, arm, kind="align", pairs_run=pairs_run, n_steps=n_steps, device=device)
-    return train_preference_arm(request)
+def run_align(study: Study, *, arm: str = "aligned", **options: Any) -> dict[str, Any]:
+    """Diffusion-DPO on a pairs run; registers the arm. `options` and errors as in `training_request`."""
+    return train_preference_arm(training_request(study, arm, kind="align", **options))
 
 
-def run_finetune(
-    study: Study,
-    *,
-    arm: str = "finetuned",
-    pairs_run: str | None = None,
-    n_steps: int | None = None,
-    device: str = "auto",
-) -> dict[str, Any]:
+def run_finetune(study: Study, *, arm: str = "finetuned", **options: Any) -> dict[str, Any]:
     """The filter-and-fine-tune arm on the training sets of the same pairs run; see :func:`run_align`."""
-    request = training_request(study, arm, kind="finetune", pairs_run=pairs_run, n_steps=n_steps, device=device)
-    return train_preference_arm(request)
+    return train_preference_arm(training_request(study, arm, kind="finetune", **options))
 
 
 def train_preference_arm(request: TrainingRequest) -> dict[str, Any]:

@@ -121,10 +121,6 @@ class Run:
                 logging.getLogger(__name__).warning("dropped a torn line of %s", path)
         return found
 
-    def rewrite_metrics(self, lines: list[dict[str, Any]]) -> None:
-        """Replace metrics.jsonl (a resumed run drops lines after its checkpoint)."""
-        write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-
 
 @contextmanager
 def start_run(

@@ -346,21 +346,3 @@ def guide(output: Tensor, guidance_scale: float) -> Tensor:
     """Classifier-free guidance on the output of `both_branches`: uncond + scale * (cond - uncond)."""
     unconditional, conditional = output.chunk(2)
     return unconditional + guidance_scale * (conditional - unconditional)
-
-
-def guided(
-    stack: GeneratorStack,
-    noisy_latents: Tensor,
-    timesteps: Tensor,
-    batch: ConditionBatch,
-    guidance_scale: float,
-) -> Tensor:
-    """Classifier-free guidance: uncond + scale * (cond - uncond); the unconditional branch keeps the mask."""
-    if not needs_guidance(stack, batch, guidance_scale):
-        return predict_noise(stack.unet, stack.controlnet, noisy_latents, timesteps, batch)
-    both = both_branches(stack, batch)
-    steps = timesteps.expand(len(batch)) if timesteps.ndim == 0 else timesteps
-    output = predict_noise(
-        stack.unet, stack.controlnet, torch.cat([noisy_latents, noisy_latents]), torch.cat([steps, steps]), both
-    )
-    return guide(output, guidance_scale)

@@ -86,26 +86,6 @@ class Corpus:
         packed = np.asarray(self.packed_masks[np.asarray(indices)])
         return np.unpackbits(packed, axis=-1, count=self.image_size).astype(bool)
 
-    def subset(self, indices: Sequence[int] | np.ndarray) -> Corpus:
-        """A corpus of the chosen images, in that order, in memory."""
-        chosen = np.asarray(indices, dtype=int)
-        return Corpus(
-            np.asarray(self.images[chosen]),
-            np.asarray(self.packed_masks[chosen]),
-            self.structures,
-            [self.captions[i] for i in chosen],
-            [self.attributes[i] for i in chosen],
-            [self.patients[i] for i in chosen],
-        )
-
-    def split_by_patient(self, held_out_fraction: float, seed: int) -> tuple[Corpus, Corpus]:
-        """(training, held out): whole patients, drawn from `seed`."""
-        names = sorted(set(self.patients))
-        order = np.random.default_rng(seed).permutation(len(names))
-        held = {names[i] for i in order[: round(held_out_fraction * len(names))]}
-        is_held = np.array([p in held for p in self.patients], dtype=bool)
-        return self.subset(np.flatnonzero(~is_held)), self.subset(np.flatnonzero(is_held))
-
     def save(self, folder: Path) -> None:
         """Write images.npy, masks.npy and corpus.jsonl; the latter last, as the sign of completeness."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,38 +112,6 @@ def load_corpus(folder: Path) -> Corpus:
         [entry["captions"] for entry in entries],
         [entry["attributes"] for entry in entries],
         [entry["patient"] for entry in entries],
-    )
-
-
-def corpus_from_arrays(
-    images: np.ndarray,
-    captions: Sequence[Sequence[str]],
-    patients: Sequence[str],
-    masks: dict[str, np.ndarray] | None = None,
-    structures: Sequence[str] = EMBEDDED_STRUCTURES,
-    attributes: Sequence[dict[str, int]] | None = None,
-) -> Corpus:
-    """A corpus of any images: uint8 (N, H, H); `masks` {structure: bool (N, H, H)}, absent structures stay black."""
-    given = masks or {}
-    unknown = sorted(set(given) - set(structures))
-    if unknown:
-        raise InvalidInput(f"masks for unknown structures {unknown}: this stack knows {list(structures)}")
-    if images.dtype != np.uint8:
-        raise InvalidInput(f"training images are {images.dtype}: scale them to uint8, 0-255")
-    n, height, width = images.shape
-    planes = np.zeros((n, len(structures), height, width), dtype=bool)
-    for channel, name in enumerate(structures):
-        if name in given:
-            if given[name].shape != images.shape:
-                raise InvalidInput(f"mask {name!r} has shape {given[name].shape}, images {images.shape}: make equal")
-            planes[:, channel] = given[name]
-    return Corpus(
-        images,
-        np.packbits(planes, axis=-1),
-        tuple(structures),
-        [list(texts) for texts in captions],
-        [dict(entry) for entry in attributes] if attributes is not None else [{} for _ in range(n)],
-        list(patients),
     )
 
 

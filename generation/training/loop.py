@@ -267,10 +267,10 @@ class TrainingLoop:
             "step": self.step,
             "loss": self.compute.mean(self._loss) / self._n_losses,
             **self._figures,
-            "learning_rate": _six_digits(self._rate),
-            "seconds": _six_digits(seconds / self._n_losses),
-            "images_per_s": _six_digits(self._n_images * self.compute.world / seconds),
-            "elapsed_s": _six_digits(self.elapsed_s),
+            "learning_rate": round(self._rate, 10),
+            "seconds": round(seconds / self._n_losses, 6),
+            "images_per_s": round(self._n_images * self.compute.world / seconds, 2),
+            "elapsed_s": round(self.elapsed_s, 2),
         }
         self._loss, self._figures = torch.zeros_like(self._loss), {}
         self._n_losses, self._n_images, self._since = 0, 0, now
@@ -368,9 +368,5 @@ def _step_of(line: str) -> float:
 def _plain(value: Any) -> Any:
     """A figure for JSON: six digits of a tensor, a float as it is, None for one that is not finite."""
     if isinstance(value, Tensor):
-        value = _six_digits(float(value))
+        value = float(f"{float(value):.6g}")
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _six_digits(value: float) -> float:
-    return float(f"{value:.6g}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from radpref.generation.stack.models import GeneratorStack
-from radpref.generation.training.corpus import Corpus, corpus_from_arrays
+from radpref.generation.training.corpus import EMBEDDED_STRUCTURES, Corpus
 from radpref.generation.training.loop import LoopSettings
 from radpref.generation.training.unet_training import TrainSettings
 
@@ -14,6 +16,22 @@ FAST = LoopSettings(learning_rate=1e-3, warmup_steps=2, log_every=2, checkpoint_
 MIXED = TrainSettings(
     batch_size=4, mode_mix=(0.3, 0.3, 0.4), text_rate=0.5, control_rate=1.0, precision="f32", loop=FAST
 )
+
+
+def corpus_from_arrays(
+    images: np.ndarray,
+    captions: Sequence[Sequence[str]],
+    patients: Sequence[str],
+    masks: dict[str, np.ndarray] | None = None,
+    structures: Sequence[str] = EMBEDDED_STRUCTURES,
+) -> Corpus:
+    """A corpus of any images: uint8 (N, H, H); `masks` {structure: bool (N, H, H)}, absent structures stay black."""
+    planes = np.zeros((len(images), len(structures), *images.shape[1:]), dtype=bool)
+    for name, given in (masks or {}).items():
+        planes[:, structures.index(name)] = given
+    packed = np.packbits(planes, axis=-1)
+    texts = [list(own) for own in captions]
+    return Corpus(images, packed, tuple(structures), texts, [{} for _ in images], list(patients))
 
 
 def training_corpus(n: int = 12, size: int = 32, structures: tuple[str, ...] = ("lungs", "heart")) -> Corpus:

@@ -50,8 +50,6 @@ def test_torn_metrics_line_is_dropped(study):
         with (run.folder / "metrics.jsonl").open("a") as file:
             file.write('{"step": 2, "lo')
         assert run.metrics() == [{"step": 1}]
-        run.rewrite_metrics([{"step": 9}])
-        assert run.metrics() == [{"step": 9}]
 
 
 def test_latest_is_the_newest(study):

@@ -16,9 +16,10 @@ from radpref.data.core.errors import InvalidInput
 from radpref.generation.stack.conditions import (
     Condition,
     ConditionBatch,
+    both_branches,
     encode_conditions,
     encode_text,
-    guided,
+    guide,
     has_text,
     mask_to_hint,
     needs_guidance,
@@ -185,6 +186,15 @@ def test_samples_closed_to_the_controlnet_see_its_residuals_as_constants() -> No
     assert torch.equal(found["closed"][0], found["both"][0])
     torch.testing.assert_close(found["closed"][1], found["second alone"][1], atol=1e-6, rtol=1e-4)
     assert not torch.allclose(found["both"][1], found["second alone"][1], atol=1e-6, rtol=1e-2)
+
+
+def guided(stack: GeneratorStack, noisy: torch.Tensor, step: torch.Tensor, batch: ConditionBatch, scale: float):
+    """Guidance as the sampler puts it together."""
+    if not needs_guidance(stack, batch, scale):
+        return predict_noise(stack.unet, stack.controlnet, noisy, step, batch)
+    steps = step.expand(2 * len(batch))
+    both = both_branches(stack, batch)
+    return guide(predict_noise(stack.unet, stack.controlnet, torch.cat([noisy, noisy]), steps, both), scale)
 
 
 def test_guidance_formula_and_the_mask_in_both_branches(stack: GeneratorStack) -> None:

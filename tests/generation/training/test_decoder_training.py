@@ -10,7 +10,6 @@ import torch
 
 from radpref.generation.stack.autoencoder import build_vae
 from radpref.generation.training import decoder_training
-from radpref.generation.training.corpus import corpus_from_arrays
 from radpref.generation.training.decoder_training import (
     PatchDiscriminator,
     adversarial_weight,
@@ -20,6 +19,7 @@ from radpref.generation.training.decoder_training import (
 )
 from radpref.generation.training.loop import Budget, LoopSettings
 from radpref.generation.training.vae_training import VaeSettings, latent_statistics
+from tests.support.training import corpus_from_arrays
 
 SETTINGS = VaeSettings(
     channels=(8, 16), latent_channels=4, crop=16, batch_size=4, full_batch_size=2, bf16=False,

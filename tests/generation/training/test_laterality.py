@@ -19,14 +19,14 @@ from radpref.generation.fidelity.memorisation import zoom
 from radpref.generation.stack.models import GeneratorStack, tiny_stack
 from radpref.generation.training import decoder_training
 from radpref.generation.training.compute import Compute
-from radpref.generation.training.corpus import Corpus, corpus_from_arrays
+from radpref.generation.training.corpus import Corpus
 from radpref.generation.training.latents import augment, encode_corpus
 from radpref.generation.training.loop import Budget
 from radpref.generation.training.study_corpus import study_corpus
 from radpref.generation.training.unet_training import draw_batch, load_rows
 from radpref.generation.training.vae_training import VaeSettings
 from radpref.generation.training.vae_training import draw_batch as draw_images
-from tests.support.training import MIXED
+from tests.support.training import MIXED, corpus_from_arrays
 
 SIZE, N_DRAWS = 32, 400
 
