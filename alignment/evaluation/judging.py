@@ -15,8 +15,7 @@ import numpy.typing as npt
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.statistics import MeanEstimate
 from radpref.data.study.conditions import StoredCondition
-from radpref.generation.fidelity.condition_figures import sides_right
-from radpref.generation.measuring.image_scores import score_mask, score_text
+from radpref.generation.measuring.image_scores import findings_right, score_mask, score_text, sides_right
 from radpref.generation.measuring.measuring_network import MeasureNet
 
 FloatArray = npt.NDArray[np.float64]
@@ -99,7 +98,7 @@ def judge_condition(
     asked = {name: value for name, value in condition.asked.items() if name in net.attributes}
     if asked:
         text = score_text(net, images, asked).astype(np.float64)
-        hit = _hits(net, images, asked)
+        hit = findings_right(net.present(images), net.attributes, asked)
         side = sides_right(net.predict(images), net.attributes, asked)
     if mask is not None and any(
         name in net.structures and plane.any() for name, plane in zip(names, mask, strict=True)
@@ -113,15 +112,6 @@ def mean_of_known(values: FloatArray) -> FloatArray:
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(0)
     return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
-
-
-def _hits(net: MeasureNet, images: Images, asked: dict[str, int]) -> FloatArray:
-    present = net.present(images)
-    findings = [name for name in asked if "/" not in name]
-    if not findings:
-        return np.full(len(images), np.nan)
-    right = [present[:, net.column(name)] == bool(asked[name]) for name in findings]
-    return np.asarray(np.all(right, axis=0), np.float64)
 
 
 def win_points(arm: FloatArray, baseline: FloatArray) -> FloatArray:

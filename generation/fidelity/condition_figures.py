@@ -6,7 +6,7 @@ images (what the network can see at all) and beside chance (the same answers, co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,34 +19,15 @@ from radpref.data.study.conditions import StoredCondition, asked_attributes, mas
 from radpref.generation.fidelity.figures import ConditionFigures, StructureDice
 from radpref.generation.fidelity.image_source import BATCH, ImageSource
 from radpref.generation.fidelity.likeness import mean_interval
+from radpref.generation.measuring.image_scores import sides_right
 from radpref.generation.measuring.measuring_network import MeasureNet
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
 
-SIDES = {"left": "right", "right": "left"}
 MIRROR_DICE = 0.8
 """A structure whose mask overlaps its own mirror image less than this has a side that can be checked."""
 MAX_IMAGES = 2000
-
-
-def sides_right(
-    probabilities: npt.NDArray[Any], attributes: Sequence[str], asked: Mapping[str, int]
-) -> npt.NDArray[np.float64]:
-    """(N, A) P(attribute) -> (N,): 1 where every asked side of a finding is likelier than the other side, else 0.
-
-    NaN unless `asked` names exactly one side of a finding, and both sides are among `attributes`.
-    """
-    columns = {name: i for i, name in enumerate(attributes)}
-    right = []
-    for name, value in asked.items():
-        finding, _, side = name.partition("/")
-        other = f"{finding}/{SIDES.get(side, '')}"
-        if value == 1 and side in SIDES and other in columns and name in columns and other not in asked:
-            right.append(probabilities[:, columns[name]] > probabilities[:, columns[other]])
-    if not right:
-        return np.full(len(probabilities), np.nan)
-    return np.asarray(np.all(right, axis=0), np.float64)
 
 
 def condition_figures(

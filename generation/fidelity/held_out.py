@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.imaging.images import high_byte
+from radpref.generation.measuring.image_scores import findings_right, sides_right
 from radpref.generation.measuring.measuring_data import (
     CONDITIONS_DRAW,
     FIRST_PATIENT,
@@ -105,17 +106,9 @@ class Answers:
 
     def found(self, image: int, asked: dict[str, int]) -> bool:
         """Every asked finding (or "normal") counts as present in the image."""
-        names = [name for name in asked if "/" not in name and name in self.attributes]
-        return bool(names) and all(self.present[image, self.attributes.index(name)] for name in names)
+        return bool(findings_right(self.present[[image]], self.attributes, asked)[0] == 1)
 
     def side_right(self, image: int, asked: dict[str, int]) -> bool | None:
         """The asked side is more probable than the other, for every asked side; None where no side is asked."""
-        other = {"left": "right", "right": "left"}
-        verdicts = []
-        for name in asked:
-            finding, _, side = name.partition("/")
-            opposite = f"{finding}/{other.get(side, '')}"
-            if name in self.attributes and opposite in self.attributes:
-                p, q = (self.probability[image, self.attributes.index(a)] for a in (name, opposite))
-                verdicts.append(bool(p > q))
-        return all(verdicts) if verdicts else None
+        right = float(sides_right(self.probability[[image]], self.attributes, asked)[0])
+        return None if np.isnan(right) else bool(right)

@@ -16,6 +16,7 @@ from radpref.data.imaging.masks import dice
 from radpref.generation.measuring.measuring_network import MeasureNet
 
 FLOAT = npt.NDArray[np.float32]
+SIDES = {"left": "right", "right": "left"}
 
 
 def text_fidelity(probabilities: FLOAT, attributes: Sequence[str], asked: Mapping[str, int]) -> FLOAT:
@@ -86,3 +87,36 @@ def score_mask(net: MeasureNet, images: npt.NDArray[Any], mask: npt.NDArray[Any]
     if len(images) and not (table.size and np.isfinite(table).any(0).all()):
         raise InvalidInput(f"the mask asks for nothing {net.name} can segment: draw one of {', '.join(net.structures)}")
     return np.nanmean(table, axis=0, dtype=np.float32) if len(images) else np.zeros(0, np.float32)
+
+
+def findings_right(
+    present: npt.NDArray[np.bool_], attributes: Sequence[str], asked: Mapping[str, int]
+) -> npt.NDArray[np.float64]:
+    """(N, A) attribute is present -> (N,): 1 where every asked finding is present or absent as asked, else 0.
+
+    Sides do not count. NaN where nothing is asked that is among `attributes`.
+    """
+    names = [name for name in asked if "/" not in name and name in attributes]
+    if not names:
+        return np.full(len(present), np.nan)
+    right = [present[:, list(attributes).index(name)] == bool(asked[name]) for name in names]
+    return np.asarray(np.all(right, axis=0), np.float64)
+
+
+def sides_right(
+    probabilities: npt.NDArray[Any], attributes: Sequence[str], asked: Mapping[str, int]
+) -> npt.NDArray[np.float64]:
+    """(N, A) P(attribute) -> (N,): 1 where every asked side of a finding is likelier than the other side, else 0.
+
+    NaN unless `asked` names exactly one side of a finding, and both sides are among `attributes`.
+    """
+    columns = {name: i for i, name in enumerate(attributes)}
+    right = []
+    for name, value in asked.items():
+        finding, _, side = name.partition("/")
+        other = f"{finding}/{SIDES.get(side, '')}"
+        if value == 1 and side in SIDES and other in columns and name in columns and other not in asked:
+            right.append(probabilities[:, columns[name]] > probabilities[:, columns[other]])
+    if not right:
+        return np.full(len(probabilities), np.nan)
+    return np.asarray(np.all(right, axis=0), np.float64)

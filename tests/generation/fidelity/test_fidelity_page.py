@@ -18,10 +18,11 @@ from radpref.data.imaging.images import is_marked_synthetic, to_uint8
 from radpref.data.study.conditions import StoredCondition, record_conditions
 from radpref.data.study.study import Study
 from radpref.generation.fidelity import networks
-from radpref.generation.fidelity.condition_figures import condition_figures, sides_right
+from radpref.generation.fidelity.condition_figures import condition_figures
 from radpref.generation.fidelity.image_source import ImageSource, own_conditions, record_source
 from radpref.generation.fidelity.report import run_fidelity
 from radpref.generation.fidelity.request import FidelityRequest
+from radpref.generation.measuring.image_scores import sides_right
 from radpref.generation.measuring.measuring_network import MeasureNet, save_measure
 from tests.support.errors import refuses
 from tests.support.grown import grow
