@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { steps } from '../../../annotate_app/static/history.js';
-import { apply } from '../../../annotate_app/static/sets.js';
+import { apply, finished, missing } from '../../../annotate_app/static/sets.js';
 import { openSet } from './browser.js';
 
 /** @import { Criterion, Letter, LoggedEvent, RatingEvent, SetState } from '../../../annotate_app/static/types' */
@@ -72,6 +72,12 @@ test('all ranks of one answer are one step, a second answer is another', () => {
   assert.deepEqual([state.scores.A.text, state.scores.B.text], [3, 3]);
 });
 
+test('ranks of two criteria, answered one after the other, are two steps', () => {
+  const state = after(rank('A', 1), rank('B', 2), { kind: 'rank', letter: 'C', criterion: 'mask', value: 1 }, { kind: 'rank', letter: 'D', criterion: 'mask', value: 2 });
+  undo(state);
+  assert.deepEqual([state.ranks.A.text, state.ranks.B.text, state.ranks.C.mask, state.ranks.D.mask], [1, 2, null, null]);
+});
+
 test('the rank that a changed score takes away comes back with it', () => {
   const state = after(score('A', 3), score('B', 3), rank('A', 1), rank('B', 2), score('A', 5), rank('A', null));
   undo(state);
@@ -97,4 +103,17 @@ test('the steps are the same after a reload, at every point of a session', () =>
     check();
   }
   assert.deepEqual([state.scores.A.text, state.scores.B.mask, state.comment, state.flags.B.artifact], [null, null, '', false]);
+});
+
+test('0 is a score: a set is complete with it, and finished only when submitted', () => {
+  const state = openSet('T2I');
+  for (const letter of /** @type {Letter[]} */ (['A', 'B', 'C'])) apply(state, score(letter, 0));
+  assert.deepEqual(missing(state), [{ letter: 'D', criterion: 'text' }]);
+  apply(state, score('D', 0));
+  assert.deepEqual(missing(state), []);
+  assert.equal(finished(state), false);
+  apply(state, { kind: 'submit' });
+  assert.equal(finished(state), true);
+  apply(state, score('A', null));
+  assert.equal(finished(state), false, 'a score that was taken back opens the set again');
 });
