@@ -23,9 +23,9 @@ LEAST = 0.9
 MODULES: dict[str, tuple[str, str]] = {
     "losses": ("alignment/training/losses.py", "tests/alignment/training/test_losses.py"),
     "metrics": ("downstream/cells/metrics.py", "tests/downstream/cells/test_metrics.py"),
-    "bootstrap": ("downstream/inference/bootstrap.py", "tests/downstream/inference"),
+    "bootstrap": ("downstream/inference/bootstrap.py", "tests/downstream/inference/test_bootstrap.py"),
     "crossed": ("downstream/inference/crossed.py", "tests/downstream/inference/test_crossed.py"),
-    "power": ("downstream/inference/power.py", "tests/downstream/inference"),
+    "power": ("downstream/inference/power.py", "tests/downstream/inference/test_t_tests.py"),
     "t_tests": ("downstream/inference/t_tests.py", "tests/downstream/inference/test_t_tests.py"),
     "splits": ("data/study/splits.py", "tests/data/study/test_splits.py"),
     "rle": ("data/imaging/rle.py", "tests/data/imaging/test_rle.py"),

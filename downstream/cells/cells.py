@@ -1,6 +1,6 @@
 """Cells of the grid: one training each, with an id that hashes only what changes its result.
 
-A cell's row stands in table ``cells``, its predictions in ``runs/<run>/cells/<cell_id>.npz``. A finished cell is never
+A cell's row is in table ``cells``, its predictions in ``runs/<run>/cells/<cell_id>.npz``. A finished cell is never
 trained again; the real-only cell of a task, fraction and seed is shared by every comparison.
 """
 
@@ -125,7 +125,7 @@ class CellRow:
 
 
 def predictions_path(study: Study, run_id: str, cell_id: str) -> Path:
-    """Where the predictions of a cell stand."""
+    """Where the predictions of a cell are."""
     return study.root / "runs" / run_id / "cells" / f"{cell_id}.npz"
 
 

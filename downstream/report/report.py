@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page, with its tables as CSV and its figures as SVG beside it.
 
 Input: a Study (whatever is there so far). Output: ``reports/<date>-<name>/index.html``. The page loads nothing from
-anywhere: style and figures stand inside it. Parts that do not exist yet are named as missing.
+anywhere: style and figures are inside it. Parts that do not exist yet are named as missing.
 """
 
 from __future__ import annotations
