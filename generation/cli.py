@@ -224,7 +224,7 @@ def share(
     try:
         text = credits_file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{credits_file} is no UTF-8 text ({error.reason}); write it as Markdown") from error
+        raise InvalidInput(f"{credits_file} is not UTF-8 text ({error.reason}); write it as Markdown") from error
     opened = Study(study)
     check_share(opened, out)
     FidelityRequest().check(opened)

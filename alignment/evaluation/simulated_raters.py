@@ -227,7 +227,7 @@ def load_raters(study: Study) -> list[tuple[SimulatedRater, MeasureNet]]:
                 f"raters '{owner[net.sha256]}' and '{one.name}' share network '{one.network}': each needs its own"
             )
         if one.name.casefold() in names:
-            raise Conflict(f"simulated rater '{one.name}' stands twice in study.toml: give each a name of its own")
+            raise Conflict(f"simulated rater '{one.name}' is twice in study.toml: give each a name of its own")
         owner[net.sha256] = one.name
         names.add(one.name.casefold())
         found.append((one, net))

@@ -4,7 +4,7 @@
 
 Asked texts and masks of phantom patients nobody was trained on -> images -> the judge (a network of role `judge` that
 no rater, pair or filter uses): does it find the asked disease, on the asked side, and where is the asked structure?
-Beside every figure stand the ceiling (phantom renders of the same conditions) and chance (the same answers, compared
+Beside every figure are the ceiling (phantom renders of the same conditions) and chance (the same answers, compared
 with conditions in shuffled order).
 """
 

@@ -102,7 +102,7 @@ def _measure(
     one_sided = dice(asked, asked[..., ::-1]) < MIRROR_DICE
     for column, name in enumerate(names):
         with_mask = np.flatnonzero(asked[:, column].any((-2, -1)))
-        # Half a batch away stands the mask of another prompt: the same answers against what nobody asked of them.
+        # Half a batch away is the mask of another prompt: the same answers against what nobody asked of them.
         for row, other in zip(with_mask.tolist(), np.roll(with_mask, len(with_mask) // 2).tolist(), strict=True):
             add(f"dice {name}", row, float(values[row, column]))
             if groups[row] != groups[other]:

@@ -229,9 +229,7 @@ def verdict(
         why = f"{k} of {n} images lie nearer to one training image than held-out patients do; {chance} by chance"
     elif n_held_out < HELD_OUT_NEEDED:
         word = "too few images to say"
-        why = (
-            f"{n_held_out} held-out images are no yardstick: import at least {HELD_OUT_NEEDED} for the validation split"
-        )
+        why = f"{n_held_out} held-out images are too few: import {HELD_OUT_NEEDED} or more for the validation split"
     elif upper <= TOLERATED_SHARE:
         word = "clean enough"
         why = f"{k} of {n} images are suspects; at most {most} with 95 % confidence"

@@ -53,7 +53,7 @@ def write_page(
 ) -> None:
     """Write `report.page` and the page of pictures beside it; without `pictures` neither samples nor neighbours.
 
-    Samples that may be copies of patients stand on the page of pictures, not on the one that may be shown around.
+    Samples that may be copies of patients are on the page of pictures, not on the one that may be shown around.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,

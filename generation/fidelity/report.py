@@ -2,7 +2,7 @@
 
 Samples of each arm (or a folder of any generator's images) -> ``runs/<run_id>/fidelity/index.html``, ``fidelity.json``
 and, for the study's own people only, ``pictures.html`` with real images. The reference is the validation split, which
-no generator trained on; beside it stand the training images, as an ideal generator would score. Figures come from
+no generator trained on; beside it are the training images, as an ideal generator would score. Figures come from
 `likeness`, `memorisation` and `condition_figures`; the page from `page`.
 """
 

@@ -124,10 +124,10 @@ def no_conditions(split: str) -> InvalidInput:
 
 
 def check_network(choice: str) -> None:
-    """Refuse a name that is no feature network.
+    """Refuse a name that is not a feature network.
 
     Raises:
-        InvalidInput: it is none of `NETWORKS`.
+        InvalidInput: it is not one of `NETWORKS`.
     """
     if choice not in NETWORKS:
         raise InvalidInput(f"--network {choice}: choose one of {', '.join(NETWORKS)}")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CLEAN = "clean enough"
 NETWORKS = WEIGHTS_FOLDER / "measure"
-"""Measuring networks of a shipped model NAME of real images stand in the folder NAME below."""
+"""Measuring networks of a shipped model NAME of real images are in the folder NAME below."""
 
 
 @torch.no_grad()

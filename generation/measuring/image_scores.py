@@ -55,7 +55,7 @@ def structure_dice(
     Args:
         images: uint8 (N, H, W).
         mask: bool (T, H, W), the same for all images, or (N, T, H, W).
-        structures: names of the T channels. An empty channel is no condition: its Dice is NaN.
+        structures: names of the T channels. An empty channel is not a condition: its Dice is NaN.
 
     Returns:
         {structure: (N,) float32}; a structure `net` does not know is left out.

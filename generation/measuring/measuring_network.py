@@ -199,7 +199,7 @@ def load_measure(name_or_path: str | Path) -> MeasureNet:
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidInput(f"{own_card} is no measuring network ({detail}): train it again") from error
+        raise InvalidInput(f"{own_card} is not a measuring network ({detail}): train it again") from error
     if known != digest:
         raise InvalidInput(f"{weights_path} has hash {digest[:12]}, its card says {known[:12]}: restore both files")
     module.eval()

@@ -36,7 +36,7 @@ def load_open_clip(source: str | Path, device: str = "cpu") -> tuple[Any, Tokeni
 
     Raises:
         NotFound: no such folder, or a file is missing in it.
-        InvalidInput: the folder is no open_clip model, weights and configuration differ, or open_clip refuses the name.
+        InvalidInput: not an open_clip model, weights and configuration differ, or open_clip refuses the name.
     """
     folder = source_folder(source)
     if folder is None:
@@ -122,7 +122,7 @@ def local_text_tower(folder: Path, weights: Path) -> Iterator[dict[str, Any] | N
         card = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         text_cfg = dict(card["model_cfg"]["text_cfg"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(f"open_clip cannot load {folder / CONFIG}: it is no open_clip configuration") from error
+        raise InvalidInput(f"open_clip cannot load {folder / CONFIG}: it is not an open_clip configuration") from error
     if "hf_model_name" not in text_cfg:
         yield None
         return
@@ -162,7 +162,7 @@ def bert_config(weights: Path) -> dict[str, Any]:
         }
     except (KeyError, ValueError) as error:
         raise InvalidInput(
-            f"{weights.parent} has a text tower that is no BERT and no config.json that describes it: add that file"
+            f"{weights.parent} has a text tower that is not a BERT, without a config.json for it: add that file"
         ) from error
 
 

@@ -49,7 +49,7 @@ class ProxyScorer:
 
         Raises:
             NotFound: no such folder, or the embedded proxy is missing.
-            InvalidInput: the folder is no open_clip model, or open_clip refuses the name.
+            InvalidInput: the folder is not an open_clip model, or open_clip refuses the name.
         """
         model, tokenizer, sha256 = load_open_clip(source, device)
         preprocess = dict(getattr(model.visual, "preprocess_cfg", {}))
