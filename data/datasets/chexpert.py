@@ -15,15 +15,7 @@ import pandas as pd
 
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
-from radpref.data.datasets.chexpert_columns import (
-    Codes,
-    bad_cells,
-    finding_caption,
-    finding_codes,
-    finding_columns,
-    finding_labels,
-    findings_found,
-)
+from radpref.data.datasets.chexpert_columns import FindingRows, finding_caption, finding_columns
 from radpref.data.datasets.layout import (
     Compact,
     first_file,
@@ -55,7 +47,6 @@ class _Row:
     place: str
     patient: str
     split: str
-    codes: tuple[int, ...]
     extra: tuple[tuple[str, str], ...]
     problem: str | None
 
@@ -66,13 +57,11 @@ class _Source:
 
     config: DataConfig
     folders: tuple[Path, ...]
-    columns: dict[str, str]
     places: list[str]  # train/patient00001/study1/view1_frontal.jpg, or the Path where it is not understood
     parts: Compact
     patients: Compact
     extra: dict[str, Compact]
-    codes: Codes
-    bad: dict[int, str]  # row -> what is wrong in it
+    findings: FindingRows
     repeated: dict[int, int]
     test_patients: frozenset[str]
 
@@ -86,7 +75,7 @@ class _Source:
         row = _row(self, i)
         if row.problem is not None:
             raise InvalidInput(row.problem)
-        labels = finding_labels(row.codes, tuple(self.columns.values()), self.config)
+        labels = self.findings.labels(i, self.config)
         image, _ = frame(read_radiograph(first_file(_places(self.folders, row.place))), {}, self.config.image_size)
         return Record(
             record_id=row.record_id,
@@ -117,22 +106,20 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
     found = [line for part, table in tables.items() for line in _counts(table, part)]
     both = pd.concat(tables.values(), ignore_index=True)
     test_patients = frozenset(both.loc[both["part"] == "valid", "patient"].unique())
-    table = both[both["Frontal/Lateral"] == "Frontal"].reset_index(drop=True)
+    frontal = np.flatnonzero((both["Frontal/Lateral"] == "Frontal").to_numpy(bool))
+    findings = FindingRows.of(both, columns).take(frontal)
+    table = both.iloc[frontal].reset_index(drop=True)
     beside = files["train"].parent  # first: there a missing image is missed
     folders = (beside, *folders_of(root), *folders_of(beside))
-    source = _source(config, tuple(dict.fromkeys(folders)), columns, table, test_patients)
+    source = _source(config, tuple(dict.fromkeys(folders)), findings, table, test_patients)
     rows = [_row(source, i) for i in spread(len(source))]
     probe([first_file(_places(source.folders, row.place)) for row in rows if not row.problem], root)
-    found += findings_found(source.codes, list(columns.values()), config)
+    found += findings.found(config)
     return ImportPlan(source, tuple(found), tuple(files.values()))
 
 
 def _read_part(file: Path, part: str, columns: dict[str, str]) -> pd.DataFrame:
     table = read_columns(file, ["Path", "Frontal/Lateral"], ["Sex", "Age", "AP/PA"], list(columns))
-    codes = finding_codes(table, list(columns))
-    bad = bad_cells(table, codes, list(columns))
-    table["bad"] = [bad.get(i, "") for i in range(len(table))]
-    table[list(columns)] = codes
     places = table["Path"].str.extract(_PLACE)
     table = table.assign(place=places["place"].fillna(""), patient=places["patient"].fillna(""))
     # A row is a test row by its table or by its path, whichever says so.
@@ -153,7 +140,7 @@ def _counts(table: pd.DataFrame, part: str) -> list[Found]:
 def _source(
     config: DataConfig,
     folders: tuple[Path, ...],
-    columns: dict[str, str],
+    findings: FindingRows,
     table: pd.DataFrame,
     test_patients: frozenset[str],
 ) -> _Source:
@@ -162,13 +149,11 @@ def _source(
     return _Source(
         config,
         folders,
-        columns,
         list(map(str, ids)),
         Compact.of(table["part"]),
         Compact.of(table["patient"]),
         {"sex": Compact.of(table["Sex"]), "age": Compact.of(table["Age"]), "view": Compact.of(table["AP/PA"])},
-        table[list(columns)].to_numpy(np.int8),
-        {int(i): str(table["bad"].iat[int(i)]) for i in np.flatnonzero((table["bad"] != "").to_numpy(bool))},
+        findings,
         repeats(ids, table["row"]),
         test_patients,
     )
@@ -176,7 +161,6 @@ def _source(
 
 def _row(source: _Source, i: int) -> _Row:
     place, patient, part = source.places[i], source.patients[i], source.parts[i]
-    codes = tuple(source.codes[i].tolist())
     record_id, problem = f"{DATASET}/{place.rsplit('.', 1)[0]}", None
     if not patient:
         record_id = f"{DATASET}/{place}"
@@ -184,12 +168,12 @@ def _row(source: _Source, i: int) -> _Row:
     elif part == "train" and patient in source.test_patients:
         problem = f"{patient} is also in the official validation set, the test split; remove the row from train.csv"
     else:
-        problem = source.bad.get(i)
+        problem = source.findings.bad.get(i)
     if i in source.repeated:
         record_id = f"{record_id}#row{source.repeated[i]}"
         problem = f"row {source.repeated[i]} repeats {place}; keep one of them"
     extra = tuple((key, values[i]) for key, values in source.extra.items() if values[i])
-    return _Row(record_id, place, patient, _split(source.config, patient, part), codes, extra, problem)
+    return _Row(record_id, place, patient, _split(source.config, patient, part), extra, problem)
 
 
 def _split(config: DataConfig, patient: str, part: str) -> str:

@@ -5,7 +5,8 @@ Input: a table's columns and the policies of study.toml. Output: codes (N, L) in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,6 @@ FINDINGS: dict[str, str] = {
 """Column -> label. "No Finding" is ``normal``, the label that prompts and tasks ask for."""
 
 BLANK, BAD = -2, -3
-Codes = npt.NDArray[np.int8]
 
 
 def kept_labels(config: DataConfig, names: Iterable[str]) -> list[str]:
@@ -59,15 +59,6 @@ def finding_columns(config: DataConfig) -> dict[str, str]:
     return {column: label for column, label in FINDINGS.items() if label in kept}
 
 
-def finding_codes(table: pd.DataFrame, columns: Sequence[str]) -> Codes:
-    """Codes (N, L): 1, 0, -1, `BLANK`, or `BAD` where the cell holds anything else."""
-    codes = np.full((len(table), len(columns)), BLANK, np.int8)
-    for k, column in enumerate(columns):
-        cells = table[column].astype("category").cat
-        codes[:, k] = np.array([_code(str(name)) for name in cells.categories], np.int8)[cells.codes]
-    return codes
-
-
 def _code(cell: str) -> int:
     if not cell:
         return BLANK
@@ -77,37 +68,55 @@ def _code(cell: str) -> int:
         return BAD
 
 
-def bad_cells(table: pd.DataFrame, codes: Codes, columns: Sequence[str]) -> dict[int, str]:
-    """Row -> what is wrong in it, for every row with a `BAD` code."""
-    return {
-        int(i): f"label column '{columns[k]}' holds {str(table[columns[k]].iat[int(i)])!r}; "
-        "use 1, 0, -1 (uncertain) or blank"
-        for i, k in zip(*np.nonzero(codes == BAD), strict=True)
-    }
+@dataclass(frozen=True)
+class FindingRows:
+    """The findings of a table's rows: codes (N, L) for the labels ``names``; bad: row -> what is wrong in it."""
 
+    names: tuple[str, ...]
+    codes: npt.NDArray[np.int8]
+    bad: Mapping[int, str]
 
-def finding_labels(codes: Sequence[int], names: Sequence[str], config: DataConfig) -> dict[str, float | None]:
-    """Labels of one record: 1.0, 0.0 or None, under ``data.uncertain`` and ``data.blank``."""
-    blank = None if config.blank == "unknown" else float(config.blank)
-    labels: dict[str, float | None] = {}
-    for name, code in zip(names, codes, strict=True):
-        if code == -1:
-            labels[name] = uncertain_value(config.uncertain, name)
-        else:
-            labels[name] = blank if code == BLANK else float(code)
-    return labels
+    @classmethod
+    def of(cls, table: pd.DataFrame, columns: Mapping[str, str]) -> FindingRows:
+        """The codes 1, 0, -1, `BLANK`, or `BAD` where a cell holds anything else; columns: column -> label."""
+        names = list(columns)
+        codes = np.full((len(table), len(names)), BLANK, np.int8)
+        for k, column in enumerate(names):
+            cells = table[column].astype("category").cat
+            codes[:, k] = np.array([_code(str(name)) for name in cells.categories], np.int8)[cells.codes]
+        bad = {
+            int(i): f"label column '{names[k]}' holds {str(table[names[k]].iat[int(i)])!r}; "
+            "use 1, 0, -1 (uncertain) or blank"
+            for i, k in zip(*np.nonzero(codes == BAD), strict=True)
+        }
+        return cls(tuple(columns.values()), codes, bad)
 
+    def take(self, rows: npt.NDArray[np.int64]) -> FindingRows:
+        """Some rows, in that order."""
+        bad = {k: self.bad[i] for k, i in enumerate(rows.tolist()) if i in self.bad}
+        return FindingRows(self.names, self.codes[rows], bad)
 
-def findings_found(codes: Codes, names: Sequence[str], config: DataConfig) -> list[Found]:
-    """Per label how many records are positive, how many uncertain or blank, and what study.toml makes of those."""
-    found = []
-    for k, name in enumerate(names):
-        value = uncertain_value(config.uncertain, name)
-        became = "unknown" if value is None else f"{value:.0f}"
-        uncertain, blank = (int((codes[:, k] == code).sum()) for code in (-1, BLANK))
-        note = f"{uncertain} uncertain -> {became}, {blank} blank -> {config.blank}"
-        found.append(Found(f"positive: {name}", int((codes[:, k] == 1).sum()), None, note))
-    return found
+    def labels(self, i: int, config: DataConfig) -> dict[str, float | None]:
+        """Labels of row ``i``: 1.0, 0.0 or None, under ``data.uncertain`` and ``data.blank``."""
+        blank = None if config.blank == "unknown" else float(config.blank)
+        labels: dict[str, float | None] = {}
+        for name, code in zip(self.names, self.codes[i].tolist(), strict=True):
+            if code == -1:
+                labels[name] = uncertain_value(config.uncertain, name)
+            else:
+                labels[name] = blank if code == BLANK else float(code)
+        return labels
+
+    def found(self, config: DataConfig) -> list[Found]:
+        """Per label how many rows are positive, how many uncertain or blank, and what study.toml makes of those."""
+        found = []
+        for name, codes in zip(self.names, self.codes.T, strict=True):
+            value = uncertain_value(config.uncertain, name)
+            became = "unknown" if value is None else f"{value:.0f}"
+            uncertain, blank = int((codes == -1).sum()), int((codes == BLANK).sum())
+            note = f"{uncertain} uncertain -> {became}, {blank} blank -> {config.blank}"
+            found.append(Found(f"positive: {name}", int((codes == 1).sum()), None, note))
+        return found
 
 
 def finding_caption(labels: Mapping[str, float | None]) -> str | None:

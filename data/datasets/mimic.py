@@ -18,15 +18,7 @@ import pandas as pd
 
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
-from radpref.data.datasets.chexpert_columns import (
-    Codes,
-    bad_cells,
-    finding_caption,
-    finding_codes,
-    finding_columns,
-    finding_labels,
-    findings_found,
-)
+from radpref.data.datasets.chexpert_columns import FindingRows, finding_caption, finding_columns
 from radpref.data.datasets.layout import (
     Compact,
     first_file,
@@ -54,15 +46,13 @@ REPORT_FOLDERS = ("", "reports", "mimic-cxr-reports")
 class _Source:
     config: DataConfig
     root: Path
-    columns: dict[str, str]
     dicoms: list[str]  # one entry per frontal image
     subjects: Compact
     studies: list[str]
     views: Compact
     parts: Compact
-    labels: npt.NDArray[np.int32]  # row of codes, -1 where the study has none
-    codes: Codes
-    bad: dict[int, str]  # row of codes -> what is wrong in it
+    labels: npt.NDArray[np.int32]  # row of findings, -1 where the study has none
+    findings: FindingRows
     repeated: dict[int, int]
     two_patients: frozenset[str]
 
@@ -77,8 +67,8 @@ class _Source:
         if row.problem is not None:
             raise InvalidInput(row.problem)
         # A study without labels says nothing about any of them, whatever data.blank makes of blank cells.
-        names = tuple(self.columns.values())
-        labels = finding_labels(row.codes, names, config) if row.codes else dict.fromkeys(names)
+        place = int(self.labels[i])
+        labels = self.findings.labels(place, config) if place >= 0 else dict.fromkeys(self.findings.names)
         image, _ = frame(read_radiograph(first_file(_places(self.root, row))), {}, config.image_size)
         file = _report_file(self.root, row)
         report = None if file is None else file.read_text(encoding="utf-8", errors="replace").strip() or None
@@ -104,7 +94,6 @@ class _Image:
     study: str
     view: str
     split: str
-    codes: tuple[int, ...]
     problem: str | None
 
 
@@ -136,7 +125,7 @@ def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
     n_reports = sum(_report_file(root, row) is not None for row in rows)
     found += [
         Found("reports", n_reports, None, f"of {len(rows)} images tried: s<study>.txt beside the study's folder"),
-        *findings_found(source.codes, list(columns.values()), config),
+        *source.findings.found(config),
     ]
     return ImportPlan(source, tuple(found), tuple(files.values()))
 
@@ -168,22 +157,19 @@ def _source(
     two_patients: frozenset[str],
 ) -> _Source:
     """The tables joined: split by image, labels by study; only what a record needs."""
-    codes = finding_codes(findings, list(columns))
     parts = split.drop_duplicates("dicom_id").set_index("dicom_id")["split"]
     rows = pd.Series(np.arange(len(findings)), index=findings["study_id"])
     rows = rows[~rows.index.duplicated()]
     return _Source(
         config,
         root,
-        columns,
         list(map(str, frontal["dicom_id"])),
         Compact.of(frontal["subject_id"]),
         list(map(str, frontal["study_id"])),
         Compact.of(frontal["ViewPosition"]),
         Compact.of(frontal["dicom_id"].map(parts).fillna("")),
         frontal["study_id"].map(rows).fillna(-1).to_numpy(np.int32),
-        codes,
-        bad_cells(findings, codes, list(columns)),
+        FindingRows.of(findings, columns),
         repeats(frontal["dicom_id"], frontal["row"]),
         two_patients,
     )
@@ -191,19 +177,18 @@ def _source(
 
 def _row(source: _Source, i: int) -> _Image:
     dicom, part, place = source.dicoms[i], source.parts[i], int(source.labels[i])
-    codes = tuple(source.codes[place].tolist()) if place >= 0 else ()
     record, problem = dicom, None
     if dicom in source.two_patients:
         problem = f"image {dicom} belongs to two patients in the tables; keep one"
     elif part not in SPLITS:
         problem = f"split of {dicom} is {part!r}; the split table should say train, validate or test"
     else:
-        problem = source.bad.get(place)
+        problem = source.findings.bad.get(place)
     if i in source.repeated:
         record = f"{dicom}#row{source.repeated[i]}"
         problem = f"row {source.repeated[i]} repeats {dicom}; keep one of them"
     split = SPLITS.get(part, "train")
-    return _Image(record, dicom, source.subjects[i], source.studies[i], source.views[i], split, codes, problem)
+    return _Image(record, dicom, source.subjects[i], source.studies[i], source.views[i], split, problem)
 
 
 def _study_folders(root: Path, row: _Image) -> Iterator[Path]:
