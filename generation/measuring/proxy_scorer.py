@@ -8,7 +8,6 @@ open_clip's own resize cuts the costophrenic angles and apices off. Never judge 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.errors import InvalidInput
 from radpref.generation.measuring.measuring_network import resize_square
-from radpref.generation.measuring.open_clip_models import EMBEDDED, load_open_clip
+from radpref.generation.measuring.open_clip_models import load_open_clip
 
 log = logging.getLogger(__name__)
 FLOAT = npt.NDArray[np.float32]
@@ -120,12 +119,3 @@ class ProxyScorer:
 def _unit_rows(rows: list[Tensor]) -> FLOAT:
     out: FLOAT = F.normalize(torch.cat(rows).float(), dim=-1).cpu().numpy()
     return out
-
-
-def proxy_info(folder: Path = EMBEDDED) -> dict[str, Any]:
-    """Training record and held-out figures shipped beside the embedded proxy (`proxy.json`)."""
-    path = folder / "proxy.json"
-    if not path.is_file():
-        raise NotFound(f"{folder} holds no proxy.json: train the proxy again")
-    info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return info

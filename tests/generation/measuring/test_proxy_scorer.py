@@ -10,7 +10,7 @@ import torch
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.generation.measuring.measuring_data import MeasureData
 from radpref.generation.measuring.network_training import MeasureSettings
-from radpref.generation.measuring.proxy_scorer import ProxyScorer, proxy_info
+from radpref.generation.measuring.proxy_scorer import ProxyScorer
 from radpref.generation.measuring.proxy_training import CaptionedData, contrastive_loss, retrieval_figures, train_proxy
 from tests.support.errors import refuses
 
@@ -90,7 +90,7 @@ def test_empty_input_and_wrong_input(folder: Path) -> None:
 
 
 def test_record_beside_the_weights(folder: Path) -> None:
-    info = proxy_info(folder)
+    info = json.loads((folder / "proxy.json").read_text())
     assert info["role"] == "proxy"
     assert info["sha256"] == ProxyScorer.load(folder).sha256
     assert json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]["resize_mode"] == "longest"
