@@ -60,16 +60,8 @@ def run_pool(
         NotFound: an arm has no model yet.
         StorageFull: the disk is full; the same command resumes.
     """
+    wanted = _wanted_tasks(study, tasks, n, multiple)
     settings = study.config.downstream
-    wanted = [task for task in settings.tasks if tasks is None or task.name in tasks]
-    if tasks is not None and len(wanted) != len(set(tasks)):
-        raise InvalidInput(
-            f"unknown task in {', '.join(tasks)}; study.toml has {', '.join(t.name for t in settings.tasks)}"
-        )
-    if n is not None and multiple is not None:
-        raise InvalidInput(f"--n {n} and --multiple {multiple} both say how many images: give one of them")
-    if min(n or 1, multiple or 1) < 1:
-        raise InvalidInput(f"--n {n}, --multiple {multiple}: give 1 or more")
     names = tuple(arm for arm in arms or settings.arms if arm not in PLAIN_ARMS)
     if not names and not arms:
         return {"images": {}, "pools": {}}  # a grid of real images alone
@@ -97,6 +89,21 @@ def run_pool(
         "images": {name: pool.n for name, pool in pools.items()},
         "pools": {name: asdict(pool) for name, pool in pools.items()},
     }
+
+
+def _wanted_tasks(study: Study, tasks: Sequence[str] | None, n: int | None, multiple: int | None) -> list[TaskConfig]:
+    """The tasks named, after refusing names and sizes that cannot be meant."""
+    settings = study.config.downstream
+    wanted = [task for task in settings.tasks if tasks is None or task.name in tasks]
+    if tasks is not None and len(wanted) != len(set(tasks)):
+        raise InvalidInput(
+            f"unknown task in {', '.join(tasks)}; study.toml has {', '.join(t.name for t in settings.tasks)}"
+        )
+    if n is not None and multiple is not None:
+        raise InvalidInput(f"--n {n} and --multiple {multiple} both say how many images: give one of them")
+    if min(n or 1, multiple or 1) < 1:
+        raise InvalidInput(f"--n {n}, --multiple {multiple}: give 1 or more")
+    return wanted
 
 
 def _plan(study: Study, task: TaskConfig, n: int | None, multiple: int | None) -> PoolPlan:
