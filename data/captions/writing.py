@@ -107,14 +107,11 @@ def write_captions(
         raise Conflict(f"the study is {found}: its captions are fixed; caption another study")
     settings = study.config.captions
     with ExitStack() as stack:
-        endpoint = None
-        if source == "endpoint":
-            endpoint = stack.enter_context(ChatEndpoint(settings, environ or {}, sleep))
+        asks = source == "endpoint"
+        endpoint = stack.enter_context(ChatEndpoint(settings, environ or {}, sleep)) if asks else None
         version = version_of(source, settings.model)
-        config = {
-            "source": source, "version": version, "redo": redo, "split": split, "limit": limit,
-            "endpoint": settings.model_dump(mode="json") if endpoint else {},
-        }  # fmt: skip
+        asked = settings.model_dump(mode="json") if asks else {}
+        config = {"source": source, "version": version, "redo": redo, "split": split, "limit": limit, "endpoint": asked}
         unfinished = unfinished_run(study, "caption", config) if redo else None  # a redo goes on in it
         earlier = None if unfinished is None else unfinished.run_id
         due, counts = due_records(study, version, split, earlier, redo=redo, missing=missing)
