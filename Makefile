@@ -1,4 +1,4 @@
-# make demo | setup | test | check | lint | mutants | fmt | bench.  TORCH_ARGS passes options to pip (README, "Installing").
+# make demo | setup | test | check | lint | coverage | mutants | fmt | bench.  TORCH_ARGS passes options to pip (README, "Installing").
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ ARGS ?=
 STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 
-.PHONY: setup demo test check lint mutants fmt bench browser nginx clean
+.PHONY: setup demo test check lint coverage mutants fmt bench browser nginx clean
 
 # The tools that check the pages' scripts come with npm; `make lint` and `make test` insist on them, the rest goes without.
 setup: $(STAMP)
@@ -49,6 +49,10 @@ lint: setup $(NODE_STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	npm run lint --silent
+
+# Lines and branches that the Python tests run in their own processes (not those of subprocesses).
+coverage: setup browser nginx
+	$(BIN)/python -m pytest $(PARALLEL) --cov=radpref --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 mutants: setup
 	$(BIN)/python scripts/mutants.py $(MODULES)
