@@ -22,33 +22,33 @@ PLAIN_ARMS = ("real", "real_balanced")
 PROXY_CANDIDATES, PROXY_FILTERED, PROXY_FINETUNED = "proxy-candidates", "proxy-filtered", "proxy-finetuned"
 """Pools of the proxy: what it chooses from, what it chose, and samples of the generator trained on that."""
 _MATERIAL = """
-SELECT record_id, caption, extra,
+SELECT record_id, dataset, patient_id, image_sha, caption, extra,
   (SELECT json_group_object(label, value) FROM labels l WHERE l.record_id = r.record_id) AS labels,
   (SELECT json_group_object(structure, json_array(mask_sha, n_pixels)) FROM record_masks m
    JOIN masks ON masks.sha256 = m.mask_sha WHERE m.record_id = r.record_id) AS masks
 FROM records r WHERE """
 
 
-def training_material(
-    study: Study, where: Mapping[str, str] | None = None, records: Sequence[str] | None = None
+def material(
+    study: Study, split: str, where: Mapping[str, str] | None = None, records: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Training records one after the other, by record_id: record_id, caption, labels, masks, known_masks.
+    """Records of a split by record_id: record_id, patient, image_sha, caption, labels, masks, known_masks.
 
     ``masks`` maps structure -> SHA-256 of masks with pixels; ``known_masks`` also names empty ones (structure -> number
     of pixels). ``where`` keeps records whose extra columns match; ``records`` only those (at most some hundreds).
     """
-    condition, parameters = "split = 'train'", list[Any]()
+    condition, parameters = "split = ?", [split]
     if records is not None:
         condition += f" AND record_id IN ({','.join('?' * len(records))})"
-        parameters = list(records)
+        parameters += records
     for row in study.db.tables.query(_MATERIAL + condition + " ORDER BY record_id", parameters):
         extra = json.loads(row["extra"])
         if any(str(extra.get(column)) != value for column, value in (where or {}).items()):
             continue
         masks: dict[str, tuple[str, int]] = json.loads(row["masks"])
         yield {
-            "record_id": row["record_id"],
-            "caption": row["caption"],
+            **{name: row[name] for name in ("record_id", "image_sha", "caption")},
+            "patient": f"{row['dataset']}/{row['patient_id']}",
             "labels": json.loads(row["labels"]),
             "masks": {name: sha for name, (sha, n_pixels) in masks.items() if n_pixels},
             "known_masks": {name: n_pixels for name, (_, n_pixels) in masks.items()},
@@ -56,7 +56,7 @@ def training_material(
 
 
 def is_usable(task: TaskConfig, record: Mapping[str, Any]) -> bool:
-    """Whether the task can train on a real record, and so counts it: a label of it is known, or the mask is.
+    """Whether the task can use a real record: a label of it is known, or the mask is.
 
     A mask is known if it is there (also empty), or absent where the label of that name is 0 or other masks were drawn.
     """

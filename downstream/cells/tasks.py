@@ -12,14 +12,14 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.study.empty_splits import require_split
-from radpref.data.study.pools import PLAIN_ARMS, pool_run
+from radpref.data.study.pools import PLAIN_ARMS, is_usable, material, pool_run
 from radpref.data.study.splits import SPLITS, real_fraction
 from radpref.downstream.cells.loaders import Bytes, Pixels, pixel_array
 
@@ -112,12 +112,11 @@ def load_task(study: Study, task: TaskConfig) -> LoadedTask:
     """Read the real records of every split and the pools of every synthetic arm; draw the real subsets.
 
     Raises:
-        NotFound, Conflict: see `load_split` and `load_pool`.
+        NotFound: a split is empty or has no record that the task can use, or a pool is missing or empty.
+        Conflict: a condition of a pool comes from a record outside the training split.
     """
     settings, size = study.config.downstream, study.config.downstream.image_size
     runs = {arm: pool_run(study, task.name, arm) for arm in settings.arms if arm not in PLAIN_ARMS}
-    for split in SPLITS:
-        require_split(study, split)
     rows = {split: _split_rows(study, task, split) for split in SPLITS}
     pool_rows = {arm: _pool_rows(study, task, arm, run_id) for arm, run_id in runs.items()}
     loaded = [_assemble(study, task, size, own) for own in (*rows.values(), *pool_rows.values())]
@@ -130,78 +129,24 @@ def load_task(study: Study, task: TaskConfig) -> LoadedTask:
     return LoadedTask(task, task_labels(task), splits, pools, real)
 
 
-def load_split(study: Study, task: TaskConfig, split: str, size: int) -> TaskData:
-    """The real records of ``split`` that the task can use, sorted by record id.
-
-    Classification keeps records with at least one known label of the task. Segmentation keeps records whose mask is
-    known: a mask that is there, or an absent one where the label of that name is 0 or other masks were drawn.
-
-    Raises:
-        NotFound: the split is empty, or no record of it can be used.
-    """
-    require_split(study, split)
-    return _assemble(study, task, size, _split_rows(study, task, split))
-
-
 def _split_rows(study: Study, task: TaskConfig, split: str) -> list[_Row]:
+    """The real records of ``split`` that the task can use (`is_usable`), sorted by record id."""
+    require_split(study, split)
     names = task_labels(task)
-    labels = _labels(study, split)
-    masks = _masks(study, split)
-    kept: list[_Row] = []
-    for row in study.db.rows("SELECT * FROM records WHERE split = ? ORDER BY record_id", [split]):
-        extra = json.loads(row["extra"])
-        if any(str(extra.get(column)) != value for column, value in task.where.items()):
-            continue
-        own_labels, own_masks = labels.get(row["record_id"], {}), masks.get(row["record_id"], {})
-        patient = f"{row['dataset']}/{row['patient_id']}"
-        if task.kind == "segmentation":
-            known, mask_sha = _mask_of(own_masks, own_labels, names[0])
-            if known:
-                kept.append(_Row(row["image_sha"], patient, mask_sha, [float(mask_sha is not None)]))
-        else:
-            values = [_number(own_labels.get(name)) for name in names]
-            if not all(math.isnan(value) for value in values):
-                kept.append(_Row(row["image_sha"], patient, None, values))
-    if not kept:
+    usable = [record for record in material(study, split, task.where) if is_usable(task, record)]
+    if not usable:
         raise NotFound(
             f"task '{task.name}': no usable {split} record of {', '.join(names)}; import data or change the task"
         )
-    return kept
+    if task.kind == "segmentation":
+        found = [(record, record["masks"].get(names[0])) for record in usable]
+        return [_Row(record["image_sha"], record["patient"], sha, [float(sha is not None)]) for record, sha in found]
+    return [_Row(record["image_sha"], record["patient"], None, _values(record["labels"], names)) for record in usable]
 
 
-def _labels(study: Study, split: str) -> dict[str, dict[str, float | None]]:
-    sql = "SELECT record_id, label, value FROM labels JOIN records USING (record_id) WHERE split = ?"
-    found: dict[str, dict[str, float | None]] = {}
-    for row in study.db.rows(sql, [split]):
-        found.setdefault(row["record_id"], {})[row["label"]] = row["value"]
-    return found
-
-
-def _masks(study: Study, split: str) -> dict[str, dict[str, tuple[str, int]]]:
-    sql = (
-        "SELECT record_id, structure, mask_sha, n_pixels FROM record_masks JOIN records USING (record_id) "
-        "JOIN masks ON masks.sha256 = mask_sha WHERE split = ?"
-    )
-    found: dict[str, dict[str, tuple[str, int]]] = {}
-    for row in study.db.rows(sql, [split]):
-        found.setdefault(row["record_id"], {})[row["structure"]] = (row["mask_sha"], row["n_pixels"])
-    return found
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _mask_of(
-    masks: dict[str, tuple[str, int]], labels: dict[str, float | None], structure: str
-) -> tuple[bool, str | None]:
-    """(is the mask known, its hash or None for a known empty mask)."""
-    if structure in masks:
-        sha, n_pixels = masks[structure]
-        return True, sha if n_pixels else None
-    if structure in labels:
-        return labels[structure] == 0, None
-    return bool(masks), None
+def _values(labels: dict[str, float | None], names: Sequence[str]) -> list[float]:
+    """1, 0 or NaN (unknown) of each name."""
+    return [math.nan if (value := labels.get(name)) is None else float(value) for name in names]
 
 
 def _assemble(study: Study, task: TaskConfig, size: int, rows: Sequence[_Row]) -> TaskData:
@@ -214,20 +159,12 @@ def _assemble(study: Study, task: TaskConfig, size: int, rows: Sequence[_Row]) -
     return TaskData(arrays["images"], labels, arrays.get("masks"), *names)
 
 
-def load_pool(study: Study, task: TaskConfig, arm: str, size: int) -> TaskData:
-    """The newest finished synthetic pool of one task and arm, in the order of its ordinals.
+def _pool_rows(study: Study, task: TaskConfig, arm: str, run_id: str) -> list[_Row]:
+    """The images of a pool in the order of its ordinals; a label that the pool does not name is unknown.
 
     The label of a segmentation image is the mask it was sampled from; an image without a mask of the structure is
-    left out (an empty mask means "no condition", never "no disease"). A label the pool does not name is unknown.
-
-    Raises:
-        NotFound: there is no such pool.
-        Conflict: a condition of the pool comes from a record outside the training split.
+    left out (an empty mask means "no condition", never "no disease").
     """
-    return _assemble(study, task, size, _pool_rows(study, task, arm, pool_run(study, task.name, arm)))
-
-
-def _pool_rows(study: Study, task: TaskConfig, arm: str, run_id: str) -> list[_Row]:
     names = task_labels(task)
     structure = names[0] if task.kind == "segmentation" else ""
     found = study.db.rows(
@@ -248,8 +185,7 @@ def _pool_rows(study: Study, task: TaskConfig, arm: str, run_id: str) -> list[_R
                 continue
             rows.append(_Row(row["image_sha"], name, row["mask_sha"], [1.0]))
         else:
-            labels: dict[str, Any] = json.loads(row["labels"])
-            rows.append(_Row(row["image_sha"], name, None, [_number(labels.get(label)) for label in names]))
+            rows.append(_Row(row["image_sha"], name, None, _values(json.loads(row["labels"]), names)))
     return rows
 
 

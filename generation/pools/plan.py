@@ -18,7 +18,7 @@ import numpy.typing as npt
 from radpref.data.core.errors import InvalidInput
 from radpref.data.imaging.masks import compose_transforms
 from radpref.data.study.conditions import StoredCondition, asked_attributes, mask_stack
-from radpref.data.study.pools import NORMAL, is_usable, lift_lowest, training_material
+from radpref.data.study.pools import NORMAL, is_usable, lift_lowest, material
 
 if TYPE_CHECKING:
     from radpref.data.config.downstream import TaskConfig
@@ -55,7 +55,7 @@ class Material:
 def gather(study: Study, task: TaskConfig) -> Material:
     """Read the training records once, keeping names and counts only (hundreds of thousands are no matter)."""
     found = Material(real=dict.fromkeys(task.labels, 0))
-    for record in training_material(study, task.where):
+    for record in material(study, "train", task.where):
         found.n_usable += is_usable(task, record)
         if task.kind == "segmentation":
             if task.structure in record["masks"]:
@@ -168,7 +168,7 @@ class PoolPlan:
             chosen.append((name, None if by_name else self._source(name, ranks[k])))
             ranks[k] += 1
         needed = sorted({record for _, record in chosen if record is not None})
-        records = {record["record_id"]: record for record in training_material(self.study, records=needed)}
+        records = {record["record_id"]: record for record in material(self.study, "train", records=needed)}
         return [self._text_item(name, None if source is None else records[source]) for name, source in chosen]
 
     def _text_item(self, name: str, record: Mapping[str, Any] | None) -> Item:
@@ -190,7 +190,7 @@ class PoolPlan:
         sources = self.material.sources["mask"]
         for attempt in range(MAX_DRAWS):
             record_id = self._source("mask", ordinal) if not attempt else sources[int(rng.integers(len(sources)))]
-            record = next(training_material(self.study, records=[record_id]))
+            record = next(material(self.study, "train", records=[record_id]))
             stack = mask_stack(self.study, record["masks"])
             if stack is None:
                 continue

@@ -11,9 +11,12 @@ from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.study.conditions import StoredCondition, save_conditions
 from radpref.data.study.splits import real_fraction, real_order
 from radpref.downstream.cells.loaders import batch_indices, normalise, pixel_array
-from radpref.downstream.cells.tasks import TaskData, load_pool, load_split, synthetic_subset
-from tests.support.downstream import add_pool, study_with_pools, with_downstream
+from radpref.downstream.cells.tasks import TaskData, load_task, synthetic_subset
+from tests.support.downstream import DOWNSTREAM_TOML, add_pool, study_with_pools, with_downstream
 from tests.support.errors import refuses
+
+
+REAL_ONLY = DOWNSTREAM_TOML.replace('arms = ["baseline", "aligned"]', "arms = []")
 
 
 def _data(n=300, rate=0.04, seed=0, per_patient=1):
@@ -61,24 +64,25 @@ def test_a_bad_fraction_is_refused(fraction):
 
 
 def test_records_become_arrays_of_each_kind(tiny_study):
-    study = with_downstream(tiny_study)
+    study = with_downstream(tiny_study, REAL_ONLY)
     two, effusion, heart = study.config.downstream.tasks
-    train = load_split(study, two, "train", 32)
+    splits = load_task(study, two).splits
+    train = splits["train"]
     assert train.images.shape == (24, 32, 32)
     assert train.images.dtype == np.uint8
     assert train.labels.shape == (24, 2)
-    assert load_split(study, effusion, "test", 32).labels.shape == (12, 1)
-    segmentation = load_split(study, heart, "val", 32)
+    assert load_task(study, effusion).splits["test"].labels.shape == (12, 1)
+    segmentation = load_task(study, heart).splits["val"]
     assert segmentation.masks is not None
     assert segmentation.masks.any(axis=(1, 2)).all()
-    assert set(train.patients).isdisjoint(load_split(study, two, "test", 32).patients)
+    assert set(train.patients).isdisjoint(splits["test"].patients)
 
 
 def test_a_mask_that_is_not_known_leaves_the_record_out(tiny_study):
-    study = with_downstream(tiny_study)
+    study = with_downstream(tiny_study, REAL_ONLY)
     heart = study.config.downstream.tasks[2]
     pneumothorax = heart.model_copy(update={"structure": "pneumothorax"})
-    before = load_split(study, pneumothorax, "train", 32)
+    before = load_task(study, pneumothorax).splits["train"]
     joined = "JOIN records USING (record_id) WHERE split = 'train'"
     labels = study.db.value(f"SELECT count(*) FROM labels {joined} AND label = 'pneumothorax' AND value = 1")
     assert before.labels.sum() <= labels
@@ -87,22 +91,23 @@ def test_a_mask_that_is_not_known_leaves_the_record_out(tiny_study):
         pytest.skip("the tiny study drew no pneumothorax")
     with study.db.write() as connection:
         connection.execute("DELETE FROM record_masks WHERE record_id = ? AND structure = 'pneumothorax'", [positive])
-    after = load_split(study, pneumothorax, "train", 32)
+    after = load_task(study, pneumothorax).splits["train"]
     assert len(after) == len(before) - 1  # positive by its label, mask gone: unknown, never a negative
 
 
 def test_nothing_usable_is_said_on_one_line(tiny_study):
-    study = with_downstream(tiny_study)
+    study = with_downstream(tiny_study, REAL_ONLY)
     task = study.config.downstream.tasks[0].model_copy(update={"labels": ("unicorn",)})
     with refuses(NotFound, "two", "unicorn"):
-        load_split(study, task, "train", 32)
+        load_task(study, task)
+    study = with_downstream(study)
     with refuses(NotFound, "two", "baseline"):
-        load_pool(study, study.config.downstream.tasks[0], "baseline", 32)
+        load_task(study, study.config.downstream.tasks[0])
 
 
 def test_pool_keeps_the_order_of_ordinals_and_the_masks_as_labels(tiny_study):
     study = study_with_pools(tiny_study, n=6)
-    pool = load_pool(study, study.config.downstream.tasks[2], "aligned", 32)
+    pool = load_task(study, study.config.downstream.tasks[2]).pools["aligned"]
     assert [name.rsplit("/", 1)[1] for name in pool.patients] == [str(i) for i in range(6)]
     assert pool.masks is not None
     assert pool.masks.any(axis=(1, 2)).all()
@@ -125,17 +130,17 @@ def test_a_pool_sampled_from_mirrored_masks_is_labelled_with_the_mirrored_masks(
         save_conditions(connection, [condition])
         where = "WHERE task = 'heart' AND arm = 'aligned' AND ordinal = 0"
         connection.execute(f"UPDATE pool_images SET condition_id = ? {where}", [condition.condition_id])
-    pool = load_pool(study, task, "aligned", 32)
+    pool = load_task(study, task).pools["aligned"]
     assert np.array_equal(pool.masks[0], pixel_array(study, "masks", [flipped], 32)[0])
     assert np.array_equal(pool.masks[0], pixel_array(study, "masks", [rows[0]["mask_sha"]], 32)[0][:, ::-1])
     assert np.array_equal(pool.masks[1], pixel_array(study, "masks", [rows[1]["mask_sha"]], 32)[0])
 
 
 def test_a_pool_from_a_test_record_is_refused(tiny_study):
-    study = with_downstream(tiny_study)
+    study = with_downstream(tiny_study, DOWNSTREAM_TOML.replace(', "aligned"]', "]"))
     add_pool(study, "two", "baseline", 3, split="test")
     with refuses(Conflict, "two", "baseline", "phantom-3-test-000000"):
-        load_pool(study, study.config.downstream.tasks[0], "baseline", 32)
+        load_task(study, study.config.downstream.tasks[0])
 
 
 def test_arms_draw_the_same_ordinals_nested_over_multiples():

@@ -12,7 +12,7 @@ from radpref.data.config.downstream import TaskConfig
 from radpref.data.core.errors import InvalidInput, NotFound, StorageFull
 from radpref.data.imaging.masks import replay_transforms
 from radpref.data.study.conditions import record_conditions
-from radpref.data.study.pools import is_usable, pool_rows, training_material
+from radpref.data.study.pools import is_usable, material, pool_rows
 from radpref.data.study.study import Study
 from radpref.downstream.cells.tasks import load_pool, load_split
 from radpref.generation.pools.options import EngineOptions
@@ -231,7 +231,7 @@ def test_the_pool_holds_the_largest_multiple_of_the_largest_real_subset(pooled):
     assert pool_size(pooled, _task(pooled, "one"), multiple=5) == 60
     for name in TASKS:
         task = _task(pooled, name)
-        usable = sum(is_usable(task, record) for record in training_material(pooled, task.where))
+        usable = sum(is_usable(task, record) for record in material(pooled, "train", task.where))
         assert usable == len(load_split(pooled, task, "train", 32)) == gather(pooled, task).n_usable
 
 
