@@ -7,12 +7,14 @@ for all of them, patients; both arms see the same draws (paired).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from radpref.data.core.errors import InvalidInput
+from radpref.downstream.inference.power import CONFIDENCE
 
 Float = npt.NDArray[np.float64]
 Score = Callable[[Float], Float]
@@ -26,10 +28,9 @@ def sums_by_patient(sums: Float, patients: npt.NDArray[np.int64], n_patients: in
 
 
 def bootstrap_difference(
-    a: Sequence[Float], b: Sequence[Float], score: Score, rng: np.random.Generator,
-    n_boot: int = 1000, confidence: float = 0.95,
-) -> tuple[float, float]:  # fmt: skip
-    """Percentile CI of mean over seeds of score(a) - score(b).
+    a: Sequence[Float], b: Sequence[Float], score: Score, rng: np.random.Generator, n_boot: int = 1000
+) -> tuple[float, float]:
+    """95 % percentile CI of mean over seeds of score(a) - score(b).
 
     a, b: one array (P, ...) of per-patient sums per seed, the same patients in the same order everywhere.
     score: maps summed sums (B, ...) to metric values (B,). Draws in which the metric is undefined are left out.
@@ -46,12 +47,14 @@ def bootstrap_difference(
     columns = [_scores(weights, x, score) - _scores(weights, y, score) for x, y in zip(a, b, strict=True)]
     drawn_seeds = rng.integers(n_seeds, size=(n_boot, n_seeds))
     means = np.take_along_axis(np.stack(columns, axis=1), drawn_seeds, axis=1).mean(axis=1)  # (n_boot,)
-    means = means[np.isfinite(means)]
-    if not len(means):
-        return (float("nan"), float("nan"))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return (float(low), float(high))
+    return percentile_interval(means[np.isfinite(means)])
+
+
+def percentile_interval(draws: Float) -> tuple[float, float]:
+    """95 % percentile interval of bootstrap draws (B,); NaN without any."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail]) if len(draws) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def _scores(weights: Float, sums: Float, score: Score) -> Float:

@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, optimize, stats
 
-from radpref.downstream.inference.power import noncentral_t_cdf
+from radpref.downstream.inference.bootstrap import percentile_interval
+from radpref.downstream.inference.power import CONFIDENCE, noncentrality
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 MIN_RESIDUAL = 1e-4
 """Smallest residual variance, as a share of all variance: raters who agree wholly leave none."""
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,15 @@ class Crossed:
     var_rater: float
     var_condition: float
     var_residual: float
-    n_raters: int
-    n_conditions: int
-    n: int
 
-    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """Two-sided t interval."""
-        half = float(stats.t.isf((1 - confidence) / 2, self.df)) * self.se
+    def interval(self) -> tuple[float, float]:
+        """Two-sided 95 % t interval."""
+        half = float(stats.t.isf((1 - CONFIDENCE) / 2, self.df)) * self.se
         return self.estimate - half, self.estimate + half
 
-    def p(self, null: float = 0.0) -> float:
-        """Two-sided P of the mean being ``null``."""
-        return float(2 * stats.t.sf(abs(self.estimate - null) / self.se, self.df))
+    def p(self) -> float:
+        """Two-sided P of the mean being 0."""
+        return float(2 * stats.t.sf(abs(self.estimate) / self.se, self.df))
 
 
 class _Sums:
@@ -145,7 +142,6 @@ def fit_crossed(y: Float, raters: Index, conditions: Index) -> Crossed | None:
     return Crossed(
         centre + fit.mean * spread, math.sqrt(variance) * spread, _satterthwaite(sums, fit, ratios),
         var_rater, var_condition, fit.scale * spread**2,
-        int(raters.max()) + 1, int(conditions.max()) + 1, sums.n,
     )  # fmt: skip
 
 
@@ -167,9 +163,9 @@ def _satterthwaite(sums: _Sums, fit: _Fit, ratios: Float) -> float:
 
 
 def crossed_bootstrap(
-    y: Float, raters: Index, conditions: Index, rng: np.random.Generator, n_boot: int, confidence: float = CONFIDENCE
+    y: Float, raters: Index, conditions: Index, rng: np.random.Generator, n_boot: int
 ) -> tuple[float, float]:
-    """Percentile interval of the plain mean: raters and conditions are drawn anew, independently (Owen 2007)."""
+    """95 % percentile interval of the plain mean: raters and conditions are drawn anew, independently (Owen 2007)."""
     shape = (int(raters.max()) + 1, int(conditions.max()) + 1)
     total, count = np.zeros(shape), np.zeros(shape)
     np.add.at(total, (raters, conditions), y)
@@ -177,9 +173,7 @@ def crossed_bootstrap(
     by_rater, by_condition = (rng.multinomial(k, np.full(k, 1 / k), size=n_boot).astype(np.float64) for k in shape)
     n = (by_rater @ count * by_condition).sum(axis=1)
     drawn = (by_rater @ total * by_condition).sum(axis=1)[n > 0] / n[n > 0]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+    return percentile_interval(drawn)
 
 
 def planned(fit: Crossed, n_raters: int, n_conditions: int) -> tuple[float, float]:
@@ -197,12 +191,4 @@ def planned(fit: Crossed, n_raters: int, n_conditions: int) -> tuple[float, floa
 
 def detectable(se: float, df: float, alpha: float, power: float = 0.8) -> float:
     """The smallest mean that a two-sided t-test at ``alpha`` finds with probability ``power``."""
-    critical = float(stats.t.isf(alpha / 2, df))
-
-    def missed(noncentrality: float) -> float:
-        return 1 - noncentral_t_cdf(critical, df, noncentrality) - power
-
-    upper = 2 * critical + 4
-    while missed(upper) < 0:
-        upper *= 2
-    return se * float(optimize.brentq(missed, 0.0, upper, xtol=1e-6))
+    return se * noncentrality(float(stats.t.isf(alpha / 2, df)), df, 1 - power)

@@ -16,6 +16,8 @@ from scipy import optimize, special, stats
 from radpref.data.core.errors import InvalidInput
 
 MAX_SEEDS = 10_000
+CONFIDENCE = 0.95
+"""Of every interval of the report."""
 
 
 def _check(n: int, alpha: float) -> None:
@@ -38,10 +40,9 @@ def power_independent(d: float, n_per_arm: int, alpha: float) -> float:
 
 
 def _upper_tail(df: int, noncentrality: float, alpha: float) -> float:
-    critical = float(stats.t.isf(alpha, df))
     if noncentrality == 0:
         return alpha
-    return 1.0 - noncentral_t_cdf(critical, df, noncentrality)
+    return 1.0 - noncentral_t_cdf(float(stats.t.isf(alpha, df)), df, noncentrality)
 
 
 def noncentral_t_cdf(t: float, df: float, noncentrality: float) -> float:
@@ -56,13 +57,17 @@ def noncentral_t_cdf(t: float, df: float, noncentrality: float) -> float:
     return float(special.ndtr(t * np.sqrt(stats.chi2.ppf(u, df) / df) - noncentrality).mean())
 
 
-def detectable_effect(n: int, alpha: float, power: float = 0.8, *, paired: bool = True) -> float:
-    """The smallest d (d_z if ``paired``) that a one-tailed test finds with probability ``power``."""
-    function = power_paired if paired else power_independent
-    upper = 1.0
-    while function(upper, n, alpha) < power and upper < 1e5:
-        upper *= 2
-    return float(optimize.brentq(lambda d: function(d, n, alpha) - power, 0.0, upper, xtol=1e-6))
+def noncentrality(t: float, df: float, probability: float) -> float:
+    """The noncentrality at which P(T' <= t) equals ``probability``, above 0.01 and below 0.99."""
+    width = 10.0 + 2 * abs(t)
+    low, high = t - width, t + width
+    return float(optimize.brentq(lambda nc: noncentral_t_cdf(t, df, nc) - probability, low, high, xtol=1e-8))
+
+
+def detectable_effect(n: int, alpha: float, power: float = 0.8) -> float:
+    """The smallest d_z that a one-tailed paired test with ``n`` pairs finds with probability ``power``."""
+    _check(n, alpha)
+    return noncentrality(float(stats.t.isf(alpha, n - 1)), n - 1, 1 - power) / math.sqrt(n)
 
 
 def seeds_needed(d_z: float, alpha: float, power: float = 0.8, max_seeds: int = MAX_SEEDS) -> int | None:

@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+from scipy import stats
 
 from radpref.data.core.errors import InvalidInput
 from radpref.downstream.cells.metrics import Number
-from radpref.downstream.inference.power import detectable_effect, noncentral_t_cdf, seeds_needed
+from radpref.downstream.inference.power import CONFIDENCE, detectable_effect, noncentrality, seeds_needed
 
 Verdict = Literal["better", "worse", "no difference shown", "too small to conclude"]
 Values = Sequence[float] | npt.NDArray[np.float64]
@@ -51,44 +51,37 @@ def _pair(a: Values, b: Values) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
     return left, right
 
 
-def _finish(name: str, n: int, difference: float, error: float, df: float, confidence: float) -> Test:
+def _finish(name: str, n: int, difference: float, error: float, df: float) -> Test:
     """t, P(T >= t) and the interval. Without any spread (but rounding) t is infinite, or 0 for no difference at all."""
     error = 0.0 if error < 1e-12 * max(1.0, abs(difference)) else error
     without_spread = 0.0 if difference == 0 else math.copysign(math.inf, difference)
     t = difference / error if error > 0 else without_spread
     p = float(stats.t.sf(t, df)) if math.isfinite(t) else float(difference < 0)
-    half = float(stats.t.isf((1 - confidence) / 2, df)) * error
+    half = float(stats.t.isf((1 - CONFIDENCE) / 2, df)) * error
     return Test(name, n, difference, t, df, p, (difference - half, difference + half))
 
 
-def paired_t(a: Values, b: Values, confidence: float = 0.95) -> Test:
+def paired_t(a: Values, b: Values) -> Test:
     """One-tailed paired t-test of mean(a - b) > 0; a[i] and b[i] share seed i."""
     left, right = _pair(a, b)
     if len(left) != len(right):
         raise InvalidInput(f"paired arms have {len(left)} and {len(right)} seeds; run the same seeds in both")
     delta = left - right
     error = float(delta.std(ddof=1)) / math.sqrt(len(delta))
-    return _finish("paired t, one-tailed", len(delta), float(delta.mean()), error, len(delta) - 1, confidence)
+    return _finish("paired t, one-tailed", len(delta), float(delta.mean()), error, len(delta) - 1)
 
 
-def student_t(a: Values, b: Values, confidence: float = 0.95) -> Test:
-    """One-tailed independent t-test with pooled variance: the study's own test."""
+def independent_t(a: Values, b: Values, *, equal_var: bool) -> Test:
+    """One-tailed t-test of independent arms: the study's own, with pooled variance, or Welch's for unequal ones."""
     left, right = _pair(a, b)
     n, m = len(left), len(right)
-    pooled = ((n - 1) * left.var(ddof=1) + (m - 1) * right.var(ddof=1)) / (n + m - 2)
-    error = math.sqrt(pooled * (1 / n + 1 / m))
-    difference = float(left.mean() - right.mean())
-    return _finish("independent t, one-tailed", min(n, m), difference, error, n + m - 2, confidence)
-
-
-def welch_t(a: Values, b: Values, confidence: float = 0.95) -> Test:
-    """One-tailed Welch t-test: independent arms, unequal variances (Welch-Satterthwaite degrees of freedom)."""
-    left, right = _pair(a, b)
-    n, m = len(left), len(right)
+    name, df = "independent t, one-tailed", float(n + m - 2)
     u, v = float(left.var(ddof=1)) / n, float(right.var(ddof=1)) / m
-    df = (u + v) ** 2 / (u**2 / (n - 1) + v**2 / (m - 1)) if u + v > 0 else float(n + m - 2)
-    difference = float(left.mean() - right.mean())
-    return _finish("Welch t, one-tailed", min(n, m), difference, math.sqrt(u + v), df, confidence)
+    variance = (n * (n - 1) * u + m * (m - 1) * v) / df * (1 / n + 1 / m)
+    if not equal_var:
+        name, variance = "Welch t, one-tailed", u + v
+        df = variance**2 / (u**2 / (n - 1) + v**2 / (m - 1)) if variance > 0 else df  # Welch-Satterthwaite
+    return _finish(name, min(n, m), float(left.mean() - right.mean()), math.sqrt(variance), df)
 
 
 def bonferroni(p_values: Values) -> npt.NDArray[np.float64]:
@@ -116,47 +109,27 @@ class Effect:
     ci: tuple[Number, Number]
 
 
-def cohen_d(a: Values, b: Values, confidence: float = 0.95) -> Effect:
-    """Cohen's d of two independent arms (pooled SD): d = t sqrt(1/n + 1/m)."""
-    test = student_t(a, b)
-    return _effect("Cohen's d", test, math.sqrt(1 / len(a) + 1 / len(b)), confidence)
-
-
-def cohen_dz(a: Values, b: Values, confidence: float = 0.95) -> Effect:
-    """Cohen's d_z of paired arms: mean(a - b) / SD(a - b) = t / sqrt(n)."""
-    test = paired_t(a, b)
-    return _effect("d_z", test, 1 / math.sqrt(test.n), confidence)
-
-
-def _effect(name: str, test: Test, scale: float, confidence: float) -> Effect:
+def _effect(name: str, test: Test, scale: float) -> Effect:
+    """``scale`` times t; the interval by Steiger & Fouladi (1997)."""
     if not math.isfinite(test.t):
         return Effect(name, test.t, (math.nan, math.nan))
-    tail = (1 - confidence) / 2
-    low = _noncentrality(test.t, test.df, 1 - tail)
-    high = _noncentrality(test.t, test.df, tail)
-    return Effect(name, test.t * scale, (low * scale, high * scale))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (noncentrality(test.t, test.df, probability) * scale for probability in (1 - tail, tail))
+    return Effect(name, test.t * scale, (low, high))
 
 
-def _noncentrality(t: float, df: float, probability: float) -> float:
-    """The noncentrality at which P(T' <= t) equals ``probability`` (Steiger & Fouladi 1997)."""
-    width = 10.0 + 2 * abs(t)
-    low, high = t - width, t + width
-    return float(optimize.brentq(lambda nc: noncentral_t_cdf(t, df, nc) - probability, low, high, xtol=1e-8))
-
-
-def verdict(
-    n: int, p_better: float, p_worse: float, detectable: float, alpha: float, relevant: float = RELEVANT_DIFFERENCE
-) -> Verdict:
-    """The pre-stated verdict of one primary comparison.
+def verdict(n: int, p_better: float, p_worse: float, detectable: float, alpha: float) -> Verdict:
+    """The pre-stated verdict of one primary comparison of ``n`` seeds; fewer than `MIN_SEEDS` never conclude.
 
     p_better, p_worse: Holm-adjusted one-tailed P of a > b and a < b. detectable: difference found with 80 % power.
-    Fewer than `MIN_SEEDS` seeds never conclude; "no difference shown" needs power for the ``relevant`` difference.
     """
-    return conclude(p_better, p_worse, detectable, alpha, relevant) if n >= MIN_SEEDS else "too small to conclude"
+    if n < MIN_SEEDS:
+        return "too small to conclude"
+    return conclude(p_better, p_worse, detectable, alpha, RELEVANT_DIFFERENCE)
 
 
 def conclude(p_better: float, p_worse: float, detectable: float, alpha: float, relevant: float) -> Verdict:
-    """The rule of `verdict` where there are enough data to conclude at all."""
+    """The rule of `verdict` where there are enough data; "no difference shown" needs power for what is ``relevant``."""
     if p_better < alpha:
         return "better"
     if p_worse < alpha:
@@ -192,7 +165,7 @@ class Difference:
     seeds_needed: int | None  # for the observed effect at that power and level; None: too many
 
 
-def compare(a: Values, b: Values, alpha: float, family_size: int, confidence: float = 0.95) -> Difference:
+def compare(a: Values, b: Values, alpha: float, family_size: int) -> Difference:
     """Test "a > b" three ways and say what could have been found.
 
     a, b: one value per seed, paired. alpha: level of the whole family of ``family_size`` comparisons.
@@ -200,20 +173,20 @@ def compare(a: Values, b: Values, alpha: float, family_size: int, confidence: fl
     Raises:
         InvalidInput: fewer than 2 seeds, unequal numbers of seeds, or undefined values.
     """
-    paired, independent, welch = paired_t(a, b, confidence), student_t(a, b, confidence), welch_t(a, b, confidence)
+    paired, (independent, welch) = paired_t(a, b), (independent_t(a, b, equal_var=equal) for equal in (True, False))
     left, right = _pair(a, b)
     spread = float((left - right).std(ddof=1))
-    d_z = cohen_dz(a, b, confidence)
+    d_z = _effect("d_z", paired, math.sqrt(1 / paired.n))  # mean(a - b) / SD(a - b)
     level = alpha / max(family_size, 1)
     return Difference(
         n=paired.n,
         flag="n = 2: almost no power, the spread is a guess" if paired.n == 2 else "",
         mean_a=float(left.mean()), sd_a=float(left.std(ddof=1)),
         mean_b=float(right.mean()), sd_b=float(right.std(ddof=1)),
-        difference=paired.difference, ci=paired.ci, confidence=confidence, sd_difference=spread,
+        difference=paired.difference, ci=paired.ci, confidence=CONFIDENCE, sd_difference=spread,
         test=paired.name, t=paired.t, df=paired.df, p=paired.p, p_worse=1.0 - paired.p,
         p_independent=independent.p, p_welch=welch.p, tests=(paired, independent, welch),
-        cohen_d=cohen_d(a, b, confidence), d_z=d_z,
+        cohen_d=_effect("Cohen's d", independent, math.sqrt(2 / paired.n)), d_z=d_z,
         detectable_difference=detectable_effect(paired.n, level) * spread,
         seeds_needed=seeds_needed(abs(d_z.value), level) if math.isfinite(d_z.value) and d_z.value else None,
     )  # fmt: skip

@@ -15,7 +15,6 @@ from radpref.downstream.cells.tasks import TaskData, load_task, synthetic_subset
 from tests.support.downstream import DOWNSTREAM_TOML, add_pool, study_with_pools, with_downstream
 from tests.support.errors import refuses
 
-
 REAL_ONLY = DOWNSTREAM_TOML.replace('arms = ["baseline", "aligned"]', "arms = []")
 
 
