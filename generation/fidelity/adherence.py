@@ -197,12 +197,8 @@ def condition_report(
     n_steps: int = 20,
     guidance_scale: float = 2.0,
     batch_size: int = 32,
-    sampler: Callable[..., IMAGES] | None = None,
 ) -> tuple[AdherenceReport, list[HeldOutCondition], IMAGES]:
     """Sample the held-out conditions and let the judge look: (report, conditions, images (N, H, W) uint8).
-
-    Args:
-        sampler: stands in for `radpref.generation.sampling.sampler.sample` (tests, other engines).
 
     Raises:
         InvalidInput: the network is not a judge.
@@ -217,7 +213,7 @@ def condition_report(
     )
     seeds = [int(s) for s in np.random.default_rng([seed, 2]).integers(2**31, size=len(conditions))]
     with bar("sampling held-out conditions", len(conditions)) as advance:
-        images = (sampler or sample)(
+        images = sample(
             stack, [Condition(c.text, c.mask) for c in conditions], seeds,
             n_steps=n_steps, guidance_scale=guidance_scale, batch_size=batch_size, progress=advance,
         )  # fmt: skip

@@ -19,11 +19,7 @@ from radpref.generation.measuring.measuring_data import (
 )
 
 IMAGES = npt.NDArray[np.uint8]
-
-
 TEXT_GROUPS = ("seen caption", "unseen caption", "held-out combination")
-
-
 MODE_CYCLE = ("T2I", "TM2I", "T2I", "TM2I", "M2I")  # 40, 40 and 20 %
 
 

@@ -7,7 +7,7 @@ the Frechet distance extrapolated to endless samples; images of one prompt -> MS
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from radpref.generation.fidelity.figures import KernelDistance
 
 ARRAY = npt.NDArray[Any]
 N_RESAMPLES = 100
-CONFIDENCE = 0.95
+SUBSET_SIZE = 100
+"""Images of the subsets that KID's interval comes from; fewer where a set has less than twice as many."""
 EXTRAPOLATION_SIZES, EXTRAPOLATION_DRAWS = 8, 6
 """Sizes from n/3 to n, and random subsets of each, that the extrapolated Frechet distance is fitted to."""
 
@@ -64,7 +65,16 @@ def frechet_with_interval(
     The interval's ends are the value plus the quantiles of (resample - mean of the resamples).
     """
     x, y = _features(a, b)
-    return _recentred(frechet_distance, x, y, rng, groups, n_resamples, 0.0, advance)
+    draws = []
+    for _ in range(n_resamples):
+        rows, others = resample(groups[0], len(x), rng), resample(groups[1], len(y), rng)
+        if min(len(rows), len(others)) > 1:
+            draws.append(frechet_distance(x[rows], y[others]))
+        if advance is not None:
+            advance(1)
+    value = frechet_distance(x, y)
+    low, high = np.percentile(np.array(draws) - np.mean(draws), [2.5, 97.5])
+    return Estimate(value, max(0.0, value + float(low)), value + float(high))
 
 
 def frechet_extrapolated(a: ARRAY, b: ARRAY, rng: np.random.Generator) -> float | None:
@@ -96,24 +106,17 @@ def mmd2(a: ARRAY, b: ARRAY) -> float:
     return float(within - 2 * xy.mean())
 
 
-def kid(
-    a: ARRAY, b: ARRAY, rng: np.random.Generator, *, n_subsets: int = 100, subset_size: int = 100,
-    confidence: float = CONFIDENCE,
-) -> KernelDistance:  # fmt: skip
+def kid(a: ARRAY, b: ARRAY, rng: np.random.Generator, *, n_subsets: int = 100) -> KernelDistance:
     """KID over the full sets, with an interval from random subsets; unbiased, so about 0 for equal laws.
 
     The spread over subsets of k of n images is scaled by sqrt(k / n) to the spread of the full set.
     """
     x, y = _features(a, b)
-    size = min(subset_size, max(2, min(len(x), len(y)) // 2))
-    draws = np.array(
-        [
-            mmd2(x[rng.choice(len(x), size, replace=False)], y[rng.choice(len(y), size, replace=False)])
-            for _ in range(n_subsets)
-        ]
-    )
-    value, tail = mmd2(x, y), 50 * (1 - confidence)
-    low, high = np.percentile(draws - draws.mean(), [tail, 100 - tail]) * np.sqrt(size / min(len(x), len(y)))
+    size = min(SUBSET_SIZE, max(2, min(len(x), len(y)) // 2))
+    subsets = ([rng.choice(len(v), size, replace=False) for v in (x, y)] for _ in range(n_subsets))
+    draws = np.array([mmd2(x[rows], y[others]) for rows, others in subsets])
+    value = mmd2(x, y)
+    low, high = np.percentile(draws - draws.mean(), [2.5, 97.5]) * np.sqrt(size / min(len(x), len(y)))
     return KernelDistance(value, value + float(low), value + float(high), size)
 
 
@@ -130,37 +133,20 @@ def standardised(reference: ARRAY) -> Callable[[ARRAY], ARRAY]:
     return lambda features: (np.asarray(features, np.float64) - mean) / spread
 
 
+def rows_by_group(groups: Iterable[Hashable]) -> list[list[int]]:
+    """The rows of each group (prompt, patient), in the order of their first rows."""
+    members: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    return list(members.values())
+
+
 def resample(groups: Sequence[Any] | None, n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Rows of one bootstrap draw of `n` images: whole groups (prompts, patients) where they are given."""
     if groups is None:
         return rng.integers(n, size=n)
-    members: dict[Any, list[int]] = {}
-    for row, group in enumerate(groups):
-        members.setdefault(group, []).append(row)
-    parts = list(members.values())
+    parts = rows_by_group(groups)
     return np.concatenate([parts[i] for i in rng.integers(len(parts), size=len(parts))]).astype(np.int64)
-
-
-def _recentred(
-    measure: Callable[[ARRAY, ARRAY], float],
-    x: ARRAY,
-    y: ARRAY,
-    rng: np.random.Generator,
-    groups: Sequence[Sequence[Any] | None],
-    n_resamples: int,
-    floor: float,
-    advance: Callable[[int], None] | None,
-) -> Estimate:
-    draws = []
-    for _ in range(n_resamples):
-        rows, others = resample(groups[0], len(x), rng), resample(groups[1], len(y), rng)
-        if min(len(rows), len(others)) > 1:
-            draws.append(measure(x[rows], y[others]))
-        if advance is not None:
-            advance(1)
-    value, tail = measure(x, y), 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(np.array(draws) - np.mean(draws), [tail, 100 - tail])
-    return Estimate(value, max(floor, value + float(low)), value + float(high))
 
 
 def ms_ssim(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> ARRAY:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.statistics import Estimate
@@ -180,14 +180,13 @@ def space_figures(
         }
 
     value = measure(generated, held_out)
-    draws: dict[str, list[float]] = {name: [] for name in value}
+    draws = []
     for _ in range(n_resamples):
         rows, others = resample(groups[0], len(generated), rng), resample(groups[1], len(held_out), rng)
-        for name, drawn in measure(generated.take(rows), held_out.take(others)).items():
-            draws[name].append(drawn)
+        draws.append(measure(generated.take(rows), held_out.take(others)))
 
     def estimate(name: str) -> Estimate:
-        low, high = np.percentile(draws[name], [2.5, 97.5])
+        low, high = np.percentile([draw[name] for draw in draws], [2.5, 97.5])
         return Estimate(value[name], min(value[name], float(low)), max(value[name], float(high)))
 
     return SpaceFigures(
@@ -218,7 +217,7 @@ def verdict(
     draws = [float(suspect[resample(groups, n, rng)].mean()) for _ in range(2000)]
     low, high = (float(v) for v in np.percentile(draws, [2.5, 97.5]))
     # The bootstrap knows nothing beyond what it saw: none of ten is not "certainly none" (Clopper-Pearson knows).
-    exact = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
+    exact = float(binomtest(k, n).proportion_ci(method="exact").high)
     upper = max(high, exact)
     expected = 2 * copy_level(n_held_out)
     chance, most = (f"{100 * value:.1f} %" for value in (expected, upper))

@@ -19,8 +19,7 @@ import numpy.typing as npt
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.core.files import sha256_file
 from radpref.generation.fidelity.figures import FeatureNetworkName
-from radpref.generation.fidelity.request import check_network
-from radpref.generation.measuring.measuring_network import MeasureNet, load_measure, resize_square
+from radpref.generation.measuring.measuring_network import MeasureNet, resize_square
 from radpref.generation.measuring.roles import register_network
 
 if TYPE_CHECKING:
@@ -46,21 +45,6 @@ class FeatureNetwork:
         return FeatureNetworkName(self.name, self.sha256, self.about, self.published)
 
 
-def load_fidelity_network(study: Study) -> MeasureNet:
-    """The study's own `networks/fidelity`, else the shipped one; entered in the study under its role.
-
-    Raises:
-        InvalidInput: it was trained for another role.
-        Conflict: this study uses it in another role already.
-    """
-    own = study.root / "networks" / "fidelity.json"
-    net = load_measure(own if own.is_file() else "fidelity")
-    if net.role != "fidelity":
-        raise InvalidInput(f"network '{net.name}' was trained as {net.role}, not as fidelity: put another in {own}")
-    register_network(study, net.sha256, "fidelity", net.name)
-    return net
-
-
 def load_feature_network(study: Study, net: MeasureNet, choice: str = "auto") -> FeatureNetwork:
     """The feature network: `choice` is one of `request.NETWORKS`; "auto" prefers torchxrayvision where it is complete.
 
@@ -69,9 +53,8 @@ def load_feature_network(study: Study, net: MeasureNet, choice: str = "auto") ->
 
     Raises:
         NotFound: torchxrayvision is asked for and is not complete on this machine.
-        InvalidInput: another choice, or weights that cannot be read.
+        InvalidInput: weights that cannot be read.
     """
-    check_network(choice)
     weights = None if choice == "fidelity" else xrv_weights()
     if weights is not None:
         found = _torchxrayvision(weights)

@@ -24,6 +24,7 @@ from radpref.data.study.templates import page_style
 from radpref.generation.fidelity import charts, memorisation
 from radpref.generation.fidelity.figures import FidelityReport, HeldOutPatients
 from radpref.generation.fidelity.image_source import ImageSource
+from radpref.generation.fidelity.likeness import rows_by_group
 from radpref.generation.fidelity.memorisation import Neighbours
 from radpref.generation.fidelity.request import SAMPLES_PER_PROMPT
 
@@ -146,11 +147,9 @@ class Picture:
 
 def sample_pictures(source: ImageSource) -> list[Picture]:
     """The first prompts, each with its samples side by side."""
-    members: dict[str, list[int]] = {}
-    for row, group in enumerate(source.groups or [str(i // SAMPLES_PER_PROMPT) for i in range(source.n)]):
-        members.setdefault(group, []).append(row)
     shown = []
-    for rows in list(members.values())[:N_PROMPTS_SHOWN]:
+    members = rows_by_group(source.groups or [i // SAMPLES_PER_PROMPT for i in range(source.n)])
+    for rows in members[:N_PROMPTS_SHOWN]:
         strip = np.concatenate(list(source.batch(rows[:SAMPLES_PER_PROMPT])), axis=1)
         caption = ""
         if source.conditions is not None:

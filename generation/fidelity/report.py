@@ -35,9 +35,10 @@ from radpref.generation.fidelity.figures import (
     SourceFigures,
 )
 from radpref.generation.fidelity.image_source import ImageSource, arm_source, folder_source, record_source
-from radpref.generation.fidelity.networks import FeatureNetwork, load_feature_network, load_fidelity_network
+from radpref.generation.fidelity.networks import FeatureNetwork, load_feature_network
 from radpref.generation.fidelity.request import SAMPLES_PER_PROMPT, FidelityRequest
 from radpref.generation.measuring.measuring_network import MeasureNet
+from radpref.generation.measuring.roles import load_network
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
@@ -60,7 +61,7 @@ def run_fidelity(study: Study, request: FidelityRequest | None = None) -> Fideli
     """
     request = request or FidelityRequest()
     request.check(study)
-    net = load_fidelity_network(study)
+    net = load_network(study, "fidelity", "fidelity")
     features = load_feature_network(study, net, request.network)
     if request.images is None:
         sources = [arm_source(study, arm, request) for arm in request.arm_names(study)]
@@ -113,12 +114,11 @@ class _Reference:
     ) -> None:
         self.study, self.net, self.network, self.seed = study, net, network, request.seed
         self.splits, self.against = splits, request.against
-        against = self.against
-        self.ideal = "val" if against == "train" else "train"
+        self.ideal = "val" if self.against == "train" else "train"
         self.tables = {split: feature_table(study, source, network) for split, source in splits.items()}
         spread = np.unique(np.linspace(0, splits["train"].n - 1, min(splits["train"].n, N_SPREAD)).round().astype(int))
         self.scaled = likeness.standardised(self.tables["train"].some_features(spread))
-        self.reference = self.tables[against].features()
+        self.reference = self.tables[self.against].features()
         self.average = self._average()
         held_out = self._neighbours(splits["val"], self.tables["val"])
         twins = held_out["pixels"].distance < memorisation.TWIN_DISTANCE
@@ -139,12 +139,9 @@ class _Reference:
         """Mean unit vector of training thumbnails, spread over the split."""
         table = self.tables["train"]
         step = max(1, table.n // N_AVERAGE)
-        total, count = np.zeros(0), 0
-        for block in table.blocks("thumbnails"):
-            rows = memorisation.thumbnail_vectors(block[::step], shifted=False)[:, 0]
-            total = rows.sum(0) + (total if count else 0)
-            count += len(rows)
-        return np.asarray(total / count, np.float32)
+        parts = [block[::step] for block in table.blocks("thumbnails")]
+        vectors = memorisation.thumbnail_vectors(np.concatenate(parts), shifted=False)
+        return np.asarray(vectors[:, 0].mean(0), np.float32)
 
     def _neighbours(self, source: ImageSource, table: FeatureTable) -> dict[str, memorisation.Neighbours]:
         train = self.tables["train"]
@@ -225,19 +222,14 @@ class _Reference:
         rng = self._rng(7)  # drawn from in this order: the figures of finished reports depend on it
         distances = self._distances(table.features(), self.reference, rng, (source.groups, patients))
         real = self._distances(ideal, self.reference, rng, (ideal_patients, patients))
-        diversity = _diversity(self.study, source, _prompt_groups(source), rng)
-        conditions = condition_figures(self.study, source, self.net, rng)
         figures = SourceFigures(
-            n=source.n,
-            frechet=distances.frechet,
-            frechet_extrapolated=distances.frechet_extrapolated,
-            kid=distances.kid,
+            **vars(distances),
             n_prompts=len(set(source.groups)) if source.groups else None,
             drawn=source.drawn,
             measured=self.study.config.data.image_size,
             real=real,
-            diversity=diversity,
-            conditions=conditions,
+            diversity=_diversity(self.study, source, _prompt_groups(source), rng),
+            conditions=condition_figures(self.study, source, self.net, rng),
             memorisation=self._memorisation(source, neighbours, rng),
         )
         return figures, neighbours
@@ -261,22 +253,16 @@ class _Reference:
 
 def _prompt_groups(source: ImageSource) -> list[list[int]]:
     """Rows of up to `MAX_GROUPS` prompts, four images each; pairs at random where nobody knows the prompts."""
-    members: dict[str, list[int]] = {}
-    for row, group in enumerate(source.groups or [str(i // 2) for i in range(source.n)]):
-        members.setdefault(group, []).append(row)
-    groups = [rows[:SAMPLES_PER_PROMPT] for rows in members.values() if len(rows) > 1]
-    return groups[:MAX_GROUPS]
+    members = likeness.rows_by_group(source.groups or [i // 2 for i in range(source.n)])
+    return [rows[:SAMPLES_PER_PROMPT] for rows in members if len(rows) > 1][:MAX_GROUPS]
 
 
 def _alike(source: ImageSource) -> list[list[int]]:
     """Real images in groups of four whose captions ask for the same findings."""
-    members: dict[str, list[int]] = {}
-    for row, record in enumerate(source.records or ()):
-        asked = asked_attributes(record["caption"] or "", record["labels"])
-        members.setdefault("+".join(sorted(asked)), []).append(row)
+    asked = (asked_attributes(record["caption"] or "", record["labels"]) for record in source.records or ())
     groups = [
         rows[start : start + SAMPLES_PER_PROMPT]
-        for rows in members.values()
+        for rows in likeness.rows_by_group(map(frozenset, asked))
         for start in range(0, len(rows) - 1, SAMPLES_PER_PROMPT)
     ]
     return [rows for rows in groups if len(rows) > 1][:MAX_GROUPS]
@@ -285,14 +271,11 @@ def _alike(source: ImageSource) -> list[list[int]]:
 def _diversity(
     study: Study, source: ImageSource, groups: list[list[int]], rng: np.random.Generator
 ) -> MeanEstimate | None:
-    if not groups or study.config.data.image_size < 24:
+    if not groups or study.config.data.image_size < 24:  # less than MS-SSIM's window needs
         return None
     values = []
     with bar(f"MS-SSIM of {source.name}", len(groups)) as advance:
         for rows in groups:
-            images = source.batch(rows)
-            if min(images.shape[1:]) < 24:
-                return None
-            values.append(likeness.group_ms_ssim(images))
+            values.append(likeness.group_ms_ssim(source.batch(rows)))
             advance(1)
     return likeness.mean_interval(values, rng)

@@ -62,7 +62,8 @@ class FidelityRequest:
             raise InvalidInput(f"--prompts {self.prompts}: choose val or train (test conditions are never sampled)")
         if self.arms and self.images:
             raise InvalidInput("--arm and --images exclude each other: measure an arm, or a folder")
-        check_network(self.network)
+        if self.network not in NETWORKS:
+            raise InvalidInput(f"--network {self.network}: choose one of {', '.join(NETWORKS)}")
         for split in self.splits:
             require_images(study, split)
         if self.images is not None:
@@ -121,16 +122,6 @@ def image_files(folder: Path) -> list[Path]:
 def no_conditions(split: str) -> InvalidInput:
     """The error of a split without captions and masks to sample from."""
     return InvalidInput(f"no record of split '{split}' has a caption or a mask to sample from: import some")
-
-
-def check_network(choice: str) -> None:
-    """Refuse a name that is not a feature network.
-
-    Raises:
-        InvalidInput: it is not one of `NETWORKS`.
-    """
-    if choice not in NETWORKS:
-        raise InvalidInput(f"--network {choice}: choose one of {', '.join(NETWORKS)}")
 
 
 def check_share(study: Study, out: Path) -> None:

@@ -6,8 +6,7 @@ network per simulated rater, judge and fidelity apart), hence different block ty
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +34,6 @@ class NetworkShape:
             raise InvalidInput(f"input_size {self.input_size} is not a multiple of 16: use 64, 80, 96, 112 or 128")
         if len(self.widths) != 4:
             raise InvalidInput(f"widths {self.widths} must name 4 channel counts, one per stride 2, 4, 8, 16")
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values; `from_json` is the inverse."""
-        return {**asdict(self), "widths": list(self.widths)}
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "NetworkShape":
-        """Build from the dictionary of `as_json`."""
-        return cls(**{**fields, "widths": tuple(fields["widths"])})
 
 
 def _conv(n_in: int, n_out: int, kernel: int = 3, *, groups: int = 1, dilation: int = 1) -> nn.Conv2d:

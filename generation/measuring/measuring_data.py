@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radpref.data.core.errors import InvalidInput
+from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import track
 from radpref.data.imaging.images import high_byte
 
@@ -150,16 +151,10 @@ def phantom_data(n: int, draw: int, seed: int, size: int, cache: Path | None = N
             masks[i] = [phantom.masks[name] for name in STRUCTURES]
         labels = label_rows([phantom_labels(spec.findings) for spec in specs], attributes)
         if path is not None:
-            _keep(path, images=images, labels=labels, masks=np.packbits(masks, axis=-1))
+            packed = np.packbits(masks, axis=-1)
+            write_atomic(path, lambda file: np.savez(file, images=images, labels=labels, masks=packed))
     known = np.ones((n, len(STRUCTURES)), bool)
     return MeasureData(images, labels, attributes, masks, known, tuple(STRUCTURES), patients, words)
-
-
-def _keep(path: Path, **arrays: npt.NDArray[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part.npz")
-    np.savez(beside, **arrays)  # type: ignore[arg-type]
-    beside.replace(path)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------

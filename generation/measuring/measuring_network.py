@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -59,7 +59,7 @@ class MeasureNet:
 
     def segment(self, images: npt.NDArray[Any], *, batch_size: int = 64) -> FLOAT:
         """P(pixel belongs to structure): images uint8 (N, H, W) -> float32 (N, T, H, W), maps as in `structures`."""
-        _check_images(images)
+        check_images(images)
         height, width = images.shape[1:]
         if not self.structures:
             return np.zeros((len(images), 0, height, width), np.float32)
@@ -84,11 +84,14 @@ class MeasureNet:
 
     def column(self, attribute: str) -> int:
         """Column of `attribute` in `predict`. Raises InvalidInput listing the known attributes."""
-        return _index(self.attributes, attribute, f"attribute of {self.name}")
+        if attribute not in self.attributes:
+            known = ", ".join(self.attributes) or "(none)"
+            raise InvalidInput(f"{attribute!r} is not an attribute of {self.name}: choose one of {known}")
+        return self.attributes.index(attribute)
 
     @torch.inference_mode()
     def _batches(self, images: npt.NDArray[Any], batch_size: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        _check_images(images)
+        check_images(images)
         self.module.eval()
         for start in range(0, len(images), batch_size):
             batch = prepare_images(images[start : start + batch_size], self.shape.input_size)
@@ -101,13 +104,8 @@ def _stack(rows: Sequence[Tensor], empty_shape: tuple[int, ...]) -> FLOAT:
     return torch.cat(list(rows)).float().numpy()
 
 
-def _index(names: Sequence[str], name: str, what: str) -> int:
-    if name not in names:
-        raise InvalidInput(f"{name!r} is no {what}: choose one of {', '.join(names) or '(none)'}")
-    return list(names).index(name)
-
-
-def _check_images(images: npt.NDArray[Any]) -> None:
+def check_images(images: npt.NDArray[Any]) -> None:
+    """Refuse what is not uint8 (N, H, W), with InvalidInput."""
     if images.ndim != 3 or images.dtype != np.uint8:
         raise InvalidInput(
             f"images of shape {images.shape} and type {images.dtype} cannot be measured: give uint8 (N, H, W)"
@@ -162,7 +160,7 @@ def save_measure(net: MeasureNet, folder: Path) -> Path:
     card = {
         "name": net.name,
         "role": net.role,
-        "shape": net.shape.as_json(),
+        "shape": asdict(net.shape),
         "attributes": list(net.attributes),
         "structures": list(net.structures),
         "thresholds": net.thresholds,
@@ -189,7 +187,7 @@ def load_measure(name_or_path: str | Path) -> MeasureNet:
     digest = sha256_bytes(payload)
     try:
         card = json.loads(own_card.read_text(encoding="utf-8"))
-        shape = NetworkShape.from_json(card["shape"])
+        shape = NetworkShape(**{**card["shape"], "widths": tuple(card["shape"]["widths"])})
         known = card["sha256"]
         module = build_network(shape, seed=0)
         module.load_state_dict(safetensors.torch.load(payload))

@@ -1,9 +1,6 @@
 """Training of the measuring networks: images with attributes and masks -> `MeasureNet`, checked on held-out patients.
 
-    python -m radpref.generation.measuring.shipped_networks --all --out generation/weights/measure
-
-makes the shipped networks from phantoms (about an hour of one core) and skips those that are there; to go on
-after an interruption, run it again. `train_measure` takes any `MeasureData`, real records too.
+`radpref.generation.measuring.shipped_networks` trains those that are shipped, `study_networks` those of a study.
 """
 
 from __future__ import annotations
@@ -33,23 +30,12 @@ log = logging.getLogger(__name__)
 class MeasureSettings:
     """How long and how hard one measuring network is trained."""
 
-    n_steps: int | None = None  # exact number of steps: reproducible; or
-    minutes: float | None = None  # wall-clock budget, the learning rate follows the elapsed fraction
+    n_steps: int
     batch_size: int = 32
     learning_rate: float = 2e-3  # AdamW, peak, after a warm-up of 5 %
     weight_decay: float = 0.02
     mask_weight: float = 1.0  # weight of the structure loss beside the attribute loss
     bfloat16: bool = True  # autocast; weights stay float32
-
-    def __post_init__(self) -> None:
-        if (self.n_steps is None) == (self.minutes is None):
-            raise InvalidInput(f"n_steps={self.n_steps} and minutes={self.minutes}: give exactly one of the two")
-
-    def fraction(self, step: int, elapsed_s: float) -> float:
-        """How much of the budget is used, 0 to 1."""
-        if self.n_steps is not None:
-            return step / max(self.n_steps, 1)
-        return elapsed_s / (60 * (self.minutes or 1e-9))
 
 
 # --- augmentation ----------------------------------------------------------------------------------------------
@@ -160,7 +146,7 @@ def train_measure(
     module = build_network(shape, seed)
     module.train()
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    n_steps, seconds = _fit(module, train, shape.input_size, seed, settings)
+    seconds = _fit(module, train, shape.input_size, seed, settings)
     net = MeasureNet(name, role, shape, train.attributes, train.structures, module.eval())
     p = net.predict(validation.images)
     for column, attribute in enumerate(net.attributes):
@@ -168,7 +154,7 @@ def train_measure(
         net.thresholds[attribute] = round(best_threshold(validation.labels[known, column], p[known, column]), 4)
     net.info = {
         "seed": seed,
-        "n_steps": n_steps,
+        "n_steps": settings.n_steps,
         "train_seconds": round(seconds),
         "batch_size": settings.batch_size,
         "train": {"draw": train.draw, "n": len(train), "sha256": train.sha256},
@@ -200,12 +186,12 @@ def _check(role: str, train: MeasureData, validation: MeasureData, shape: Networ
 
 def run_steps(
     module: torch.nn.Module, settings: MeasureSettings, weight_decay: float, loss_of: Callable[[int], Tensor]
-) -> tuple[int, float]:
-    """AdamW steps on `loss_of(step)` until the budget is used, warm-up then cosine; returns (steps, seconds)."""
+) -> float:
+    """`settings.n_steps` AdamW steps on `loss_of(step)`, warm-up then cosine; returns the seconds they took."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, weight_decay=weight_decay, fused=True)
-    start, step = time.monotonic(), 0
-    shown = start
-    while (fraction := settings.fraction(step, time.monotonic() - start)) < 1:
+    shown = start = time.monotonic()
+    for step in range(settings.n_steps):
+        fraction = step / settings.n_steps
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * min(fraction / 0.05 + 0.02, 0.5 + 0.5 * np.cos(np.pi * fraction))
         loss = loss_of(step)
@@ -213,17 +199,14 @@ def run_steps(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
-        step += 1
         if time.monotonic() - shown > 15:
             shown = time.monotonic()
-            log.info("step %d, %.0f %%, loss %.4f", step, 100 * fraction, float(loss.detach()))
-    return step, time.monotonic() - start
+            log.info("step %d, %.0f %%, loss %.4f", step + 1, 100 * fraction, float(loss.detach()))
+    return time.monotonic() - start
 
 
-def _fit(
-    module: torch.nn.Module, data: MeasureData, size: int, seed: int, settings: MeasureSettings
-) -> tuple[int, float]:
-    """Train on shuffled batches; returns (steps, seconds)."""
+def _fit(module: torch.nn.Module, data: MeasureData, size: int, seed: int, settings: MeasureSettings) -> float:
+    """Train on shuffled batches; returns the seconds it took."""
     images, masks = resized(data, size)
     labels, has_mask = torch.from_numpy(data.labels), torch.from_numpy(data.has_mask)
     generator = torch.Generator().manual_seed(seed)

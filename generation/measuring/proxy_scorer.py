@@ -8,7 +8,6 @@ open_clip's own resize cuts the costophrenic angles and apices off. Never judge 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radpref.data.core.errors import InvalidInput
-from radpref.generation.measuring.measuring_network import resize_square
+from radpref.generation.measuring.measuring_network import check_images, resize_square
 from radpref.generation.measuring.open_clip_models import load_open_clip
 
-log = logging.getLogger(__name__)
 FLOAT = npt.NDArray[np.float32]
 
 
@@ -65,38 +63,30 @@ class ProxyScorer:
 
     def preprocess(self, images: npt.NDArray[Any]) -> Tensor:
         """uint8 (N, H, W) -> float32 (N, 3, S, S), padded to a square with black, resized, normalised."""
-        if images.ndim != 3 or images.dtype != np.uint8:
-            raise InvalidInput(
-                f"images of shape {images.shape} and type {images.dtype} cannot be scored: give uint8 (N, H, W)"
-            )
+        check_images(images)
         x = torch.from_numpy(np.ascontiguousarray(images)).float()[:, None] / 255
         x = resize_square(x, self.image_size).clamp(0, 1).expand(-1, 3, -1, -1)
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
-    @torch.inference_mode()
     def image_embeddings(self, images: npt.NDArray[Any]) -> FLOAT:
         """uint8 (N, H, W) -> L2-normalised float32 (N, D)."""
-        self.model.eval()
-        encode: Any = self.model.encode_image
-        rows = [
-            encode(self.preprocess(images[i : i + self.batch_size]).to(self._device()))
-            for i in range(0, len(images), self.batch_size)
-        ]
-        return _unit_rows(rows)
+        return self._embed(self.model.encode_image, self.preprocess, images)
 
-    @torch.inference_mode()
     def text_embeddings(self, texts: Sequence[str]) -> FLOAT:
         """Texts -> L2-normalised float32 (M, D); each distinct text is encoded once."""
+        position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        rows = self._embed(self.model.encode_text, self.tokenizer, list(position))
+        return rows[[position[text] for text in texts]]
+
+    @torch.inference_mode()
+    def _embed(self, encode: Any, prepare: Callable[[Any], Tensor], items: npt.NDArray[Any] | list[str]) -> FLOAT:
         self.model.eval()
-        encode: Any = self.model.encode_text
-        distinct = list(dict.fromkeys(texts))
-        rows = [
-            encode(self.tokenizer(distinct[i : i + self.batch_size]).to(self._device()))
-            for i in range(0, len(distinct), self.batch_size)
-        ]
-        position = {text: i for i, text in enumerate(distinct)}
-        return _unit_rows(rows)[[position[text] for text in texts]]
+        device = next(self.model.parameters()).device
+        batches = (items[i : i + self.batch_size] for i in range(0, len(items), self.batch_size))
+        rows = torch.cat([encode(prepare(batch).to(device)) for batch in batches])
+        out: FLOAT = F.normalize(rows.float(), dim=-1).cpu().numpy()
+        return out
 
     def similarity(self, images: npt.NDArray[Any], texts: Sequence[str]) -> FLOAT:
         """Cosine of every image (N) with every text (M): float32 (N, M), -1 to 1."""
@@ -111,11 +101,3 @@ class ProxyScorer:
         if not len(images):
             return np.zeros(0, np.float32)
         return np.asarray((self.image_embeddings(images) * self.text_embeddings(texts)).sum(axis=1), np.float32)
-
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-
-def _unit_rows(rows: list[Tensor]) -> FLOAT:
-    out: FLOAT = F.normalize(torch.cat(rows).float(), dim=-1).cpu().numpy()
-    return out

@@ -92,7 +92,7 @@ def train_proxy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = open_clip.model.CLIP(**json.loads(json.dumps(model_cfg)))
-    n_steps, seconds = _fit(model, tokenizer, train, model_cfg["vision_cfg"]["image_size"], seed, settings)
+    seconds = _fit(model, tokenizer, train, model_cfg["vision_cfg"]["image_size"], seed, settings)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
     state = {key: value.half().contiguous() if value.is_floating_point() else value.contiguous()
@@ -107,7 +107,7 @@ def train_proxy(
         "role": "proxy",
         "sha256": scorer.sha256,
         "seed": seed,
-        "n_steps": n_steps,
+        "n_steps": settings.n_steps,
         "train_seconds": round(seconds),
         "train": {"draw": train.data.draw, "n": len(train.data), "sha256": train.data.sha256},
         "validation": {"draw": validation.data.draw, "n": len(validation.data), "sha256": validation.data.sha256},
@@ -117,10 +117,8 @@ def train_proxy(
     return scorer
 
 
-def _fit(
-    model: Any, tokenizer: Any, train: CaptionedData, size: int, seed: int, settings: MeasureSettings
-) -> tuple[int, float]:
-    """Train on random batches, one caption of each image drawn anew; returns (steps, seconds)."""
+def _fit(model: Any, tokenizer: Any, train: CaptionedData, size: int, seed: int, settings: MeasureSettings) -> float:
+    """Train on random batches, one caption of each image drawn anew; returns the seconds it took."""
     from radpref.generation.stack.tokenizer import tokenize
 
     images, masks = resized(train.data, size)

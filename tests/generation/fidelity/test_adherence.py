@@ -12,6 +12,7 @@ from radpref.data.phantom.render import FINDINGS, HELD_OUT, canonical_caption, c
 from radpref.generation.fidelity import adherence
 from radpref.generation.fidelity.adherence import Proportion, condition_report, judge_answers, sheet_rows, text_hits
 from radpref.generation.fidelity.held_out import Answers, held_out_conditions
+from radpref.generation.sampling import sampler
 from radpref.generation.stack.models import tiny_stack
 from tests.support.errors import refuses
 from tests.support.measuring import tiny_measure
@@ -93,10 +94,11 @@ def test_report_from_stack_to_sheet() -> None:
         assert ("finding" in row.caption) == bool(condition.text)
 
 
-def test_perfect_sampler_reaches_the_ceiling() -> None:
+def test_perfect_sampler_reaches_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     stack = tiny_stack()
     renders = np.stack([c.render for c in held_out_conditions(10, 3, stack.structures, stack.image_size)])
-    report, *_ = condition_report(stack, phantom_judge(), 10, 3, sampler=lambda *a, **k: renders)
+    monkeypatch.setattr(sampler, "sample", lambda *a, **k: renders)
+    report, *_ = condition_report(stack, phantom_judge(), 10, 3)
     for part in (report.text.all, report.mask["M2I"], *report.text.by_group.values()):
         assert part.generated == part.render
 
