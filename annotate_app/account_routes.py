@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from radpref.annotate_app import guard, invites
 from radpref.annotate_app.accounts import Backoff, Sessions, check_password, token_hash
@@ -30,19 +31,17 @@ def add_login_routes(app: FastAPI, study: Study, sessions: Sessions, backoff: Ba
         wants_json = request.headers.get("content-type", "").startswith("application/json")
         username, password = _credentials(await json_body(request) if wants_json else _form(await request.body()))
 
-        def refused(status: int, text: str, wait_s: int | None = None) -> Response:
-            headers = None if wait_s is None else {"Retry-After": str(wait_s)}
-            if wants_json:
-                return JSONResponse({"error": text}, status_code=status, headers=headers)
-            return HTMLResponse(_page_html(study, "login.html", text), status_code=status, headers=headers)
-
         address = _address(request)
-        wait_s = _wait_s(backoff, username, address)
-        if wait_s:
-            return refused(429, _too_many_tries(wait_s), wait_s)
-        rater_id = await run_in_threadpool(check_password, study.db, username, password)
-        if rater_id is None:
-            return refused(401, "name or password is wrong")
+        try:
+            _count_try(backoff, username, address)
+            rater_id = await run_in_threadpool(check_password, study.db, username, password)
+            if rater_id is None:
+                raise HTTPException(401, "name or password is wrong")
+        except HTTPException as refusal:
+            if wants_json:
+                raise
+            page = _page_html(study, "login.html", refusal.detail)
+            return HTMLResponse(page, refusal.status_code, refusal.headers)
         backoff.success(username, address)
         response: Response = JSONResponse({"ok": True}) if wants_json else RedirectResponse("./", status_code=303)
         await _log_in(sessions, request, response, rater_id)
@@ -76,10 +75,7 @@ def add_invite_routes(app: FastAPI, study: Study, sessions: Sessions, backoff: B
         fields = body if isinstance(body, dict) else {}
         token, address = fields.get("token"), _address(request)
         account = f"invite {token_hash(str(token))}"
-        wait_s = _wait_s(backoff, account, address)
-        if wait_s:
-            error = {"error": _too_many_tries(wait_s)}
-            return JSONResponse(error, status_code=429, headers={"Retry-After": str(wait_s)})
+        _count_try(backoff, account, address)
         found = await run_in_threadpool(invites.find, study.db, token)
         backoff.success(account, address)  # a link that exists was not guessed
         if "password" not in fields:
@@ -94,14 +90,16 @@ def _address(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
 
-def _wait_s(backoff: Backoff, account: str, address: str) -> int:
-    """Whole seconds to wait before this try, at least 1 if any; 0: go."""
+def _count_try(backoff: Backoff, account: str, address: str) -> None:
+    """Let a try begin.
+
+    Raises:
+        HTTPException: 429 while the account or the address must wait.
+    """
     wait = backoff.begin(account, address)
-    return max(1, round(wait)) if wait > 0 else 0
-
-
-def _too_many_tries(wait_s: int) -> str:
-    return f"too many tries; wait {wait_s} s and try again"
+    if wait > 0:
+        wait_s = max(1, round(wait))
+        raise HTTPException(429, f"too many tries; wait {wait_s} s and try again", {"Retry-After": str(wait_s)})
 
 
 async def _log_in(sessions: Sessions, request: Request, response: Response, rater_id: int) -> None:

@@ -24,7 +24,7 @@ from radpref.data.study.audit import audit
 from radpref.data.study.db import StudyDatabase
 
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
-SEEN_EVERY_S = 60.0
+SEEN_EVERY = timedelta(minutes=1)
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _hasher = PasswordHasher()  # argon2id, 64 MiB, 3 passes, 4 lanes
 
@@ -152,19 +152,16 @@ class Sessions:
         """Who is logged in with this token; None if nobody, expired or idle too long. Reads, so off the event loop."""
         if not token or len(token) > 200:
             return None
-        key = token_hash(token)
+        key, at = token_hash(token), datetime.now(UTC)
         row = self.db.row(
-            "SELECT s.last_seen_at, s.expires_at, r.rater_id, r.username, r.role FROM sessions s"
-            " JOIN raters r USING (rater_id) WHERE s.token_hash = ? AND r.active = 1",
-            (key,),
+            "SELECT s.last_seen_at, r.rater_id, r.username, r.role FROM sessions s JOIN raters r USING (rater_id)"
+            " WHERE s.token_hash = ? AND r.active = 1 AND s.expires_at > ? AND s.last_seen_at >= ?",
+            (key, _text(at), _text(at - self.idle)),
         )
-        at = datetime.now(UTC)
         if row is None:
             return None
-        seen = datetime.fromisoformat(row["last_seen_at"])
-        if at >= datetime.fromisoformat(row["expires_at"]) or at - seen > self.idle:
-            return None
-        if (at - seen).total_seconds() > min(SEEN_EVERY_S, self.idle.total_seconds() / 4):
+        unseen = at - datetime.fromisoformat(row["last_seen_at"])
+        if unseen > min(SEEN_EVERY, self.idle / 4):
             with self.db.write() as connection:
                 connection.execute("UPDATE sessions SET last_seen_at = ? WHERE token_hash = ?", (_text(at), key))
         return Identity(int(row["rater_id"]), str(row["username"]), row["role"])

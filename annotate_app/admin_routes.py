@@ -30,9 +30,9 @@ def add_admin_routes(app: FastAPI, study: Study) -> None:
 
     @app.get("/api/admin/quality")
     def quality(_: Admin) -> JSONResponse:
-        remarks = [one._asdict() for one in dashboard.remarks(study)]
-        audit = [one._asdict() for one in dashboard.audit_tail(study)]
-        return JSONResponse({**cached_quality.get(), "remarks": remarks, "audit": audit})
+        return JSONResponse(
+            {**cached_quality.get(), "remarks": dashboard.remarks(study), "audit": dashboard.audit_tail(study)}
+        )
 
     @app.get("/api/admin/study")
     def stage(_: Admin) -> JSONResponse:
@@ -41,8 +41,7 @@ def add_admin_routes(app: FastAPI, study: Study) -> None:
     @app.post("/api/admin/raters")
     async def raters(request: Request, identity: Admin) -> JSONResponse:
         payload = await json_body(request)
-        done = await run_in_threadpool(invites.office_action, study.db, payload, identity.username)
-        return JSONResponse({key: value for key, value in asdict(done).items() if value is not None})
+        return JSONResponse(await run_in_threadpool(invites.office_action, study.db, payload, identity.username))
 
     @app.get("/report")
     def report_redirect(_: Admin) -> Response:

@@ -97,8 +97,9 @@ def current_worklist(study: Study, rater_id: int) -> Worklist:
         current = attempts[-1]
         if any(not presentation.done for presentation in current):
             return Worklist(key, "training", current, next=next_open(study, current))
-        if study.config.annotate.gate > 0:
-            gate = calibration.gate_of(study, current, len(attempts))
+        settings = study.config.annotate
+        if settings.gate > 0:
+            gate = Gate(calibration.share(study, current), settings.gate, len(attempts), settings.gate_attempts)
             if not gate.is_open:
                 return Worklist(key, "gate", current, gate)
     following = next_open(study, rest)

@@ -7,7 +7,7 @@ names, hashes, metadata, nor the length of an answer tell anything about an imag
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from radpref.data.imaging.images import GrayImage
 from radpref.data.study.study import Study
 
 LETTERS = "ABCD"
-Pixel = TypeVar("Pixel", np.uint8, np.uint16)
 
 
 @dataclass(frozen=True)
@@ -85,21 +84,11 @@ def pixel_payload(study: Study, set_id: str, slot: int) -> bytes:
 
 def fit(image: GrayImage, width: int, height: int, bits: int) -> GrayImage:
     """Bring an image to ``bits`` and centre it on a black (height, width) field; pixels are never resampled."""
+    rows, columns = height - image.shape[0], width - image.shape[1]
+    margins = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
     if bits == 16:
-        wide = image.astype(np.uint16)
-        if image.dtype == np.uint8:
-            wide = wide * np.uint16(257)
-        return _centred(wide, height, width)
-    return _centred(image.astype(np.uint8), height, width)
-
-
-def _centred(image: npt.NDArray[Pixel], height: int, width: int) -> npt.NDArray[Pixel]:
-    if image.shape == (height, width):
-        return np.ascontiguousarray(image)
-    field: npt.NDArray[Pixel] = np.zeros((height, width), dtype=image.dtype)
-    top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
-    field[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return field
+        return np.pad(image.astype(np.uint16) * np.uint16(257 if image.dtype == np.uint8 else 1), margins)
+    return np.pad(image.astype(np.uint8), margins)
 
 
 def mask_rows(study: Study, condition_id: str) -> list[MaskRow]:

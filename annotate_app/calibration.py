@@ -105,12 +105,6 @@ def is_admitted(db: StudyDatabase, rater_id: int) -> bool:
     return db.value("SELECT 1 FROM admissions WHERE rater_id = ?", (rater_id,)) is not None
 
 
-def gate_of(study: Study, attempt: Sequence[Presentation], number: int) -> Gate:
-    """The gate in front of a rater whose ``number``-th attempt is done."""
-    settings = study.config.annotate
-    return Gate(share(study, attempt), settings.gate, number, settings.gate_attempts)
-
-
 def admit(db: StudyDatabase, rater_id: int, gate: Gate) -> None:
     """Write down, once, that the gate let a rater through; from then on a change of study.toml changes nothing."""
     with db.write() as connection:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import NamedTuple
 
 from radpref.data.agreement.rater_quality import study_agreement, study_quality
 from radpref.data.reader_study.lifecycle import arms_visible
@@ -40,15 +39,15 @@ class CachedFigures:
     ) -> None:
         self._study, self._compute, self._clock = study, compute, clock
         self._lock = threading.Lock()
-        self._office: Version = ()
-        self._scores: Version = ()
+        self._office: Version | None = None
+        self._scores: Version | None = None
         self._until = 0.0
         self._answer: Figures | None = None
 
     def get(self) -> Figures:
         """The answer, with ``made_at``: when it was computed."""
         with self._lock:  # several open dashboards compute it once
-            office, scores = _office_version(self._study), _score_version(self._study)
+            office, scores = (self._study.db.connection.execute(sql).fetchone() for sql in (_OFFICE, _SCORES))
             is_current = self._office == office and (self._scores == scores or self._clock() < self._until)
             if self._answer is None or not is_current:
                 start = self._clock()
@@ -59,18 +58,8 @@ class CachedFigures:
             return self._answer
 
 
-def _score_version(study: Study) -> Version:
-    return _row(
-        study, "SELECT (SELECT max(event_id) FROM score_events), (SELECT max(presentation_id) FROM presentations)"
-    )
-
-
-def _office_version(study: Study) -> Version:
-    return _row(study, "SELECT count(*), sum(active), (SELECT stage FROM study_stage) FROM raters")
-
-
-def _row(study: Study, sql: str) -> Version:
-    return tuple(study.db.connection.execute(sql).fetchone())
+_SCORES = "SELECT (SELECT max(event_id) FROM score_events), (SELECT max(presentation_id) FROM presentations)"
+_OFFICE = "SELECT count(*), sum(active), (SELECT stage FROM study_stage) FROM raters"
 
 
 def quality(study: Study) -> Figures:
@@ -83,47 +72,25 @@ def agreement(study: Study) -> Figures:
     return asdict(study_agreement(study, n_boot=N_BOOT))
 
 
-class Remark(NamedTuple):
-    """A comment, or the reason of a skip: when, who, on what, the words."""
-
-    at: str
-    username: str
-    rater_kind: str
-    kind: str
-    mode: str
-    text: str | None
-    comment: str
-
-
-def remarks(study: Study) -> list[Remark]:
-    """The newest comments and skips. Training is left out."""
-    rows = study.db.connection.execute(
-        "SELECT e.created_at, r.username, r.kind, e.kind, c.mode, c.text, e.comment"
+def remarks(study: Study) -> list[dict[str, object]]:
+    """The newest comments and reasons of skips: when, who, on what, the words. Training is left out."""
+    return study.db.rows(
+        "SELECT e.created_at AS at, r.username, r.kind AS rater_kind, e.kind, c.mode, c.text, e.comment"
         " FROM score_events e JOIN raters r USING (rater_id) JOIN presentations p USING (presentation_id)"
         " JOIN image_sets s USING (set_id) JOIN conditions c USING (condition_id)"
         " WHERE e.kind IN ('comment', 'skip') AND e.comment <> '' AND s.purpose <> 'training'"
         " ORDER BY e.event_id DESC LIMIT ?",
         (N_REMARKS,),
     )
-    return [Remark._make(row) for row in rows]
 
 
-class AuditLine(NamedTuple):
-    """A line of the audit log; ``detail`` as short text."""
-
-    at: str
-    actor: str
-    action: str
-    detail: str
-
-
-def audit_tail(study: Study) -> list[AuditLine]:
-    """The newest audit lines. What names an arm waits for the freeze."""
+def audit_tail(study: Study) -> list[dict[str, str]]:
+    """The newest audit lines, ``detail`` as short text. What names an arm waits for the freeze."""
     hidden = None if arms_visible(study.db) else _arms(study)
-    rows = study.db.connection.execute(
+    rows = study.db.rows(
         "SELECT at, actor, action, detail FROM audit_events ORDER BY audit_id DESC LIMIT ?", (N_AUDIT,)
     )
-    return [AuditLine(at, actor, action, _short(json.loads(detail), hidden)) for at, actor, action, detail in rows]
+    return [{**row, "detail": _short(json.loads(row["detail"]), hidden)} for row in rows]
 
 
 def _arms(study: Study) -> re.Pattern[str] | None:

@@ -6,17 +6,14 @@ Input: ASGI requests. Output: the request with ``state.identity`` set (None on p
 
 from __future__ import annotations
 
-import functools
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from radpref.annotate_app.accounts import Sessions
@@ -25,51 +22,45 @@ from radpref.annotate_app.forwarded_prefix import route_path
 Who = Literal["public", "any", "rater", "admin"]
 COOKIE, SECURE_COOKIE = "radpref_session", "__Host-radpref_session"
 MAX_BODY = 16_384
-CONVENTION = "Research use, not for diagnosis"
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """One kind of request that may pass. ``page``: anonymous browsers are led to the login instead of a 401."""
 
-    methods: tuple[str, ...]
-    path: re.Pattern[str]
+    method: str
+    path: str
     who: Who
     page: bool = False
-
-
-def _rule(methods: str, path: str, who: Who, *, page: bool = False) -> Rule:
-    return Rule(tuple(methods.split()), re.compile(path), who, page)
 
 
 _TOKEN = r"[A-Za-z0-9_-]{24}"
 _GRADIO = r"(theme\.css|assets/[A-Za-z0-9_-]+\.[a-z0-9]+|static/js/iframeResizer[A-Za-z.]+\.js)"
 RULES: tuple[Rule, ...] = (  # looked through in this order: what is asked most comes first
-    _rule("POST", rf"/api/sets/{_TOKEN}/events", "rater"),
-    _rule("GET", rf"/api/sets/{_TOKEN}/images/[A-D]", "rater"),
-    _rule("GET", rf"/api/sets/{_TOKEN}", "rater"),
-    _rule("GET", rf"/api/sets/{_TOKEN}/mask", "rater"),
-    _rule("GET", r"/", "any", page=True),
-    _rule("GET", r"/login", "public"),
-    _rule("POST", r"/login", "public"),
-    _rule("POST", r"/logout", "public"),
-    _rule("GET", r"/invite", "public"),
-    _rule("POST", r"/invite", "public"),
-    _rule("GET", r"/static/[a-z-]+\.(js|css)", "public"),
-    _rule("GET", r"/(manifest\.json|favicon\.ico|robots\.txt)", "public"),
-    _rule("GET", r"/api/session", "any"),
-    _rule("GET", r"/api/next", "rater"),
-    _rule("POST", r"/api/training/again", "rater"),
-    _rule("GET", r"/api/admin/overview", "admin"),
-    _rule("GET", r"/api/admin/agreement", "admin"),
-    _rule("GET", r"/api/admin/quality", "admin"),
-    _rule("GET", r"/api/admin/study", "admin"),
-    _rule("POST", r"/api/admin/raters", "admin"),
-    _rule("GET", r"/report(/|/[A-Za-z0-9_.-]+\.csv)?", "admin", page=True),
-    _rule("GET", r"/read/?", "rater", page=True),
-    _rule("GET", rf"/read/{_GRADIO}", "rater"),
-    _rule("GET", r"/admin/?", "admin", page=True),
-    _rule("GET", rf"/admin/{_GRADIO}", "admin"),
+    Rule("POST", rf"/api/sets/{_TOKEN}/events", "rater"),
+    Rule("GET", rf"/api/sets/{_TOKEN}/images/[A-D]", "rater"),
+    Rule("GET", rf"/api/sets/{_TOKEN}", "rater"),
+    Rule("GET", rf"/api/sets/{_TOKEN}/mask", "rater"),
+    Rule("GET", r"/", "any", page=True),
+    Rule("GET", r"/login", "public"),
+    Rule("POST", r"/login", "public"),
+    Rule("POST", r"/logout", "public"),
+    Rule("GET", r"/invite", "public"),
+    Rule("POST", r"/invite", "public"),
+    Rule("GET", r"/static/[a-z-]+\.(js|css)", "public"),
+    Rule("GET", r"/(manifest\.json|favicon\.ico|robots\.txt)", "public"),
+    Rule("GET", r"/api/session", "any"),
+    Rule("GET", r"/api/next", "rater"),
+    Rule("POST", r"/api/training/again", "rater"),
+    Rule("GET", r"/api/admin/overview", "admin"),
+    Rule("GET", r"/api/admin/agreement", "admin"),
+    Rule("GET", r"/api/admin/quality", "admin"),
+    Rule("GET", r"/api/admin/study", "admin"),
+    Rule("POST", r"/api/admin/raters", "admin"),
+    Rule("GET", r"/report(/|/[A-Za-z0-9_.-]+\.csv)?", "admin", page=True),
+    Rule("GET", r"/read/?", "rater", page=True),
+    Rule("GET", rf"/read/{_GRADIO}", "rater"),
+    Rule("GET", r"/admin/?", "admin", page=True),
+    Rule("GET", rf"/admin/{_GRADIO}", "admin"),
 )
 
 _COMMON = "default-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'; object-src 'none'; "
@@ -101,7 +92,7 @@ def policy_for(path: str) -> str:
 def find_rule(method: str, path: str) -> Rule | None:
     """The rule that lets this request in, if any (HEAD counts as GET)."""
     verb = "GET" if method == "HEAD" else method
-    return next((rule for rule in RULES if verb in rule.methods and rule.path.fullmatch(path)), None)
+    return next((rule for rule in RULES if verb == rule.method and re.fullmatch(rule.path, path)), None)
 
 
 def session_token(headers: Headers) -> str | None:
@@ -127,10 +118,11 @@ class Guard:
         path, headers = route_path(scope), Headers(scope=scope)
         refusal = await self._refusal(scope, path, headers)
         if refusal is not None:
-            await _answer(send, *refusal)
+            status, error, extra = refusal
+            await JSONResponse({"error": error}, status, extra)(scope, receive, send)
             return
         if path in ("/read", "/admin"):  # relative, so that it stays under the path a proxy serves us at
-            await _answer(send, 307, "the page has a slash at its end", {"location": f"{path[1:]}/"})
+            await RedirectResponse(f"{path[1:]}/", 307)(scope, receive, send)
             return
         if path.startswith(("/read", "/admin")):
             scope["query_string"] = b""  # Gradio's deep links, views and themes by address are not used
@@ -185,31 +177,23 @@ class SecurityHeaders:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                cache = _cache_control(path)
-                replaced = _REPLACED if cache is None else _REPLACED_WITH_CACHE
-                kept = [field for field in message["headers"] if field[0].lower() not in replaced]
-                message["headers"] = [*kept, *_fixed_headers(policy_for(path), cache)]
+                headers = MutableHeaders(scope=message)
+                for name in _DROPPED:
+                    del headers[name]
+                headers.update({**_HEADERS, "Content-Security-Policy": policy_for(path), **_cache_control(path)})
             await send(message)
 
         await self.app(scope, receive, with_headers)
 
 
-def _cache_control(path: str) -> str | None:
+def _cache_control(path: str) -> dict[str, str]:
     if "/assets/" in path:  # names hold a hash of the content
-        return "private, max-age=31536000, immutable"
-    return None if "/static/" in path else "no-store"
-
-
-@functools.cache
-def _fixed_headers(policy: str, cache: str | None) -> tuple[tuple[bytes, bytes], ...]:
-    fields = {**_HEADERS, "Content-Security-Policy": policy} | ({"Cache-Control": cache} if cache else {})
-    return tuple((name.lower().encode(), value.encode()) for name, value in fields.items())
+        return {"Cache-Control": "private, max-age=31536000, immutable"}
+    return {} if "/static/" in path else {"Cache-Control": "no-store"}
 
 
 _NOT_FOR_GRADIO = (b"x-forwarded-host", b"x-gradio-server")  # Gradio would take its own address from these
-_DROPPED = (b"access-control-allow-origin", b"access-control-allow-credentials", b"server")
-_REPLACED = frozenset([*_DROPPED, b"content-security-policy", *(name.lower().encode() for name in _HEADERS)])
-_REPLACED_WITH_CACHE = _REPLACED | {b"cache-control"}
+_DROPPED = ("Access-Control-Allow-Origin", "Access-Control-Allow-Credentials", "Server")
 
 
 def _limited(receive: Receive) -> Receive:
@@ -224,11 +208,3 @@ def _limited(receive: Receive) -> Receive:
         return message
 
     return wrapped
-
-
-async def _answer(send: Send, status: int, error: str, extra: Mapping[str, str]) -> None:
-    body = json.dumps({"error": error}).encode()
-    fields: dict[str, Any] = {"content-type": "application/json", "content-length": str(len(body)), **extra}
-    encoded = [(name.encode(), str(value).encode()) for name, value in fields.items()]
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})

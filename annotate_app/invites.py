@@ -15,16 +15,7 @@ from typing import get_args
 from radpref.annotate_app.accounts import check_new_password, hash_password, token_hash
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.reader_study.lifecycle import operator
-from radpref.data.reader_study.raters import (
-    Rater,
-    Role,
-    add_rater,
-    admit,
-    end_access,
-    get_person,
-    reinstate,
-    retire,
-)
+from radpref.data.reader_study.raters import Rater, Role, add_rater, admit, end_access, get_person, reinstate, retire
 from radpref.data.study.audit import audit
 from radpref.data.study.db import StudyDatabase
 from radpref.data.study.runs import now
@@ -51,15 +42,6 @@ class InviteLink:
     link: str
     days: float
     expires_at: str
-
-
-@dataclass(frozen=True)
-class OfficeAction:
-    """What the study office did, and to whom; ``link`` (``invite#TOKEN``, relative) after invite and reset."""
-
-    action: str
-    name: str
-    link: str | None = None
 
 
 def invite(db: StudyDatabase, name: str, *, role: str | None = None, days: float = DAYS, actor: str = "") -> str:
@@ -186,8 +168,10 @@ def accept(db: StudyDatabase, token: object, password: object) -> int:
     return found.rater_id
 
 
-def office_action(db: StudyDatabase, payload: object, actor: str) -> OfficeAction:
-    """What the dashboard asks for: {action: invite|reset|retire|reinstate|admit, name, role?}.
+def office_action(db: StudyDatabase, payload: object, actor: str) -> dict[str, str]:
+    """Do what the dashboard asks for, {action: invite|reset|retire|reinstate|admit, name, role?}.
+
+    Returns {action, name}, after invite and reset with ``link``: ``invite#TOKEN``, relative.
 
     Raises:
         InvalidInput: an unknown action, or name or role are not usable.
@@ -199,10 +183,10 @@ def office_action(db: StudyDatabase, payload: object, actor: str) -> OfficeActio
         raise InvalidInput("give the rater's name as text")
     name = name.strip()
     if action == "invite":
-        return OfficeAction(action, name, link("", invite(db, name, role=role, actor=actor)))
+        return {"action": action, "name": name, "link": link("", invite(db, name, role=role, actor=actor))}
     if action == "reset":
-        return OfficeAction(action, name, link("", reset(db, name, actor=actor)))
+        return {"action": action, "name": name, "link": link("", reset(db, name, actor=actor))}
     steps = {"retire": retire, "reinstate": reinstate, "admit": admit}
     if not isinstance(action, str) or action not in steps:
         raise InvalidInput("the action is unknown; choose invite, reset, retire, reinstate or admit")
-    return OfficeAction(action, steps[action](db, name, actor).username)
+    return {"action": action, "name": steps[action](db, name, actor).username}

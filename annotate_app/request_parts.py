@@ -25,20 +25,12 @@ def identity_of(request: Request) -> Identity:
 
 
 def rater_id_of(request: Request) -> int:
-    """The rater who asks.
-
-    Raises:
-        HTTPException: 401 without a login, 403 for an admin.
-    """
+    """The rater who asks; an admin gets 403. Raises what :func:`identity_of` raises."""
     return _with_role(request, "rater").rater_id
 
 
 def admin_of(request: Request) -> Identity:
-    """The admin who asks.
-
-    Raises:
-        HTTPException: 401 without a login, 403 for a rater.
-    """
+    """The admin who asks; a rater gets 403. Raises what :func:`identity_of` raises."""
     return _with_role(request, "admin")
 
 

@@ -48,7 +48,7 @@ def create_app(study: Study) -> FastAPI:
         await run_in_threadpool(writer.close)
 
     app = FastAPI(title="radpref", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(HTTPException, _error)
     sessions = Sessions(study.db, life_hours=config.session_hours, idle_minutes=config.idle_minutes)
     backoff = Backoff()
     add_scoring_routes(app, study, writer)  # first: routes are tried in order, and these are asked for most
@@ -110,30 +110,26 @@ def _add_files(app: FastAPI) -> None:
         return Response("User-agent: *\nDisallow: /\n", media_type="text/plain")
 
 
-def _http_error(_: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, HTTPException):
-        raise error
-    return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
-
-
 def _error(_: Request, error: Exception) -> JSONResponse:
     """4xx and 5xx are JSON with one line that holds no path and no name of anything inside the study."""
     status, text = _public_error(error)
     reason = {"reason": "stale"} if isinstance(error, StaleWrite) else {}
-    return JSONResponse({"error": text, **reason}, status_code=status)
+    return JSONResponse({"error": text, **reason}, status, getattr(error, "headers", None))
 
 
 def _public_error(error: Exception) -> tuple[int, str]:
+    if isinstance(error, HTTPException):
+        return error.status_code, str(error.detail)
     cause = str(error.__cause__ or error)
-    if "locked" in cause and isinstance(error.__cause__ or error, sqlite3.OperationalError):
+    refused_by_sqlite = isinstance(error.__cause__ or error, sqlite3.OperationalError)
+    if refused_by_sqlite and "locked" in cause:
         return 503, "the study record is busy; the page tries again by itself"
     if isinstance(error, StorageFull) or "disk is full" in cause or "No space left" in cause:
         return 507, "the server's disk is full; nothing that was saved is lost, tell the study office"
-    if isinstance(error.__cause__ or error, sqlite3.OperationalError):  # a page keeps what a 5xx refuses
+    if refused_by_sqlite:  # a page keeps what a 5xx refuses
         _log.error("the study record refused: %s", error, exc_info=error)
         return 503, "the study record cannot be written just now; the page keeps trying, tell the study office"
-    known = {InvalidInput: 422, NotFound: 404, Conflict: 409}
-    for kind, status in known.items():
+    for kind, status in ((InvalidInput, 422), (NotFound, 404), (Conflict, 409)):
         if isinstance(error, kind):
             return status, str(error)
     if isinstance(error, ClientDisconnect):
