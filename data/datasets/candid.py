@@ -103,12 +103,7 @@ class _Images:
 
 
 def read_candid(config: DataConfig, path: Path | None) -> ImportPlan:
-    """Plan one record per image of the reports table, its rows united.
-
-    Raises:
-        InvalidInput, NotFound: no folder, a table or a column is missing, none of the images is there, or ``data.rle``
-            is not set or contradicts the masks.
-    """
+    """Plan one record per image of the reports table, its rows united."""
     root = set_folder(path, "candid")
     kept_labels(config, STRUCTURES)
     file = need_file(

@@ -6,7 +6,6 @@ validation set (``valid``) is the study's test set: its patients never train and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.chexpert_columns import FindingRows, finding_caption, finding_columns
 from radpref.data.datasets.layout import (
-    Compact,
     first_file,
     folders_of,
+    interned,
     need_file,
     probe,
     read_columns,
@@ -40,27 +39,15 @@ _PLACE = r"(?P<place>(?P<part>train|valid)/(?P<patient>patient\d+)/study\d+/[^/]
 
 
 @dataclass(frozen=True)
-class _Row:
-    """What one record is made of."""
-
-    record_id: str
-    place: str
-    patient: str
-    split: str
-    extra: tuple[tuple[str, str], ...]
-    problem: str | None
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The set as read: one entry per frontal row, and where images may lie."""
+class _Frontals:
+    """The frontal rows of both tables, each as no more than a record needs, and the folders where images may lie."""
 
     config: DataConfig
     folders: tuple[Path, ...]
     places: list[str]  # train/patient00001/study1/view1_frontal.jpg, or the Path where it is not understood
-    parts: Compact
-    patients: Compact
-    extra: dict[str, Compact]
+    parts: list[str]
+    patients: list[str]
+    extra: dict[str, list[str]]
     findings: FindingRows
     repeated: dict[int, int]
     test_patients: frozenset[str]
@@ -69,33 +56,42 @@ class _Source:
         return len(self.places)
 
     def record_id(self, i: int) -> str:
-        return _row(self, i).record_id
+        name = self.places[i].rsplit(".", 1)[0] if self.patients[i] else self.places[i]
+        return f"{DATASET}/{name}" + (f"#row{self.repeated[i]}" if i in self.repeated else "")
+
+    def problem(self, i: int) -> str | None:
+        place, patient = self.places[i], self.patients[i]
+        if i in self.repeated:
+            return f"row {self.repeated[i]} repeats {place}; keep one of them"
+        if not patient:
+            return f"Path {place!r} is not train|valid/patientNNNNN/studyN/file; fix the table"
+        if self.parts[i] == "train" and patient in self.test_patients:
+            return f"{patient} is also in the official validation set, the test split; remove the row from train.csv"
+        return self.findings.bad.get(i)
+
+    def file(self, i: int) -> Path:
+        return first_file(folder / self.places[i] for folder in self.folders)
 
     def load(self, i: int) -> LoadedRecord:
-        row = _row(self, i)
-        if row.problem is not None:
-            raise InvalidInput(row.problem)
+        if (problem := self.problem(i)) is not None:
+            raise InvalidInput(problem)
         labels = self.findings.labels(i, self.config)
-        image, _ = frame(read_radiograph(first_file(_places(self.folders, row.place))), {}, self.config.image_size)
+        image, _ = frame(read_radiograph(self.file(i)), {}, self.config.image_size)
         return Record(
-            record_id=row.record_id,
+            record_id=self.record_id(i),
             dataset=DATASET,
-            patient_id=row.patient,
-            split=row.split,
+            patient_id=self.patients[i],
+            split=_split(self.config, self.patients[i], self.parts[i]),
             image=image,
             masks={},
             labels=labels,
             caption=finding_caption(labels),
-            extra=dict(row.extra),
+            extra={key: values[i] for key, values in self.extra.items() if values[i]},
         )
 
 
 def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
-    """Plan the frontal rows of both tables; ``valid`` becomes split test, ``train`` is split by patient.
-
-    Raises:
-        InvalidInput, NotFound: no folder, a table or a column is missing, or none of the images is there.
-    """
+    """Plan the frontal rows of both tables; ``valid`` becomes split test, ``train`` is split by patient."""
     root = set_folder(path, "chexpert")
     columns = finding_columns(config)
     files = {
@@ -111,11 +107,21 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
     table = both.iloc[frontal].reset_index(drop=True)
     beside = files["train"].parent  # first: there a missing image is missed
     folders = (beside, *folders_of(root), *folders_of(beside))
-    source = _source(config, tuple(dict.fromkeys(folders)), findings, table, test_patients)
-    rows = [_row(source, i) for i in spread(len(source))]
-    probe([first_file(_places(source.folders, row.place)) for row in rows if not row.problem], root)
+    ids = table["place"].where(table["place"] != "", table["Path"])
+    records = _Frontals(
+        config=config,
+        folders=tuple(dict.fromkeys(folders)),
+        places=list(map(str, ids)),
+        parts=interned(table["part"]),
+        patients=interned(table["patient"]),
+        extra={"sex": interned(table["Sex"]), "age": interned(table["Age"]), "view": interned(table["AP/PA"])},
+        findings=findings,
+        repeated=repeats(ids, table["row"]),
+        test_patients=test_patients,
+    )
+    probe([records.file(i) for i in spread(len(records)) if not records.problem(i)], root)
     found += findings.found(config)
-    return ImportPlan(source, tuple(found), tuple(files.values()))
+    return ImportPlan(records, tuple(found), tuple(files.values()))
 
 
 def _read_part(file: Path, part: str, columns: dict[str, str]) -> pd.DataFrame:
@@ -137,45 +143,6 @@ def _counts(table: pd.DataFrame, part: str) -> list[Found]:
     return [Found(*line) for line in zip(names, values, PUBLISHED[part], notes, strict=True)]
 
 
-def _source(
-    config: DataConfig,
-    folders: tuple[Path, ...],
-    findings: FindingRows,
-    table: pd.DataFrame,
-    test_patients: frozenset[str],
-) -> _Source:
-    """Only what a record needs, so that 223,414 rows stay small."""
-    ids = table["place"].where(table["place"] != "", table["Path"])
-    return _Source(
-        config,
-        folders,
-        list(map(str, ids)),
-        Compact.of(table["part"]),
-        Compact.of(table["patient"]),
-        {"sex": Compact.of(table["Sex"]), "age": Compact.of(table["Age"]), "view": Compact.of(table["AP/PA"])},
-        findings,
-        repeats(ids, table["row"]),
-        test_patients,
-    )
-
-
-def _row(source: _Source, i: int) -> _Row:
-    place, patient, part = source.places[i], source.patients[i], source.parts[i]
-    record_id, problem = f"{DATASET}/{place.rsplit('.', 1)[0]}", None
-    if not patient:
-        record_id = f"{DATASET}/{place}"
-        problem = f"Path {place!r} is not train|valid/patientNNNNN/studyN/file; mend the table"
-    elif part == "train" and patient in source.test_patients:
-        problem = f"{patient} is also in the official validation set, the test split; remove the row from train.csv"
-    else:
-        problem = source.findings.bad.get(i)
-    if i in source.repeated:
-        record_id = f"{record_id}#row{source.repeated[i]}"
-        problem = f"row {source.repeated[i]} repeats {place}; keep one of them"
-    extra = tuple((key, values[i]) for key, values in source.extra.items() if values[i])
-    return _Row(record_id, place, patient, _split(source.config, patient, part), extra, problem)
-
-
 def _split(config: DataConfig, patient: str, part: str) -> str:
     """valid is the test split; the patients of train are shared out over train and val alone."""
     if part == "valid":
@@ -183,7 +150,3 @@ def _split(config: DataConfig, patient: str, part: str) -> str:
     train, val, _ = config.split_fractions
     total = train + val
     return hashed_split(DATASET, patient, config.seed, (train / total, val / total, 0.0) if total else (1.0, 0.0, 0.0))
-
-
-def _places(folders: Sequence[Path], place: str) -> list[Path]:
-    return [folder / place for folder in folders]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ import numpy as np
 from radpref.data.config.data import DataConfig, PhantomConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.labels import phantom_labels
+from radpref.data.datasets.layout import split_place
 from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.study.splits import SPLITS
 
@@ -39,7 +38,7 @@ def read_phantom(config: DataConfig, path: Path | None = None) -> ImportPlan:
         if n > PATIENTS_PER_SPLIT:
             raise InvalidInput(f"data.n_{split} = {n}: give at most {PATIENTS_PER_SPLIT} patients")
     found = tuple(Found(f"phantom patients ({split})", n) for split, n in zip(SPLITS, sizes, strict=True))
-    return ImportPlan(_Patients(config), found)
+    return ImportPlan(_Patients(config, sizes), found)
 
 
 @dataclass(frozen=True)
@@ -47,28 +46,20 @@ class _Patients:
     """Records of the splits, one after the other."""
 
     config: DataConfig
-
-    @cached_property
-    def _ends(self) -> tuple[int, ...]:
-        return tuple(accumulate((self.config.n_train, self.config.n_val, self.config.n_test)))
+    sizes: tuple[int, int, int]
 
     def __len__(self) -> int:
-        return self._ends[-1]
-
-    def _place(self, number: int) -> tuple[int, int]:
-        """(split, number of the patient in it), both from 0."""
-        split = next(k for k, end in enumerate(self._ends) if number < end)
-        return split, number - (self._ends[split - 1] if split else 0)
+        return sum(self.sizes)
 
     def record_id(self, number: int) -> str:
-        split, i = self._place(number)
+        split, i = split_place(self.sizes, number)
         return f"phantom-{self.config.seed}-{SPLITS[split]}-{i:06d}"
 
     def load(self, number: int) -> LoadedRecord:
         from radpref.data.phantom.render import render
         from radpref.data.phantom.spec import FINDINGS, draw_spec
 
-        config, (split, i) = self.config, self._place(number)
+        config, (split, i) = self.config, split_place(self.sizes, number)
         first = STUDY_PATIENTS + (config.seed % 1000 * len(SPLITS) + split) * PATIENTS_PER_SPLIT
         drawn = config.phantom
         rng = np.random.default_rng([config.seed, split, i])

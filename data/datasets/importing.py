@@ -17,7 +17,7 @@ from radpref.data.core.files import sha256_file
 from radpref.data.core.progress import bar
 from radpref.data.core.sqlite import sqlite3
 from radpref.data.datasets.quarantine import Quarantine
-from radpref.data.datasets.registry import Found, ImportPlan, WrittenRecord, find_reader
+from radpref.data.datasets.registry import Found, ImportPlan, WrittenRecord, get_reader
 from radpref.data.datasets.workers import Load, Outcome, Refused, Source, open_workers
 from radpref.data.study.empty_splits import empty_splits
 from radpref.data.study.runs import finished_run, start_run
@@ -112,7 +112,7 @@ def _import_one(
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers = {workers}: give at least 1")
     _check_size(study)
-    origin = Source(find_reader(name), config, where, study.root)
+    origin = Source(get_reader(name), config, where, study.root)
     plan = origin.plan()
     if on_found is not None:
         on_found(plan.found)

@@ -11,13 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
-
 from radpref.data.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from radpref.data.phantom.spec import PhantomSpec
-    from radpref.data.study.db import StudyDatabase
 
 Uncertain = Literal["blank", "0", "1"]
 UNCERTAIN_PRESETS: dict[str, dict[str, str]] = {
@@ -97,14 +94,3 @@ def phantom_labels(labels: Mapping[str, int], spec: PhantomSpec) -> dict[str, fl
             if side in sides:
                 found[f"{name}/{side}"] = float((name, side) in shown)
     return found
-
-
-def label_table(db: StudyDatabase, split: str | None = None) -> pd.DataFrame:
-    """Labels of all records (of one split): index record_id, one float column per label, NaN where unknown."""
-    rows = db.rows(
-        "SELECT r.record_id, l.label, l.value FROM records r JOIN labels l USING (record_id)"
-        " WHERE ? IS NULL OR r.split = ? ORDER BY r.record_id",
-        (split, split),
-    )
-    table = pd.DataFrame(rows, columns=["record_id", "label", "value"]).astype({"value": "float64"})
-    return table.pivot(index="record_id", columns="label", values="value")

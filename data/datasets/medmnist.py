@@ -7,8 +7,6 @@ Input: an .npz file such as chestmnist_224.npz, with ``{train,val,test}_images``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.chexpert_columns import finding_caption, kept_labels
+from radpref.data.datasets.layout import split_place
 from radpref.data.datasets.npz import Npz, Rows
 from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.imaging.framing import check_content, fit_image
@@ -62,16 +61,12 @@ class _Set:
     names: tuple[str, ...]
     kept: frozenset[str]
 
-    @cached_property
-    def _ends(self) -> tuple[int, ...]:
-        return tuple(accumulate(len(one.images) for one in self.splits))
-
     def __len__(self) -> int:
-        return self._ends[-1]
+        return sum(len(one.images) for one in self.splits)
 
     def _place(self, number: int) -> tuple[_Split, int]:
-        k = next(k for k, end in enumerate(self._ends) if number < end)
-        return self.splits[k], number - (self._ends[k - 1] if k else 0)
+        k, i = split_place([len(one.images) for one in self.splits], number)
+        return self.splits[k], i
 
     def record_id(self, number: int) -> str:
         split, i = self._place(number)
@@ -81,7 +76,7 @@ class _Set:
         split, i = self._place(number)
         record_id = self.record_id(number)
         labels = _labels(self, split.labels[i])
-        image = split.images.row(i)
+        image = np.array(split.images[i])
         if image.dtype != np.uint8:
             raise InvalidInput(f"{record_id} is {image.dtype}; 8-bit images are expected")
         check_content(image, record_id)
@@ -98,12 +93,7 @@ class _Set:
 
 
 def read_medmnist(config: DataConfig, path: Path | None = None) -> ImportPlan:
-    """Plan the images of one archive. Names of labels: published ones, or ``data.columns.labels`` in the file's order.
-
-    Raises:
-        NotFound: the file is missing.
-        InvalidInput: it is no archive, lacks an array, holds colour or volumes, or its labels have no names.
-    """
+    """Plan the images of one archive. Labels have the published names, or those of ``data.columns.labels`` in order."""
     if path is None:
         raise InvalidInput("the medmnist reader needs an .npz file; give PATH or set data.path in study.toml")
     archive = Npz(path)

@@ -8,7 +8,6 @@ the report.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.chexpert_columns import FindingRows, finding_caption, finding_columns
 from radpref.data.datasets.layout import (
-    Compact,
     first_file,
+    interned,
     need_file,
     probe,
     read_columns,
@@ -39,18 +38,21 @@ SPLITS = {"train": "train", "validate": "val", "test": "test"}
 PUBLISHED = (377_110, 65_379, 227_827)
 """Images, patients, and reports behind the labels."""
 TABLES = ("chexpert", "metadata", "split")
+IMAGE_ENDINGS = (".jpg", ".dcm", ".png", ".jpeg")
 REPORT_FOLDERS = ("", "reports", "mimic-cxr-reports")
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Frontals:
+    """One entry per frontal image: the tables joined, split by image, labels by study."""
+
     config: DataConfig
     root: Path
-    dicoms: list[str]  # one entry per frontal image
-    subjects: Compact
+    dicoms: list[str]
+    subjects: list[str]
     studies: list[str]
-    views: Compact
-    parts: Compact
+    views: list[str]
+    parts: list[str]
     labels: npt.NDArray[np.int32]  # row of findings, -1 where the study has none
     findings: FindingRows
     repeated: dict[int, int]
@@ -60,49 +62,59 @@ class _Source:
         return len(self.dicoms)
 
     def record_id(self, i: int) -> str:
-        return f"{DATASET}/{_row(self, i).record}"
+        return f"{DATASET}/{self.dicoms[i]}" + (f"#row{self.repeated[i]}" if i in self.repeated else "")
+
+    def problem(self, i: int) -> str | None:
+        dicom, part = self.dicoms[i], self.parts[i]
+        if i in self.repeated:
+            return f"row {self.repeated[i]} repeats {dicom}; keep one of them"
+        if dicom in self.two_patients:
+            return f"image {dicom} belongs to two patients in the tables; keep one"
+        if part not in SPLITS:
+            return f"split of {dicom} is {part!r}; the split table should say train, validate or test"
+        return self.findings.bad.get(int(self.labels[i]))
+
+    def _study_folders(self, i: int, base: Path) -> list[Path]:
+        """Where one study may be: below ``files/`` as PhysioNet lays them out, or directly below PATH."""
+        subject = self.subjects[i]
+        folder = Path(f"p{subject[:2]}", f"p{subject}", f"s{self.studies[i]}")
+        return [base / "files" / folder, base / folder]
+
+    def file(self, i: int) -> Path:
+        folders = self._study_folders(i, self.root)
+        return first_file(folder / f"{self.dicoms[i]}{end}" for folder in folders for end in IMAGE_ENDINGS)
+
+    def report_file(self, i: int) -> Path | None:
+        """``s<study>.txt`` beside the study's folder (as in mimic-cxr-reports.zip), or in it."""
+        folders = [folder for base in REPORT_FOLDERS for folder in self._study_folders(i, self.root / base)]
+        files = (file for one in folders for file in (one.with_suffix(".txt"), one / f"{one.name}.txt"))
+        return next((file for file in files if file.is_file()), None)
 
     def load(self, i: int) -> LoadedRecord:
-        row, config = _row(self, i), self.config
-        if row.problem is not None:
-            raise InvalidInput(row.problem)
+        if (problem := self.problem(i)) is not None:
+            raise InvalidInput(problem)
         # A study without labels says nothing about any of them, whatever data.blank makes of blank cells.
-        place = int(self.labels[i])
-        labels = self.findings.labels(place, config) if place >= 0 else dict.fromkeys(self.findings.names)
-        image, _ = frame(read_radiograph(first_file(_places(self.root, row))), {}, config.image_size)
-        file = _report_file(self.root, row)
+        row = int(self.labels[i])
+        labels = self.findings.labels(row, self.config) if row >= 0 else dict.fromkeys(self.findings.names)
+        image, _ = frame(read_radiograph(self.file(i)), {}, self.config.image_size)
+        file = self.report_file(i)
         report = None if file is None else file.read_text(encoding="utf-8", errors="replace").strip() or None
         return Record(
-            record_id=f"{DATASET}/{row.dicom}",
+            record_id=self.record_id(i),
             dataset=DATASET,
-            patient_id=row.subject,
-            split=row.split,
+            patient_id=self.subjects[i],
+            split=SPLITS[self.parts[i]],
             image=image,
             masks={},
             labels=labels,
             caption=None if report else finding_caption(labels),
             report=report,
-            extra={"study": row.study, "view": row.view},
+            extra={"study": self.studies[i], "view": self.views[i]},
         )
 
 
-@dataclass(frozen=True)
-class _Image:
-    record: str
-    dicom: str
-    subject: str
-    study: str
-    view: str
-    split: str
-    problem: str | None
-
-
 def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
-    """Plan the frontal images of the metadata table under their official split.
-
-    Raises:
-        InvalidInput, NotFound: no folder, a table or a column is missing, or none of the images is there.
-    """
+    """Plan the frontal images of the metadata table under their official split."""
     root = set_folder(path, "mimic")
     columns = finding_columns(config)
     files = {name: _table(root, name) for name in TABLES}
@@ -119,15 +131,30 @@ def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
     two_patients = frozenset(owners.loc[owners["dicom_id"].duplicated(), "dicom_id"])
     frontal = metadata[metadata["ViewPosition"].isin(FRONTAL)].reset_index(drop=True)
     found = _counts(metadata, frontal, findings)
-    source = _source(config, root, columns, frontal, split, findings, two_patients)
-    rows = [_row(source, i) for i in spread(len(source))]
-    probe([first_file(_places(root, row)) for row in rows], root)
-    n_reports = sum(_report_file(root, row) is not None for row in rows)
+    parts = split.drop_duplicates("dicom_id").set_index("dicom_id")["split"]
+    rows = pd.Series(np.arange(len(findings)), index=findings["study_id"])
+    rows = rows[~rows.index.duplicated()]
+    records = _Frontals(
+        config=config,
+        root=root,
+        dicoms=list(map(str, frontal["dicom_id"])),
+        subjects=interned(frontal["subject_id"]),
+        studies=list(map(str, frontal["study_id"])),
+        views=interned(frontal["ViewPosition"]),
+        parts=interned(frontal["dicom_id"].map(parts).fillna("")),
+        labels=frontal["study_id"].map(rows).fillna(-1).to_numpy(np.int32),
+        findings=FindingRows.of(findings, columns),
+        repeated=repeats(frontal["dicom_id"], frontal["row"]),
+        two_patients=two_patients,
+    )
+    tried = spread(len(records))
+    probe([records.file(i) for i in tried], root)
+    n_reports = sum(records.report_file(i) is not None for i in tried)
     found += [
-        Found("reports", n_reports, None, f"of {len(rows)} images tried: s<study>.txt beside the study's folder"),
-        *source.findings.found(config),
+        Found("reports", n_reports, None, f"of {len(tried)} images tried: s<study>.txt beside the study's folder"),
+        *records.findings.found(config),
     ]
-    return ImportPlan(source, tuple(found), tuple(files.values()))
+    return ImportPlan(records, tuple(found), tuple(files.values()))
 
 
 def _table(root: Path, name: str) -> Path:
@@ -145,69 +172,3 @@ def _counts(metadata: pd.DataFrame, frontal: pd.DataFrame, findings: pd.DataFram
         Found("labelled studies", int(findings["study_id"].nunique()), n_reports),
         Found("frontal images", len(frontal), None, f"{other} of other or unnamed views are left out"),
     ]
-
-
-def _source(
-    config: DataConfig,
-    root: Path,
-    columns: dict[str, str],
-    frontal: pd.DataFrame,
-    split: pd.DataFrame,
-    findings: pd.DataFrame,
-    two_patients: frozenset[str],
-) -> _Source:
-    """The tables joined: split by image, labels by study; only what a record needs."""
-    parts = split.drop_duplicates("dicom_id").set_index("dicom_id")["split"]
-    rows = pd.Series(np.arange(len(findings)), index=findings["study_id"])
-    rows = rows[~rows.index.duplicated()]
-    return _Source(
-        config,
-        root,
-        list(map(str, frontal["dicom_id"])),
-        Compact.of(frontal["subject_id"]),
-        list(map(str, frontal["study_id"])),
-        Compact.of(frontal["ViewPosition"]),
-        Compact.of(frontal["dicom_id"].map(parts).fillna("")),
-        frontal["study_id"].map(rows).fillna(-1).to_numpy(np.int32),
-        FindingRows.of(findings, columns),
-        repeats(frontal["dicom_id"], frontal["row"]),
-        two_patients,
-    )
-
-
-def _row(source: _Source, i: int) -> _Image:
-    dicom, part, place = source.dicoms[i], source.parts[i], int(source.labels[i])
-    record, problem = dicom, None
-    if dicom in source.two_patients:
-        problem = f"image {dicom} belongs to two patients in the tables; keep one"
-    elif part not in SPLITS:
-        problem = f"split of {dicom} is {part!r}; the split table should say train, validate or test"
-    else:
-        problem = source.findings.bad.get(place)
-    if i in source.repeated:
-        record = f"{dicom}#row{source.repeated[i]}"
-        problem = f"row {source.repeated[i]} repeats {dicom}; keep one of them"
-    split = SPLITS.get(part, "train")
-    return _Image(record, dicom, source.subjects[i], source.studies[i], source.views[i], split, problem)
-
-
-def _study_folders(root: Path, row: _Image) -> Iterator[Path]:
-    """Folders of one study: below ``files/`` as PhysioNet lays them out, or directly below PATH."""
-    patient = Path(f"p{row.subject[:2]}") / f"p{row.subject}" / f"s{row.study}"
-    yield root / "files" / patient
-    yield root / patient
-
-
-def _places(root: Path, row: _Image) -> list[Path]:
-    endings = (".jpg", ".dcm", ".png", ".jpeg")
-    return [folder / f"{row.dicom}{end}" for folder in _study_folders(root, row) for end in endings]
-
-
-def _report_file(root: Path, row: _Image) -> Path | None:
-    """``s<study>.txt`` beside the study's folder (as in mimic-cxr-reports.zip), or in it."""
-    for base in REPORT_FOLDERS:
-        for folder in _study_folders(root / base, row):
-            for place in (folder.with_suffix(".txt"), folder / f"s{row.study}.txt"):
-                if place.is_file():
-                    return place
-    return None

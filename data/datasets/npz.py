@@ -59,7 +59,7 @@ class Npz:
             raise self._damaged(name, error) from error
 
     def rows(self, name: str) -> Rows:
-        """The array ``name`` (N, ...), to be read row by row.
+        """The array ``name`` (N, ...), to be read row by row, also by several threads.
 
         Raises:
             InvalidInput: there is none of that name, it is damaged, holds Python objects or is in Fortran order.
@@ -71,10 +71,10 @@ class Npz:
                 start = file.tell()
             if info.compress_type == zipfile.ZIP_STORED:
                 offset = _data_offset(self.path, info) + start
-                return Rows(np.memmap(self.path, dtype, "r", offset, shape), None)
+                return np.memmap(self.path, dtype, "r", offset, shape)
         except BROKEN as error:
             raise self._damaged(name, error) from error
-        return Rows(None, _Stream(self._zip, info, shape, dtype, f"{self.path}: array '{name}'"))
+        return DeflatedRows(self._zip, info, shape, dtype, f"{self.path}: array '{name}'")
 
     def _member(self, name: str) -> zipfile.ZipInfo:
         if name not in self.names:
@@ -86,33 +86,7 @@ class Npz:
         return InvalidInput(f"{self.path}: array '{name}' cannot be read ({reason}); download it again")
 
 
-class Rows:
-    """An array (N, ...) of which only rows are read; safe for threads."""
-
-    def __init__(self, mapped: npt.NDArray[Any] | None, stream: _Stream | None) -> None:
-        self._mapped, self._stream = mapped, stream
-        source = mapped if mapped is not None else stream
-        assert source is not None
-        self.shape: tuple[int, ...] = source.shape
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def row(self, i: int) -> npt.NDArray[Any]:
-        """A copy of row ``i``. Forward is cheap; a step back in a deflated member starts it again.
-
-        Raises:
-            InvalidInput: the member is damaged at or before this row.
-        """
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        if self._mapped is not None:
-            return np.array(self._mapped[i])
-        assert self._stream is not None
-        return self._stream.row(i)
-
-
-class _Stream:
+class DeflatedRows:
     """A deflated member, read forward under a lock; rows that were passed over wait for the thread that wants them."""
 
     def __init__(
@@ -126,7 +100,17 @@ class _Stream:
         self._passed: dict[int, bytes] = {}
         self._broken: tuple[int, str] | None = None
 
-    def row(self, i: int) -> npt.NDArray[Any]:
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, i: int) -> npt.NDArray[Any]:
+        """Row ``i``. Forward is cheap; a step back starts the member again.
+
+        Raises:
+            InvalidInput: the member is damaged at or before this row.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(i)
         with self._lock:
             content = self._passed.pop(i, None)
             if content is None:
@@ -153,6 +137,10 @@ class _Stream:
         except BROKEN as error:
             self._file, self._broken = None, (self._next, " ".join(str(error).split()))
             raise InvalidInput(f"{self._name} is damaged from row {self._next} on ({self._broken[1]})") from error
+
+
+Rows = npt.NDArray[Any] | DeflatedRows
+"""An array (N, ...) of which only rows are read: ``rows[i]``."""
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:

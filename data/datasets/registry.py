@@ -85,10 +85,15 @@ class ImportPlan:
 
 
 class Reader(Protocol):
-    """A reader: (configuration, path or None) -> plan. A path it needs and lacks raises `InvalidInput`."""
+    """A reader: (configuration, path or None) -> plan."""
 
     def __call__(self, config: DataConfig, path: Path | None) -> ImportPlan:
-        """Check the layout at ``path`` and plan; reads tables, but no image."""
+        """Check the layout at ``path`` and plan; reads tables, but no image.
+
+        Raises:
+            InvalidInput, NotFound: no path where one is needed; a file, a table or a column is missing or cannot be
+                used; none of the images is there; or [data] asks for what the set does not have.
+        """
         ...
 
 
@@ -106,27 +111,13 @@ READERS: dict[str, str] = {
 same names."""
 
 
-def find_reader(name: str) -> str:
-    """Where the reader called ``name`` stands, ``module:function``.
-
-    Raises:
-        NotFound: there is none; the choices are listed.
-    """
-    if name not in READERS:
-        raise NotFound(f"no reader called {name!r}; choose one of {', '.join(READERS)}")
-    return READERS[name]
-
-
 def get_reader(name: str) -> Reader:
     """The reader called ``name``.
 
     Raises:
         NotFound: there is none; the choices are listed.
     """
-    return load_reader(find_reader(name))
-
-
-def load_reader(address: str) -> Reader:
-    """The reader at ``module:function``."""
-    module, function = address.split(":")
+    if name not in READERS:
+        raise NotFound(f"no reader called {name!r}; choose one of {', '.join(READERS)}")
+    module, function = READERS[name].split(":")
     return cast(Reader, getattr(importlib.import_module(module), function))

@@ -72,11 +72,7 @@ class _Images:
 
 
 def read_rsna(config: DataConfig, path: Path | None) -> ImportPlan:
-    """Plan one record per patient identifier.
-
-    Raises:
-        InvalidInput, NotFound: no folder, the table or a column is missing, or none of the images is there.
-    """
+    """Plan one record per patient identifier."""
     root = set_folder(path, "rsna")
     kept_labels(config, LABELS)
     file = need_file(root, with_gzip("stage_2_train_labels.csv"), "it comes with the competition's data")

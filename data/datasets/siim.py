@@ -69,11 +69,7 @@ class _Images:
 
 
 def read_siim(config: DataConfig, path: Path | None) -> ImportPlan:
-    """Plan one record per image of the table, all its rows united.
-
-    Raises:
-        InvalidInput, NotFound: no folder, the table or a column is missing, or none of the images is there.
-    """
+    """Plan one record per image of the table, all its rows united."""
     root = set_folder(path, "siim")
     kept_labels(config, [STRUCTURE])
     names = [name for table in TABLES for name in with_gzip(table)]

@@ -65,10 +65,6 @@ def read_table(config: DataConfig, path: Path | None = None) -> ImportPlan:
 
     Several rows of one image are united where the map names masks and they agree in everything else; any other
     repetition is refused.
-
-    Raises:
-        NotFound: the file is missing.
-        InvalidInput: the file cannot be read, a column of the map is missing, or the map itself is wrong.
     """
     if path is None:
         raise InvalidInput("the table reader needs a file; give PATH or set data.path in study.toml")

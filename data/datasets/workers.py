@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound, RadprefError, StorageFull
-from radpref.data.datasets.registry import ImportPlan, Record, Records, WrittenRecord, load_reader
+from radpref.data.datasets.registry import ImportPlan, Reader, Record, Records, WrittenRecord
 from radpref.data.imaging.images import ImageStore
 
 N_THREADS = 4
@@ -43,16 +43,16 @@ Outcome = WrittenRecord | Refused
 
 @dataclass(frozen=True)
 class Source:
-    """How a worker makes the plan again: reader as ``module:function``, its configuration and path; study folder."""
+    """How a worker makes the plan again: the reader, its configuration and path; study folder."""
 
-    reader: str
+    reader: Reader
     config: DataConfig
     path: Path | None
     root: Path
 
     def plan(self) -> ImportPlan:
         """The plan of the reader."""
-        return load_reader(self.reader)(self.config, self.path)
+        return self.reader(self.config, self.path)
 
 
 def load_and_write(root: Path, records: Records, position: int) -> Outcome:
@@ -97,13 +97,9 @@ def open_workers(source: Source, plan: ImportPlan, n_pending: int, workers: int 
         return
     threads = ThreadPoolExecutor(workers or N_THREADS)
     try:
-        yield lambda positions: threads.map(partial(_load_at, source.root, plan), positions)
+        yield lambda positions: threads.map(partial(load_and_write, source.root, plan.records), positions)
     finally:
         threads.shutdown(cancel_futures=True)
-
-
-def _load_at(root: Path, plan: ImportPlan, position: int) -> Outcome:
-    return load_and_write(root, plan.records, position)
 
 
 class _Processes:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from radpref.data.study.db import StudyDatabase
 from radpref.data.study.runs import now
 from radpref.data.study.study import Study
 
@@ -160,3 +162,14 @@ def full_disk_after(monkeypatch: pytest.MonkeyPatch, n_files: int) -> None:
         real(handle)
 
     monkeypatch.setattr("radpref.data.core.files.os.fsync", fsync)
+
+
+def label_table(db: StudyDatabase, split: str | None = None) -> pd.DataFrame:
+    """Labels of all records (of one split): index record_id, one float column per label, NaN where unknown."""
+    rows = db.rows(
+        "SELECT r.record_id, l.label, l.value FROM records r JOIN labels l USING (record_id)"
+        " WHERE ? IS NULL OR r.split = ? ORDER BY r.record_id",
+        (split, split),
+    )
+    table = pd.DataFrame(rows, columns=["record_id", "label", "value"]).astype({"value": "float64"})
+    return table.pivot(index="record_id", columns="label", values="value")

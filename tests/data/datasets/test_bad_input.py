@@ -182,7 +182,7 @@ def test_interrupted_import_resumes(tmp_path, monkeypatch):
                     raise KeyboardInterrupt
                 return super().load(i)
 
-        return ImportPlan(Interrupted(config))
+        return ImportPlan(Interrupted(config, records.sizes))
 
     monkeypatch.setattr("radpref.data.datasets.digital_phantom.read_phantom", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -11,11 +11,11 @@ import pytest
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.datasets.importing import import_records
-from radpref.data.datasets.labels import label_table
 from radpref.data.datasets.medmnist import PUBLISHED, read_medmnist
 from radpref.data.datasets.npz import Npz
 from radpref.data.imaging.framing import fit_image
 from radpref.data.study.study import Study
+from tests.support.data import label_table
 from tests.support.errors import refuses
 
 
@@ -159,14 +159,14 @@ def test_rows_come_in_any_order_and_from_threads(tmp_path, compressed):
     content = arrays(n=(50, 1, 1), side=16)
     rows = Npz(write(tmp_path / "a.npz", content, compressed)).rows("train_images")
     for i in (7, 3, 49, 48, 0, 0, 30):
-        assert (rows.row(i) == content["train_images"][i]).all()
+        assert (rows[i] == content["train_images"][i]).all()
     with pytest.raises(IndexError):
-        rows.row(50)
+        rows[50]
     wrong = []
 
     def read(start):
         for i in range(start, 50, 5):
-            if (rows.row(i) != content["train_images"][i]).any():
+            if (rows[i] != content["train_images"][i]).any():
                 wrong.append(i)
 
     threads = [threading.Thread(target=read, args=(start,)) for start in range(5)]

@@ -15,13 +15,12 @@ from PIL import Image
 
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.importing import import_records
-from radpref.data.datasets.labels import label_table
 from radpref.data.datasets.registry import Found
 from radpref.data.datasets.table import read_table
 from radpref.data.datasets.table_file import read_table_file
 from radpref.data.imaging.framing import fit_mask
 from radpref.data.imaging.rle import encode_rle
-from tests.support.data import gray, table_study
+from tests.support.data import gray, label_table, table_study
 from tests.support.dicom import SYNTAXES, write_dicom
 from tests.support.errors import refuses
 
