@@ -62,7 +62,7 @@ def train_arm(training: ArmTraining, step: StepFunction) -> dict[str, Any]:
         _loop_settings(settings, observer.every),
         Compute(policy.stack.device),
     )
-    loop.run_parts(lambda number, _: [step(number)], observe=observer, title=f"training arm {training.arm}")
+    loop.run(lambda number, _: [step(number)], observer, title=f"training arm {training.arm}")
     result = {
         "run_id": run.run_id,
         "arm": training.arm,

@@ -102,7 +102,7 @@ class Corpus:
 def load_corpus(folder: Path) -> Corpus:
     """Open a saved corpus; the arrays are memory-mapped."""
     if not (folder / "corpus.jsonl").exists():
-        raise NotFound(f"no corpus in {folder}: build it first (radpref generate train --embedded --stage corpus)")
+        raise NotFound(f"no corpus in {folder}: build it first with `radpref generate train --embedded`")
     lines = (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines[1:]]
     return Corpus(

@@ -8,7 +8,7 @@ draws is likely texture, not that patient's texture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def refine_decoder(
     generator = torch.Generator().manual_seed(seed)
     loop = TrainingLoop(folder, groups, generator, budget, settings.loop, compute)
 
-    def loss_fn(step: int, progress: float) -> Part:
+    def parts(step: int, progress: float) -> Iterator[Part]:
         del progress
         chosen = np.sort(torch.randint(len(images), (settings.full_batch_size,), generator=generator).numpy())
         z = torch.from_numpy(np.asarray(latents[chosen]).astype(np.float32))
@@ -122,9 +122,9 @@ def refine_decoder(
         if critic is not None:
             weight = adversarial if step >= ADVERSARIAL_WARMUP_STEPS else 0.0
             fit = _against(critic, x, y, fit, weight, vae.decoder.conv_out.weight, compute.autocast(precision))
-        return Part(fit, len(chosen))
+        yield Part(fit, len(chosen))
 
-    loop.run(loss_fn)
+    loop.run(parts)
     loop.ema.copy_to_model()
     return vae.requires_grad_(False).eval()
 

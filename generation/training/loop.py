@@ -154,33 +154,13 @@ class TrainingLoop:
         """What happened since the last line."""
         self._resume()
 
-    def run(
-        self,
-        loss_fn: Callable[[int, float], Part],
-        on_checkpoint: Callable[[int], None] | None = None,
-        stop_after: int | None = None,
-    ) -> bool:
-        """Train on `loss_fn(step, progress)`; True when the budget is used.
-
-        `stop_after` interrupts after so many steps (with a checkpoint).
-        """
-        return self.run_parts(lambda step, progress: [loss_fn(step, progress)], on_checkpoint, stop_after)
-
-    def run_parts(
-        self,
-        parts: Parts,
-        on_checkpoint: Callable[[int], None] | None = None,
-        stop_after: int | None = None,
-        observe: Observe | None = None,
-        title: str = "",
-    ) -> bool:
-        """As :meth:`run`, where a step's loss comes in parts that are computed one after the other.
+    def run(self, parts: Parts, observe: Observe | None = None, title: str = "") -> None:
+        """Train until the budget is used, on losses that come in parts, computed one after the other.
 
         `observe(step)` is called with the averaged weights every `observe_every` steps and at the end, in the main
         process; its figures go into metrics.jsonl. `title` is that of the progress bar.
         """
-        first, last_checkpoint = self.step, time.monotonic()
-        self._since = last_checkpoint
+        self._since = last_checkpoint = time.monotonic()
         with self._bar(title) as advance:
             while (progress := self.budget.progress(self.step, self.elapsed_s)) < 1:
                 started = time.monotonic()
@@ -188,21 +168,13 @@ class TrainingLoop:
                     self._one_step(parts, progress)
                 self.elapsed_s += time.monotonic() - started
                 advance(1)
-                ended = self.budget.progress(self.step, self.elapsed_s) >= 1
-                stopped = not ended and stop_after is not None and self.step - first >= stop_after
-                observed = self._record(None if stopped else observe, ended)
-                if observed or stopped or time.monotonic() - last_checkpoint > self.settings.checkpoint_s:
+                observed = self._record(observe, ended=self.budget.progress(self.step, self.elapsed_s) >= 1)
+                if observed or time.monotonic() - last_checkpoint > self.settings.checkpoint_s:
                     with self._pause():
                         self.save()
-                        if on_checkpoint is not None and self.compute.is_main and not (ended or stopped):
-                            with self.ema.applied():
-                                on_checkpoint(self.step)
                     last_checkpoint = time.monotonic()
-                if stopped:
-                    return False
-        return True
 
-    def _record(self, observe: Observe | None, ended: bool) -> bool:
+    def _record(self, observe: Observe | None, *, ended: bool) -> bool:
         """Log and observe what is due after this step; whether that was a step to observe."""
         settings, every = self.settings, self.settings.observe_every
         writes = ended or self.step % settings.log_every == 0
@@ -230,7 +202,7 @@ class TrainingLoop:
         """A progress bar where the number of steps is known."""
         shown = self.budget.n_steps is not None and self.compute.is_main
         title = title or f"train {self.folder.name}"
-        with bar(title, self.budget.n_steps or 0) if shown else nullcontext(_nothing) as advance:
+        with bar(title, self.budget.n_steps or 0) if shown else nullcontext(lambda _: None) as advance:
             advance(self.step)
             yield advance
 
@@ -351,10 +323,6 @@ class TrainingLoop:
         kept = [line for line in lines if _step_of(line) <= step]
         if len(kept) < len(lines):
             write_atomic(path, "".join(kept))
-
-
-def _nothing(n: int) -> None:
-    del n
 
 
 def _step_of(line: str) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
 from radpref.data.config.generation import TrainConfig
 from radpref.data.core.errors import InvalidInput
@@ -129,17 +129,27 @@ def make_recipe(settings: TrainConfig, large: bool, *, masks: bool) -> Recipe:
     return Recipe(text_stage, mask_stage, rate, control_rate)
 
 
-def fresh_stack(texts: Sequence[str], structures: tuple[str, ...], image_size: int, seed: int) -> GeneratorStack:
+def fresh_stack(
+    texts: Sequence[str],
+    structures: tuple[str, ...],
+    image_size: int,
+    seed: int,
+    vae: AutoencoderKL | None = None,
+    shape: UnetSettings | None = None,
+    n_merges: int = 1200,
+) -> GeneratorStack:
     """The embedded architecture with weights drawn from `seed` and a tokenizer of `texts`; no ControlNet yet.
+
+    vae: an autoencoder that is trained already; n_merges: of the tokenizer.
 
     Raises:
         InvalidInput: an image size that its three halvings do not divide.
     """
     check_fresh_size(image_size)
-    shape = UnetSettings()
-    tokenizer = build_tokenizer(list(texts))
+    shape = shape or UnetSettings()
+    tokenizer = build_tokenizer(texts, n_merges)
     stack = GeneratorStack(
-        vae=build_vae(VaeSettings(), image_size, seed),
+        vae=vae or build_vae(VaeSettings(), image_size, seed),
         unet=None,  # set below, when the latents' shape is known
         controlnet=None,
         text_encoder=build_text_encoder(tokenizer, shape, seed + 1),

@@ -11,10 +11,9 @@ batch, in every process alike (`radpref.generation.training.compute`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radpref.data.core.errors import InvalidInput
+from radpref.data.study.conditions import MODES
 from radpref.generation.stack.adapters import lora_parameters
 from radpref.generation.stack.conditions import ConditionBatch, make_batch, predict_noise
 from radpref.generation.stack.models import GeneratorStack, choose_attention
 from radpref.generation.training.compute import Compute, Precision, prepare_module
 from radpref.generation.training.latents import LatentCorpus, cache_text_states
-from radpref.generation.training.loop import Budget, LoopSettings, Part, TrainingLoop
+from radpref.generation.training.loop import Budget, LoopSettings, Observe, Part, TrainingLoop
 
 log = logging.getLogger(__name__)
-
-MODES: tuple[str, ...] = ("T2I", "M2I", "TM2I")
 
 
 @dataclass(frozen=True)
@@ -287,10 +285,8 @@ def train(
     budget: Budget,
     settings: TrainSettings,
     seed: int = 0,
-    on_checkpoint: Callable[[int], None] | None = None,
-    stop_after: int | None = None,
     compute: Compute | None = None,
-    observe: Callable[[int], dict[str, Any]] | None = None,
+    observe: Observe | None = None,
 ) -> GeneratorStack:
     """Train (or resume) the stack in place and return it with averaged weights, frozen.
 
@@ -324,7 +320,7 @@ def train(
             loop.active[control_group] = bool(draw.keep.any())
         return objective.parts(draw)
 
-    loop.run_parts(parts, on_checkpoint, stop_after, observe)
+    loop.run(parts, observe)
     loop.keep()
     stack.text_cache.clear()
     return stack.eval()

@@ -7,6 +7,7 @@ reconstruction figures. Most steps see 64 x 64 crops (four times cheaper); the l
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +41,6 @@ class VaeSettings(VaeShape):
     kl_weight: float = 1e-5
     gradient_weight: float = 1.5
     bf16: bool = True
-    channels_last: bool = False
     loop: LoopSettings = field(
         default_factory=lambda: LoopSettings(learning_rate=2e-3, ema_decay=0.998, weight_decay=1e-4)
     )
@@ -92,14 +92,12 @@ def train_vae(
     compute = Compute(device or torch.device("cpu"))
     precision: Precision = "bf16" if settings.bf16 else "f32"
     vae = start if start is not None else build_vae(settings, corpus.image_size, seed)
-    if settings.channels_last:
-        vae = vae.to(memory_format=torch.channels_last)
     prepare_module(vae, compute)
     vae.train()
     generator = torch.Generator().manual_seed(seed)
     loop = TrainingLoop(folder, [(list(vae.parameters()), 1.0)], generator, budget, settings.loop, compute)
 
-    def loss_fn(step: int, progress: float) -> Part:
+    def parts(step: int, progress: float) -> Iterator[Part]:
         del step
         x = compute.put(draw_batch(corpus, settings, generator, full=progress >= settings.full_from))
         with compute.autocast(precision):
@@ -112,9 +110,9 @@ def train_vae(
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
         kl = kl / (x.shape[-1] * x.shape[-2])
         loss = F.l1_loss(y, x) + settings.gradient_weight * gradient_distance(y, x) + settings.kl_weight * 64 * kl
-        return Part(loss, x.shape[0])
+        yield Part(loss, x.shape[0])
 
-    loop.run(loss_fn)
+    loop.run(parts)
     loop.ema.copy_to_model()
     vae.eval()
     normalise_latents(vae, corpus)

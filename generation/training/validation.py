@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from radpref.data.imaging.sheets import SheetRow, mask_picture, save_sheet
+from radpref.data.study.conditions import MODES
 from radpref.generation.sampling.sampler import sample
 from radpref.generation.stack.conditions import Condition
 from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.training.latents import LatentCorpus
-from radpref.generation.training.unet_training import MODES, Draw, NoiseObjective, TrainSettings
+from radpref.generation.training.unet_training import Draw, NoiseObjective, TrainSettings
 
 FIRST_SEED = 100
 """Image number k of a sheet starts from noise of seed FIRST_SEED + k."""

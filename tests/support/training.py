@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.training.corpus import EMBEDDED_STRUCTURES, Corpus
 from radpref.generation.training.loop import LoopSettings
 from radpref.generation.training.unet_training import TrainSettings
+from tests.support.sampling import stop_after
 
 FAST = LoopSettings(learning_rate=1e-3, warmup_steps=2, log_every=2, checkpoint_s=1e9)
+SAVED_EACH_STEP = replace(FAST, checkpoint_s=-1.0)
 MIXED = TrainSettings(
     batch_size=4, mode_mix=(0.3, 0.3, 0.4), text_rate=0.5, control_rate=1.0, precision="f32", loop=FAST
 )
@@ -32,6 +37,14 @@ def corpus_from_arrays(
     packed = np.packbits(planes, axis=-1)
     texts = [list(own) for own in captions]
     return Corpus(images, packed, tuple(structures), texts, [{} for _ in images], list(patients))
+
+
+@contextmanager
+def interrupted_after(n_steps: int) -> Iterator[None]:
+    """A training in the block gets a KeyboardInterrupt where it draws the batch after `n_steps`."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, "radpref.generation.training.unet_training.draw_batch", n_steps, KeyboardInterrupt())
+        yield
 
 
 def training_corpus(n: int = 12, size: int = 32, structures: tuple[str, ...] = ("lungs", "heart")) -> Corpus:

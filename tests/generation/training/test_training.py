@@ -39,7 +39,15 @@ from radpref.generation.training.vae_training import (
     train_vae,
 )
 from tests.support.errors import refuses
-from tests.support.training import FAST, MIXED, corpus_from_arrays, moved_networks, training_corpus
+from tests.support.training import (
+    FAST,
+    MIXED,
+    SAVED_EACH_STEP,
+    corpus_from_arrays,
+    interrupted_after,
+    moved_networks,
+    training_corpus,
+)
 
 TINY_VAE = VaeSettings(channels=(8, 16), latent_channels=4, crop=16, batch_size=4, full_batch_size=2, bf16=False)
 
@@ -62,7 +70,7 @@ def test_bad_corpora_are_explained(tmp_path: Path) -> None:
     images = np.zeros((2, 8, 8), dtype=np.uint8)
     with refuses(InvalidInput, "images", 2):
         corpus_from_arrays(images, [[]], ["a", "b"])
-    with refuses(NotFound, "--embedded", "--stage"):
+    with refuses(NotFound, "--embedded"):
         load_corpus(tmp_path)
 
 
@@ -93,9 +101,10 @@ def test_budget_and_rate() -> None:
 
 def test_interrupted_training_equals_uninterrupted(latents: LatentCorpus, tmp_path: Path) -> None:
     whole = train(tiny_stack(0), latents, tmp_path / "whole", Budget(n_steps=6), MIXED, seed=3)
-    first = tiny_stack(0)
-    train(first, latents, tmp_path / "parts", Budget(n_steps=6), MIXED, seed=3, stop_after=2)
-    resumed = train(tiny_stack(0), latents, tmp_path / "parts", Budget(n_steps=6), MIXED, seed=3)
+    saved = replace(MIXED, loop=SAVED_EACH_STEP)
+    with interrupted_after(2), pytest.raises(KeyboardInterrupt):
+        train(tiny_stack(0), latents, tmp_path / "parts", Budget(n_steps=6), saved, seed=3)
+    resumed = train(tiny_stack(0), latents, tmp_path / "parts", Budget(n_steps=6), saved, seed=3)
     for name, module in whole.modules().items():
         other = resumed.modules()[name]
         for (key, a), (_, b) in zip(module.named_parameters(), other.named_parameters(), strict=True):
@@ -113,13 +122,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
 
-    def loss_fn(step: int, progress: float) -> tuple[Tensor, int]:
+    def parts(step: int, progress: float) -> list[tuple[Tensor, int]]:
         del step, progress
-        return model.weight.sum() * float("nan"), 1
+        return [(model.weight.sum() * float("nan"), 1)]
 
     loop = TrainingLoop(tmp_path, [(list(model.parameters()), 1.0)], torch.Generator(), Budget(n_steps=8), FAST)
     with refuses(InvalidInput, "nan", 2):
-        loop.run(loss_fn)
+        loop.run(parts)
 
 
 def test_training_moves_what_it_should_and_logs(latents: LatentCorpus, tmp_path: Path) -> None:

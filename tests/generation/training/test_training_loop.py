@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,10 @@ from radpref.generation.training.averages import best_observation
 from radpref.generation.training.checkpoints import CHECKPOINT
 from radpref.generation.training.compute import Compute
 from radpref.generation.training.latents import LatentCorpus, encode_corpus
-from radpref.generation.training.loop import Budget, TrainingLoop
+from radpref.generation.training.loop import Budget, Observe, TrainingLoop
 from radpref.generation.training.unet_training import TrainSettings, draw_batch, train
 from tests.support.errors import refuses
-from tests.support.training import FAST, MIXED, moved_networks, training_corpus
+from tests.support.training import FAST, MIXED, SAVED_EACH_STEP, interrupted_after, moved_networks, training_corpus
 
 CONTROL_ALONE = replace(MIXED, unet_rate=0.0, text_rate=0.0, mode_mix=(0.0, 1.0, 0.0))
 
@@ -47,6 +48,19 @@ def _line(weight: float = 1.0) -> torch.nn.Linear:
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, weight)
     return model
+
+
+def _interrupt(loop: TrainingLoop, model: torch.nn.Linear, n_steps: int | None, observe: Observe | None = None) -> None:
+    """Run the loop; where `n_steps` is given, it is interrupted in the step after so many."""
+
+    def parts(step: int, progress: float) -> list[tuple[Tensor, int]]:
+        del progress
+        if step == n_steps:
+            raise KeyboardInterrupt
+        return [(model.weight.sum(), 1)]
+
+    with nullcontext() if n_steps is None else pytest.raises(KeyboardInterrupt):
+        loop.run(parts, observe)
 
 
 # ---- the same step, whatever it costs
@@ -142,37 +156,38 @@ def test_dropped_texts_become_what_the_model_knows_as_none(latents: LatentCorpus
 def test_without_an_average_the_last_weights_are_kept(tmp_path: Path) -> None:
     model = _line()
     loop = _loop(model, tmp_path, ema_decay=0.0)
-    loop.run(lambda step, progress: (model.weight.sum(), 1))
+    loop.run(lambda step, progress: [(model.weight.sum(), 1)])
     last = model.weight.clone()
     loop.ema.copy_to_model()
     assert torch.equal(model.weight, last)
     assert not any(name.startswith("ema.") for name in load_file(tmp_path / CHECKPOINT))
     averaged = _line()
     loop = _loop(averaged, tmp_path / "ema")
-    loop.run(lambda step, progress: (averaged.weight.sum(), 1))
+    loop.run(lambda step, progress: [(averaged.weight.sum(), 1)])
     assert torch.equal(averaged.weight, last)
     loop.ema.copy_to_model()
     assert averaged.weight.item() > last.item()  # weights fell all the time: the average lags behind
 
 
 def test_interrupted_lora_training_in_parts_equals_uninterrupted(latents: LatentCorpus, tmp_path: Path) -> None:
-    settings = replace(MIXED, accumulation=2, precision="bf16", loop=replace(FAST, ema_decay=0.0))
-    results = []
-    for stops in ([None], [1, None]):
-        for stop in stops:
-            stack = tiny_stack(0)
-            attach_lora(stack.unet, 2, seed=1)
-            train(stack, latents, tmp_path / str(len(stops)), Budget(n_steps=2), settings, seed=3, stop_after=stop)
-        results.append(_parameters(stack))
-    assert torch.equal(*results)
+    settings = replace(MIXED, accumulation=2, precision="bf16", loop=replace(SAVED_EACH_STEP, ema_decay=0.0))
+
+    def run(folder: str) -> Tensor:
+        stack = tiny_stack(0)
+        attach_lora(stack.unet, 2, seed=1)
+        return _parameters(train(stack, latents, tmp_path / folder, Budget(n_steps=2), settings, seed=3))
+
+    with interrupted_after(1), pytest.raises(KeyboardInterrupt):
+        run("parts")
+    assert torch.equal(run("whole"), run("parts"))
 
 
 def test_lines_of_steps_after_the_checkpoint_are_made_again_not_doubled(tmp_path: Path) -> None:
     model = _line()
-    _loop(model, tmp_path, log_every=1).run(lambda step, progress: (model.weight.sum(), 1), stop_after=2)
+    _interrupt(_loop(model, tmp_path, log_every=1, checkpoint_s=-1.0), model, 2)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "loss": 0.5}\n{"step": 4, "lo')  # logged, then killed before the next checkpoint
-    _loop(model, tmp_path, log_every=1).run(lambda step, progress: (model.weight.sum(), 1))
+    _loop(model, tmp_path, log_every=1).run(lambda step, progress: [(model.weight.sum(), 1)])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
@@ -185,10 +200,10 @@ def test_a_checkpoint_of_other_shapes_is_refused(tmp_path: Path) -> None:
 
 def test_a_finished_stage_is_not_written_again(tmp_path: Path) -> None:
     model = _line()
-    _loop(model, tmp_path).run(lambda step, progress: (model.weight.sum(), 1))
+    _loop(model, tmp_path).run(lambda step, progress: [(model.weight.sum(), 1)])
     stamp = (tmp_path / CHECKPOINT).stat().st_mtime_ns
     loop = _loop(model, tmp_path)
-    assert loop.run(lambda step, progress: pytest.fail("trained again")) is True
+    loop.run(lambda step, progress: pytest.fail("trained again"))
     assert (tmp_path / CHECKPOINT).stat().st_mtime_ns == stamp
 
 
@@ -218,7 +233,7 @@ def test_scaled_losses_step_like_unscaled_ones_overflows_are_skipped_and_the_sca
         model = _line()
         groups = [(list(model.parameters()), 1.0)]
         loop = TrainingLoop(folder, groups, torch.Generator(), Budget(n_steps=3), replace(FAST, ema_decay=0), compute)
-        loop.run(lambda step, progress: (factor * model.weight.square().sum(), 1))
+        loop.run(lambda step, progress: [(factor * model.weight.square().sum(), 1)])
         return loop, model.weight.item()
 
     scaled, weight = run(_Scaled(), tmp_path / "a")
@@ -246,7 +261,7 @@ def test_observations_come_at_their_steps_and_at_the_end_with_averaged_weights(t
         return {"validation_loss": 1.0}
 
     loop = _loop(model, tmp_path, n_steps=5, observe_every=2, log_every=5)
-    loop.run_parts(lambda step, progress: [(model.weight.sum(), 1)], observe=observe)
+    loop.run(lambda step, progress: [(model.weight.sum(), 1)], observe=observe)
     assert [step for step, _ in seen] == [2, 4, 5]
     assert all(value > model.weight.item() for _, value in seen)  # the average lags behind
     assert float(loop.ema.shadow[0]) == seen[-1][1]
@@ -263,13 +278,13 @@ def test_the_weights_of_the_lowest_observation_are_kept_also_after_an_interrupti
 
     def run(stop_after: int | None) -> tuple[TrainingLoop, torch.nn.Linear]:
         model = _line()
-        loop = _loop(model, tmp_path, n_steps=7, observe_every=2, keep_best="validation_loss")
+        loop = _loop(model, tmp_path, n_steps=7, observe_every=2, keep_best="validation_loss", checkpoint_s=-1.0)
 
         def observe(step: int) -> dict[str, float]:
             seen[step] = model.weight.item()
             return {"validation_loss": figures[step]}
 
-        loop.run_parts(lambda step, progress: [(model.weight.sum(), 1)], stop_after=stop_after, observe=observe)
+        _interrupt(loop, model, stop_after, observe)
         return loop, model
 
     if interrupted is not None:
@@ -283,9 +298,7 @@ def test_the_weights_of_the_lowest_observation_are_kept_also_after_an_interrupti
 def test_without_a_deciding_figure_the_last_average_is_kept(tmp_path: Path) -> None:
     model = _line()
     loop = _loop(model, tmp_path, n_steps=3, observe_every=1)
-    loop.run_parts(
-        lambda step, progress: [(model.weight.sum(), 1)], observe=lambda step: {"validation_loss": float(step)}
-    )
+    loop.run(lambda step, progress: [(model.weight.sum(), 1)], observe=lambda step: {"validation_loss": float(step)})
     loop.keep()
     assert model.weight.item() == float(loop.ema.shadow[0])
     assert best_observation(tmp_path) is None
@@ -295,13 +308,13 @@ def test_a_loss_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
     model = _line()
     loop = _loop(model, tmp_path, n_steps=9, observe_every=2, log_every=100)
     with refuses(InvalidInput, "nan", 4):
-        loop.run(lambda step, progress: (model.weight.sum() * (1.0 if step < 3 else float("nan")), 1))
+        loop.run(lambda step, progress: [(model.weight.sum() * (1.0 if step < 3 else float("nan")), 1)])
     assert torch.isfinite(load_file(tmp_path / CHECKPOINT)["parameter.0"]).all()
 
 
 def test_out_of_memory_is_one_line(tmp_path: Path) -> None:
-    def loss_fn(step: int, progress: float) -> tuple[Tensor, int]:
+    def parts(step: int, progress: float) -> list[tuple[Tensor, int]]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with refuses(RadprefError, "train.checkpointing"):
-        _loop(_line(), tmp_path).run(loss_fn)
+        _loop(_line(), tmp_path).run(parts)
