@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 MAX_TOKENS = 32
 CLIP_TOKENS, CLIP_VOCABULARY = 77, 49408
@@ -37,21 +39,9 @@ lobectomy post operative consistent suggesting suspicious for likely possible si
 RADIOLOGY_WORDS: tuple[str, ...] = tuple(_WORDS.split())
 
 
-def _byte_symbols() -> dict[int, str]:
-    """GPT-2's reversible byte -> printable character table, which CLIP uses."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {byte: chr(byte) for byte in printable}
-    extra = 0
-    for byte in range(256):
-        if byte not in table:
-            table[byte] = chr(256 + extra)
-            extra += 1
-    return table
-
-
 def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[str, str]]:
     """Byte-pair merges of lower-cased words by count, ties broken alphabetically: deterministic."""
-    symbols = _byte_symbols()
+    symbols = bytes_to_unicode()
     pieces = {word: [symbols[b] for b in word.encode("utf-8")] for word in words}
     for parts in pieces.values():
         parts[-1] += "</w>"
@@ -76,8 +66,6 @@ def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[str, str]]:
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
     """Words as CLIP's pre-tokenizer cuts them: runs of letters, single digits, runs of anything else."""
-    import re
-
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(re.findall(r"[^\W\d_]+|\d|[^\s\w]+", text.lower()))
@@ -86,18 +74,21 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
 
 def build_tokenizer(texts: Sequence[str], n_merges: int = 1200) -> CLIPTokenizer:
     """Learn merges from `texts` and `RADIOLOGY_WORDS` (each counted at least once) and assemble the tokenizer."""
-    merges = learn_merges(count_words([*texts, *RADIOLOGY_WORDS]), n_merges)
-    base = list(_byte_symbols().values())
-    tokens = [*base, *(symbol + "</w>" for symbol in base), *(a + b for a, b in merges), START, END]
-    vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    return _assemble(learn_merges(count_words([*texts, *RADIOLOGY_WORDS]), n_merges), MAX_TOKENS, END)
+
+
+def _assemble(merges: list[tuple[str, str]], max_tokens: int, pad_token: str) -> CLIPTokenizer:
+    """CLIP's order of tokens: bytes, bytes that end a word, merges, start and end."""
+    symbols = list(bytes_to_unicode().values())
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *(a + b for a, b in merges), START, END]
     return CLIPTokenizer(
-        vocab=vocab,
+        vocab={token: index for index, token in enumerate(dict.fromkeys(tokens))},
         merges=merges,
         bos_token=START,
         eos_token=END,
         unk_token=END,
-        pad_token=END,
-        model_max_length=MAX_TOKENS,
+        pad_token=pad_token,
+        model_max_length=max_tokens,
     )
 
 
@@ -110,17 +101,7 @@ def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
     folder = Path(next(iter(package.submodule_search_locations or ()))) if package else Path()
     lines = gzip.decompress((folder / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode("utf-8").split("\n")
     merges = [(first, second) for first, second in (line.split() for line in lines[1 : CLIP_VOCABULARY - 512 - 2 + 1])]
-    symbols = list(_byte_symbols().values())
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *(a + b for a, b in merges), START, END]
-    return CLIPTokenizer(
-        vocab={token: index for index, token in enumerate(tokens)},
-        merges=merges,
-        bos_token=START,
-        eos_token=END,
-        unk_token=END,
-        pad_token=pad_token,
-        model_max_length=CLIP_TOKENS,
-    )
+    return _assemble(merges, CLIP_TOKENS, pad_token)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:

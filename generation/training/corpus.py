@@ -1,4 +1,4 @@
-"""Training arrays of the generator: images, packed masks, captions, attributes, patients.
+"""Training arrays of the generator: images, packed masks, captions.
 
 Input: phantom specs (rendered here, in parallel, resumable by shard) or any records' arrays. Output: a `Corpus`, in
 memory or as memory-mapped files in a folder, that VAE, UNet and ControlNet training all read in the same way.
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import track
 from radpref.data.imaging.images import high_byte
 
@@ -34,16 +35,13 @@ class Corpus:
 
     images: uint8 (N, H, W); packed_masks: uint8 (N, S, H, W/8), bits of boolean masks, all black where a structure is
     absent or unknown; structures: S names; captions: per image its alternative texts (may be empty: no text);
-    attributes: per image {name: 0|1}; patients: per image the patient's identifier; sources: SHA-256 of what images
-    and masks were read from, empty where that is unknown.
+    sources: SHA-256 of what images and masks were read from, empty where that is unknown.
     """
 
     images: np.ndarray
     packed_masks: np.ndarray
     structures: tuple[str, ...]
     captions: list[list[str]]
-    attributes: list[dict[str, int]]
-    patients: list[str]
     sources: str = ""
 
     def fingerprint(self) -> str:
@@ -57,13 +55,7 @@ class Corpus:
         return digest.hexdigest()
 
     def __post_init__(self) -> None:
-        lengths = {
-            "images": len(self.images),
-            "masks": len(self.packed_masks),
-            "captions": len(self.captions),
-            "attributes": len(self.attributes),
-            "patients": len(self.patients),
-        }
+        lengths = {"images": len(self.images), "masks": len(self.packed_masks), "captions": len(self.captions)}
         if len(set(lengths.values())) != 1:
             raise InvalidInput(f"a corpus needs arrays of one length, got {lengths}: give one entry per image")
         if self.images.ndim != 3 or self.images.shape[1] != self.images.shape[2]:
@@ -91,12 +83,8 @@ class Corpus:
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "images.npy", self.images)
         np.save(folder / "masks.npy", self.packed_masks)
-        lines = [json.dumps({"structures": list(self.structures)})]
-        for texts, attributes, patient in zip(self.captions, self.attributes, self.patients, strict=True):
-            lines.append(json.dumps({"captions": texts, "attributes": attributes, "patient": patient}))
-        temporary = folder / "corpus.jsonl.part"
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        temporary.replace(folder / "corpus.jsonl")
+        entries = [{"structures": list(self.structures)}, *({"captions": texts} for texts in self.captions)]
+        write_atomic(folder / "corpus.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def load_corpus(folder: Path) -> Corpus:
@@ -104,19 +92,16 @@ def load_corpus(folder: Path) -> Corpus:
     if not (folder / "corpus.jsonl").exists():
         raise NotFound(f"no corpus in {folder}: build it first with `radpref generate train --embedded`")
     lines = (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines[1:]]
     return Corpus(
         np.load(folder / "images.npy", mmap_mode="r"),
         np.load(folder / "masks.npy", mmap_mode="r"),
         tuple(json.loads(lines[0])["structures"]),
-        [entry["captions"] for entry in entries],
-        [entry["attributes"] for entry in entries],
-        [entry["patient"] for entry in entries],
+        [json.loads(line)["captions"] for line in lines[1:]],
     )
 
 
 def _render_shard(job: tuple[str, int, int, int, int]) -> str:
-    """Worker: render one shard of phantoms into `<folder>/shards/<index>.npz` and `.json`."""
+    """Worker: render one shard of phantoms into `<folder>/shards/<index>.npz` and their captions into `.json`."""
     from radpref.data.phantom import render as phantom
 
     folder, index, count, size, seed = job
@@ -126,35 +111,19 @@ def _render_shard(job: tuple[str, int, int, int, int]) -> str:
     rng = np.random.default_rng([seed, index])
     images = np.zeros((count, size, size), dtype=np.uint8)
     masks = np.zeros((count, len(EMBEDDED_STRUCTURES), size, size), dtype=bool)
-    entries: list[dict[str, Any]] = []
+    captions: list[list[str]] = []
     for k in range(count):
         spec = phantom.draw_spec(rng, exclude=phantom.HELD_OUT)
         rendered = phantom.render(spec, size)
         images[k] = high_byte(rendered.image)
         for channel, name in enumerate(EMBEDDED_STRUCTURES):
             masks[k, channel] = rendered.masks[name]
-        entries.append(
-            {
-                "captions": caption_alternatives(rendered, phantom.paraphrases(spec.findings, unseen=False)),
-                "attributes": phantom_attributes(rendered),
-                "patient": f"phantom-{spec.patient_seed}",
-            }
-        )
-    target.with_suffix(".json").write_text(json.dumps(entries), encoding="utf-8")
+        captions.append(caption_alternatives(rendered, phantom.paraphrases(spec.findings, unseen=False)))
+    target.with_suffix(".json").write_text(json.dumps(captions), encoding="utf-8")
     temporary = target.with_suffix(f".{os.getpid()}.part.npz")
     np.savez(temporary, images=images, masks=np.packbits(masks, axis=-1))
     temporary.replace(target)
     return str(target)
-
-
-def phantom_attributes(rendered: Any) -> dict[str, int]:
-    """The phantom's labels and, for sided findings that are present, "<finding>/left" and "<finding>/right"."""
-    attributes = {key: int(value) for key, value in rendered.labels.items()}
-    for finding in rendered.spec.findings:
-        if finding.side in ("left", "right"):
-            for side in ("left", "right"):
-                attributes[f"{finding.name}/{side}"] = int(finding.side == side)
-    return attributes
 
 
 def caption_alternatives(rendered: Any, paraphrases: Sequence[str]) -> list[str]:
@@ -179,14 +148,12 @@ def build_phantom_corpus(folder: Path, n_images: int, size: int, seed: int, work
     else:
         paths = [_render_shard(job) for job in track(jobs, "render phantoms", len(jobs))]
     arrays = [np.load(path) for path in paths]
-    entries = [entry for path in paths for entry in json.loads(Path(path).with_suffix(".json").read_text("utf-8"))]
+    captions = [own for path in paths for own in json.loads(Path(path).with_suffix(".json").read_text("utf-8"))]
     corpus = Corpus(
         np.concatenate([part["images"] for part in arrays]),
         np.concatenate([part["masks"] for part in arrays]),
         EMBEDDED_STRUCTURES,
-        [entry["captions"] for entry in entries],
-        [entry["attributes"] for entry in entries],
-        [entry["patient"] for entry in entries],
+        captions,
     )
     corpus.save(folder)
     for path in paths:

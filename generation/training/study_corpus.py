@@ -1,7 +1,6 @@
 """A study's records as training arrays: images read one by one into memory-mapped files, masks, captions.
 
-Input: records of one split. Output: a `Corpus`; with a folder, its arrays lie there and nothing but the pages in use is
-in memory, so that 200,000 images train on a small machine.
+Input: records of one split. Output: a `Corpus` whose arrays are files, so that 200,000 images train on a small machine.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ from radpref.data.core.progress import track
 from radpref.data.imaging.images import to_uint8
 from radpref.data.study.conditions import StudyRecord, has_conditions, record_conditions
 from radpref.data.study.empty_splits import require_split
+from radpref.generation.training.corpus import Corpus
+from radpref.generation.training.kept_arrays import KeptArrays
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
     from radpref.generation.stack.conditions import Condition
     from radpref.generation.training.compute import Compute
-    from radpref.generation.training.corpus import Corpus
 
 BATCH = 64
 """Images read between two looks at the progress."""
@@ -64,26 +64,18 @@ def read_images(study: Study, records: list[StudyRecord]) -> np.ndarray:
     return np.stack([to_uint8(study.store.image(r["image_sha"])) for r in track(records, "read images", len(records))])
 
 
-def study_corpus(study: Study, structures: tuple[str, ...], split: str = "train", folder: Path | None = None) -> Corpus:
-    """The records of one split as training arrays; see :func:`records_corpus`."""
-    return records_corpus(study, training_records(study, split), structures, folder)
-
-
 def records_corpus(
     study: Study,
     records: list[StudyRecord],
     structures: tuple[str, ...],
-    folder: Path | None = None,
+    folder: Path,
     compute: Compute | None = None,
 ) -> Corpus:
-    """Records as training arrays; masks of structures the generator knows.
+    """Records as training arrays, kept in `folder` and memory-mapped; masks of structures the generator knows.
 
-    `folder`: where the arrays are kept, memory-mapped; None for arrays in memory. Of several processes the main one
-    reads the images, the others wait.
+    Of several processes the main one reads the images, the others wait.
     """
     from radpref.generation.training.compute import Compute
-    from radpref.generation.training.corpus import Corpus
-    from radpref.generation.training.kept_arrays import KeptArrays
 
     compute = compute or Compute()
     size = study.config.data.image_size
@@ -110,23 +102,15 @@ def records_corpus(
                     plane = study.store.mask(record["masks"][structure])
                     arrays["masks"][row, channel] = np.packbits(plane, axis=-1)
 
-    if folder is None:
-        arrays = {name: np.zeros((len(records), *shape), dtype=kind) for name, (kind, shape) in shapes.items()}
-        for row in track(range(len(records)), "read images", len(records)):
-            fill(arrays, np.array([row]))
-    else:
-        kept = KeptArrays(folder, "corpus", {"sources": sources}, len(records), shapes)
-        if compute.is_main:
-            kept.make("read images", fill, BATCH)
-        compute.wait()
-        arrays = {name: kept.load(name) for name in shapes}
+    kept = KeptArrays(folder, "corpus", {"sources": sources}, len(records), shapes)
+    if compute.is_main:
+        kept.make("read images", fill, BATCH)
+    compute.wait()
     return Corpus(
-        arrays["images"],
-        arrays["masks"],
+        kept.load("images"),
+        kept.load("masks"),
         tuple(structures),
         [[r["caption"]] if r["caption"] else [] for r in records],
-        [{name: int(value) for name, value in r["labels"].items() if value is not None} for r in records],
-        [r["patient_id"] for r in records],
         sources,
     )
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from radpref.data.study.study import Study
 from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.training.corpus import EMBEDDED_STRUCTURES, Corpus
 from radpref.generation.training.loop import LoopSettings
+from radpref.generation.training.study_corpus import records_corpus, training_records
 from radpref.generation.training.unet_training import TrainSettings
 from tests.support.sampling import stop_after
 
@@ -26,7 +29,6 @@ MIXED = TrainSettings(
 def corpus_from_arrays(
     images: np.ndarray,
     captions: Sequence[Sequence[str]],
-    patients: Sequence[str],
     masks: dict[str, np.ndarray] | None = None,
     structures: Sequence[str] = EMBEDDED_STRUCTURES,
 ) -> Corpus:
@@ -36,7 +38,12 @@ def corpus_from_arrays(
         planes[:, structures.index(name)] = given
     packed = np.packbits(planes, axis=-1)
     texts = [list(own) for own in captions]
-    return Corpus(images, packed, tuple(structures), texts, [{} for _ in images], list(patients))
+    return Corpus(images, packed, tuple(structures), texts)
+
+
+def study_corpus(study: Study, structures: tuple[str, ...], folder: Path) -> Corpus:
+    """The training split of a study, kept in `folder`."""
+    return records_corpus(study, training_records(study), structures, folder)
 
 
 @contextmanager
@@ -53,7 +60,7 @@ def training_corpus(n: int = 12, size: int = 32, structures: tuple[str, ...] = (
     lungs = np.zeros((n, size, size), dtype=bool)
     lungs[:, 8:24, 4:12] = True
     captions = [["Normal", "clear lungs"] if i % 2 else ["severe effusion"] for i in range(n)]
-    return corpus_from_arrays(images, captions, [f"p{i // 2}" for i in range(n)], {"lungs": lungs}, structures)
+    return corpus_from_arrays(images, captions, {"lungs": lungs}, structures)
 
 
 def moved_networks(before: GeneratorStack, after: GeneratorStack) -> set[str]:

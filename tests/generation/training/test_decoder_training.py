@@ -35,7 +35,7 @@ def _images() -> np.ndarray:
 @pytest.mark.parametrize("adversarial", [0.0, 0.5])
 def test_the_latent_space_stays_and_the_decoder_moves(tmp_path: Path, adversarial: float) -> None:
     vae = build_vae(SETTINGS, 32, seed=0).eval()
-    corpus = corpus_from_arrays(_images(), [["x"]] * 6, ["p"] * 6, structures=("lungs",))
+    corpus = corpus_from_arrays(_images(), [["x"]] * 6, structures=("lungs",))
     mean, _ = latent_statistics(vae, corpus)
     decoder_before = vae.decoder.conv_out.weight.clone()
     refine_decoder(vae, LATENTS, corpus.images, tmp_path, Budget(n_steps=3), SETTINGS, adversarial=adversarial)

@@ -22,11 +22,10 @@ from radpref.generation.training.compute import Compute
 from radpref.generation.training.corpus import Corpus
 from radpref.generation.training.latents import augment, encode_corpus
 from radpref.generation.training.loop import Budget
-from radpref.generation.training.study_corpus import study_corpus
 from radpref.generation.training.unet_training import draw_batch, load_rows
 from radpref.generation.training.vae_training import VaeSettings
 from radpref.generation.training.vae_training import draw_batch as draw_images
-from tests.support.training import MIXED, corpus_from_arrays
+from tests.support.training import MIXED, corpus_from_arrays, study_corpus
 
 SIZE, N_DRAWS = 32, 400
 
@@ -42,7 +41,7 @@ def one_sided(dtype: type = np.uint8) -> tuple[np.ndarray, np.ndarray]:
 def corpus(n: int = 4) -> Corpus:
     image, mask = one_sided()
     images, masks = np.repeat(image[None], n, 0), np.repeat(mask[None], n, 0)
-    return corpus_from_arrays(images, [["x"]] * n, [f"p{i}" for i in range(n)], {"lungs": masks}, ("lungs", "heart"))
+    return corpus_from_arrays(images, [["x"]] * n, {"lungs": masks}, ("lungs", "heart"))
 
 
 def turned(planes: Tensor) -> list[int]:
@@ -96,7 +95,7 @@ def test_whole_images_of_autoencoder_training_keep_their_side() -> None:
 def test_crops_of_autoencoder_training_are_pieces_of_the_image_as_it_is() -> None:
     ramp = np.add.outer(np.zeros(SIZE), np.arange(SIZE) * 4) + np.arange(SIZE)[:, None]  # rises to the right and down
     images = np.repeat(ramp[None].astype(np.uint8), 4, 0)
-    given = corpus_from_arrays(images, [["x"]] * 4, list("abcd"), {}, ("lungs",))
+    given = corpus_from_arrays(images, [["x"]] * 4, {}, ("lungs",))
     settings = VaeSettings(crop=16, batch_size=N_DRAWS)
     crops = draw_images(given, settings, torch.Generator().manual_seed(0), full=False)[:, 0]
     assert crops.shape[1:] == (16, 16)
@@ -130,10 +129,9 @@ def test_radiographs_and_masks_of_a_study_keep_their_side(tmp_path: Path, dtype:
             )
             plane = study.store.put_mask(connection, mask)
             connection.execute("INSERT INTO record_masks VALUES (?, 'lungs', ?)", (f"r{index}", plane))
-    for folder in (None, tmp_path / "kept"):
-        read = study_corpus(study, ("lungs",), folder=folder)
-        assert turned(torch.from_numpy(np.array(read.images))) == []
-        assert turned(torch.from_numpy(read.masks(range(4)))[:, 0]) == []
+    read = study_corpus(study, ("lungs",), tmp_path / "kept")
+    assert turned(torch.from_numpy(np.array(read.images))) == []
+    assert turned(torch.from_numpy(read.masks(range(4)))[:, 0]) == []
 
 
 @pytest.mark.parametrize("factor", [0.94, 0.97, 1.0, 1.03, 1.06])

@@ -26,12 +26,13 @@ from radpref.generation.stack.loading import load_stack
 from radpref.generation.stack.models import save_stack, tiny_stack
 from radpref.generation.stack.places import find_model
 from radpref.generation.training import study_training
-from radpref.generation.training.study_corpus import study_corpus, training_records
+from radpref.generation.training.study_corpus import read_images, training_records
 from radpref.generation.training.study_training import run_train
 from tests.support import ROOT
 from tests.support.errors import refuses
 from tests.support.grown import grow
 from tests.support.sampling import STRUCTURES, stop_after
+from tests.support.training import study_corpus
 
 TRAIN_TOML = """
 [generator]
@@ -80,11 +81,11 @@ def _weights(folder: Path) -> torch.Tensor:
 # ---- what is read
 
 
-def test_the_corpus_is_the_training_split_with_its_captions_and_masks(tiny_study):
-    corpus = study_corpus(tiny_study, ("heart", "lungs"))
+def test_the_corpus_is_the_training_split_with_its_captions_and_masks(tiny_study, tmp_path):
+    corpus = study_corpus(tiny_study, ("heart", "lungs"), tmp_path)
     records = record_conditions(tiny_study, "train")
     assert len(corpus) == 24
-    assert corpus.patients == [record["patient_id"] for record in records]
+    assert np.array_equal(corpus.images, read_images(tiny_study, records))
     assert corpus.captions == [[record["caption"]] for record in records]
     planes = corpus.masks(range(24))
     for index, record in enumerate(records):

@@ -32,11 +32,12 @@ from radpref.generation.stack.places import find_model
 from radpref.generation.training import loop
 from radpref.generation.training.loop import TrainingLoop
 from radpref.generation.training.request import check_training
-from radpref.generation.training.study_corpus import read_images, study_corpus
+from radpref.generation.training.study_corpus import read_images
 from radpref.generation.training.study_training import run_config, run_train
 from tests.support import ROOT
 from tests.support.brought import save_brought
 from tests.support.errors import refuses
+from tests.support.training import study_corpus
 
 MODEL = '[generator]\nmodel = "trained"\nn_steps = 2\n'
 LORA_AND_NEW_CONTROLNET = """
@@ -212,8 +213,8 @@ def test_masks_that_the_start_does_not_know_are_refused_before_a_run_is_made(tin
 
 def test_images_lie_on_disk_and_are_read_once(tiny_study: Study, tmp_path: Path, monkeypatch) -> None:
     structures = ("heart", "lungs")
-    expected = study_corpus(tiny_study, structures)
-    corpus = study_corpus(tiny_study, structures, folder=tmp_path)
+    expected = study_corpus(tiny_study, structures, tmp_path / "other")
+    corpus = study_corpus(tiny_study, structures, tmp_path)
     assert isinstance(corpus.images, np.memmap)
     assert isinstance(corpus.packed_masks, np.memmap)
     assert np.array_equal(corpus.images, expected.images)
@@ -221,9 +222,9 @@ def test_images_lie_on_disk_and_are_read_once(tiny_study: Study, tmp_path: Path,
     assert np.array_equal(corpus.packed_masks, expected.packed_masks)
     assert corpus.fingerprint() == expected.fingerprint()
     monkeypatch.setattr(tiny_study.store, "image", lambda sha: pytest.fail("read again"))
-    study_corpus(tiny_study, structures, folder=tmp_path)
+    study_corpus(tiny_study, structures, tmp_path)
     with pytest.raises(BaseException, match="read again"):
-        study_corpus(tiny_study, ("lungs",), folder=tmp_path)  # other masks: not the arrays that are there
+        study_corpus(tiny_study, ("lungs",), tmp_path)  # other masks: not the arrays that are there
 
 
 def test_runs_of_older_versions_are_recognised(tiny_study: Study) -> None:

@@ -69,7 +69,7 @@ def test_corpus_round_trip_and_masks(tmp_path: Path) -> None:
 def test_bad_corpora_are_explained(tmp_path: Path) -> None:
     images = np.zeros((2, 8, 8), dtype=np.uint8)
     with refuses(InvalidInput, "images", 2):
-        corpus_from_arrays(images, [[]], ["a", "b"])
+        corpus_from_arrays(images, [[]])
     with refuses(NotFound, "--embedded"):
         load_corpus(tmp_path)
 
@@ -234,7 +234,7 @@ def test_normalising_latents_keeps_the_reconstructions() -> None:
 
 def test_the_autoencoder_learns(tmp_path: Path) -> None:
     ramp = np.tile(np.linspace(0, 255, 32), (8, 32, 1)).astype(np.uint8)
-    corpus = corpus_from_arrays(ramp, [["x"]] * 8, ["p"] * 8, structures=("lungs",))
+    corpus = corpus_from_arrays(ramp, [["x"]] * 8, structures=("lungs",))
     settings = replace(TINY_VAE, loop=replace(FAST, learning_rate=5e-3))
     fresh = reconstruction_report(build_vae(settings, 32, seed=0).eval(), ramp)["psnr_db"]
     vae = train_vae(corpus, tmp_path, Budget(n_steps=60), settings)
