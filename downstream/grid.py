@@ -32,7 +32,7 @@ from radpref.downstream.cells.cells import (
     save_cell,
 )
 from radpref.downstream.cells.tasks import Indices, LoadedTask, TaskData, concatenate, load_task
-from radpref.downstream.cells.training import Recipe, run_recipe
+from radpref.downstream.cells.training import evaluate_network, train_network
 from radpref.downstream.inference.comparisons import planned_family
 from radpref.downstream.inference.grid_result import GridResult, grid_result
 
@@ -49,14 +49,13 @@ class Job:
     """A cell with the data it needs."""
 
     spec: CellSpec
-    recipe: Recipe
     parts: tuple[tuple[TaskData, Indices], ...]  # training data: rows of real records, then of a pool
     validation: TaskData
     test: TaskData
 
     def run(self) -> Outcome:
         """Read the training rows from the memory maps, train, test."""
-        return run_recipe(self.loaded(), self.validation, self.test, self.recipe)
+        return evaluate_network(train_network(self.loaded(), self.spec), self.validation, self.test, self.spec)
 
     def loaded(self) -> TaskData:
         """The training data in memory."""
@@ -112,8 +111,6 @@ def _job(
     name, kind = task.config.name, task.config.kind
     # A segmentation step costs several classification steps: half the batch, in every arm alike.
     batch_size = max(2, settings.batch_size // 2) if kind == "segmentation" else settings.batch_size
-    is_balanced = arm == "real_balanced"
-    recipe = Recipe(kind, task.labels, settings.network, settings.n_steps, batch_size, seed, is_balanced)
     validation, test = task.splits["val"], task.splits["test"]
     spec = CellSpec(
         name, kind, task.labels, arm, fraction, multiple, seed, settings.network, settings.n_steps,
@@ -121,7 +118,7 @@ def _job(
         "+".join(data.identity(rows) for data, rows in parts), validation.identity(), test.identity(),
         RECIPE_VERSION,
     )  # fmt: skip
-    return Job(spec, recipe, parts, validation, test)
+    return Job(spec, parts, validation, test)
 
 
 def _work(job: Job) -> Outcome:

@@ -82,11 +82,8 @@ class Cell:
 
     def row(self) -> CellRow:
         """The cell as the grid's result lists it."""
-        spec = self.spec
-        return CellRow(
-            self.cell_id, self.run_id, spec.task, spec.kind, spec.arm, spec.fraction, spec.multiple, spec.seed,
-            spec.n_real, spec.n_synthetic, self.metrics.values,
-        )  # fmt: skip
+        place = {name: value for name, value in vars(self.spec).items() if name in CellRow.__dataclass_fields__}
+        return CellRow(self.cell_id, self.run_id, **place, metrics=self.metrics.values)
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,7 @@ class CellRow:
         """A stored row: flat, metrics beside the place."""
         if isinstance(stored, CellRow):
             return stored
-        names = [field.name for field in fields(cls) if field.name != "metrics"]
-        place = {name: stored[name] for name in names}
+        place = {field.name: stored[field.name] for field in fields(cls) if field.name != "metrics"}
         return cls(**place, metrics=null_to_nan({name: stored[name] for name in stored if name not in place}))
 
     def to_json(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, cast
 
 import torch
@@ -20,11 +21,11 @@ LEARNING_RATE = {"small": 2e-3, "resnet18": 5e-4, "resnet50": 3e-4}
 
 
 class _Block(nn.Sequential):
-    """Two 3 x 3 convolutions with batch norm; the first may halve the side."""
+    """Two 3 x 3 convolutions with batch norm; the first halves the side."""
 
-    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+    def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(
-            nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True),
+            nn.Conv2d(n_in, n_out, 3, 2, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True),
             nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True),
         )  # fmt: skip
 
@@ -35,17 +36,14 @@ class CompactUnetPlusPlus(nn.Module):
     Input side: a multiple of 16. Half resolution makes a step four times cheaper.
     """
 
-    def __init__(
-        self, widths: tuple[int, ...] = ENCODER_WIDTHS, decoder_widths: tuple[int, ...] = DECODER_WIDTHS
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
         from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
 
-        self.stages = nn.ModuleList(
-            _Block(n_in, n_out, 2) for n_in, n_out in zip((1, *widths[:3]), widths, strict=True)
-        )
-        self.decoder = UnetPlusPlusDecoder(widths, decoder_widths, n_blocks=3)
-        self.head = nn.Conv2d(decoder_widths[-1], 1, 3, padding=1)
+        widths = itertools.pairwise((1, *ENCODER_WIDTHS))
+        self.stages = nn.ModuleList(_Block(n_in, n_out) for n_in, n_out in widths)
+        self.decoder = UnetPlusPlusDecoder(ENCODER_WIDTHS, DECODER_WIDTHS, n_blocks=3)
+        self.head = nn.Conv2d(DECODER_WIDTHS[-1], 1, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1, H, W) -> logits (B, 1, H, W)."""

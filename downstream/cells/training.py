@@ -5,15 +5,13 @@ Input: training, validation and test data of one cell. Output: metrics and what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from radpref.downstream.cells import metrics
-from radpref.downstream.cells.cells import Outcome
+from radpref.downstream.cells.cells import CellSpec, Outcome
 from radpref.downstream.cells.loaders import Bytes, augment, batch_indices, normalise
 from radpref.downstream.cells.networks import LEARNING_RATE, build_network
 from radpref.downstream.cells.tasks import TaskData
@@ -22,20 +20,6 @@ WEIGHT_DECAY = 1e-2
 EVALUATION_BATCH = 128
 THRESHOLDS = np.arange(0.05, 0.96, 0.05)
 """Candidate pixel thresholds of a segmentation, tried on validation."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a training needs besides data; part of the cell's identity."""
-
-    kind: str
-    labels: tuple[str, ...]
-    network: str
-    n_steps: int
-    batch_size: int
-    seed: int
-    is_balanced: bool = False  # class-balanced draws of the training images (control arm "real_balanced")
-    device: str = "cpu"
 
 
 def balance_weights(labels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -47,21 +31,20 @@ def balance_weights(labels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def train_network(train: TaskData, recipe: Recipe) -> nn.Module:
-    """Train one network for exactly ``recipe.n_steps`` steps (AdamW, one-cycle cosine)."""
-    device = torch.device(recipe.device)
-    network = build_network(recipe.network, recipe.kind, len(recipe.labels), recipe.seed).to(device).train()
-    rng = np.random.default_rng([recipe.seed, 71])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE[recipe.network], weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.n_steps))
-    weights = balance_weights(train.labels) if recipe.is_balanced else None
-    for index in batch_indices(len(train), recipe.batch_size, recipe.n_steps, rng, weights):
+def train_network(train: TaskData, spec: CellSpec) -> nn.Module:
+    """Train one network for exactly ``spec.n_steps`` steps (AdamW, one-cycle cosine)."""
+    network = build_network(spec.network, spec.kind, len(spec.labels), spec.seed).train()
+    rng = np.random.default_rng([spec.seed, 71])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE[spec.network], weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, spec.n_steps))
+    weights = balance_weights(train.labels) if spec.arm == "real_balanced" else None
+    for index in batch_indices(len(train), spec.batch_size, spec.n_steps, rng, weights):
         images, masks = augment(train.images[index], None if train.masks is None else train.masks[index], rng)
-        logits = network(_tensor(images).to(device))
+        logits = network(_tensor(images))
         if masks is None:
-            loss = _label_loss(logits, torch.from_numpy(train.labels[index].astype(np.float32)).to(device))
+            loss = _label_loss(logits, torch.from_numpy(train.labels[index].astype(np.float32)))
         else:
-            loss = _mask_loss(logits, torch.from_numpy(masks)[:, None].to(device))
+            loss = _mask_loss(logits, torch.from_numpy(masks)[:, None])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -97,22 +80,22 @@ def _mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, images: Bytes, device: str = "cpu") -> npt.NDArray[np.float32]:
+def predict(network: nn.Module, images: Bytes) -> npt.NDArray[np.float32]:
     """Probabilities: (N, L) or, for a segmentation, (N, S, S)."""
     parts = []
     for start in range(0, len(images), EVALUATION_BATCH):
-        batch = _tensor(normalise(np.asarray(images[start : start + EVALUATION_BATCH]))).to(device)
-        parts.append(torch.sigmoid(network(batch)).float().cpu().numpy())
+        batch = _tensor(normalise(np.asarray(images[start : start + EVALUATION_BATCH])))
+        parts.append(torch.sigmoid(network(batch)).float().numpy())
     joined = np.concatenate(parts)
     return np.asarray(joined[:, 0] if joined.ndim == 4 else joined, dtype=np.float32)
 
 
-def evaluate_network(network: nn.Module, validation: TaskData, test: TaskData, recipe: Recipe) -> Outcome:
+def evaluate_network(network: nn.Module, validation: TaskData, test: TaskData, spec: CellSpec) -> Outcome:
     """Thresholds from validation, metrics on test. Arrays: patients, then labels + probabilities or pixel areas."""
-    on_validation = predict(network, validation.images, recipe.device)
-    on_test = predict(network, test.images, recipe.device)
+    on_validation = predict(network, validation.images)
+    on_test = predict(network, test.images)
     patients = np.array(test.patients, dtype=np.str_)
-    if recipe.kind == "segmentation":
+    if spec.kind == "segmentation":
         threshold = best_dice_threshold(_masks(validation), on_validation)
         areas = metrics.pixel_areas(_masks(test), on_test >= threshold)
         half = metrics.pixel_areas(_masks(test), on_test >= 0.5)
@@ -120,10 +103,10 @@ def evaluate_network(network: nn.Module, validation: TaskData, test: TaskData, r
         return Outcome(found, {"patients": patients, "areas": areas, "areas_half": half})
     chosen = [
         metrics.best_f1_threshold(validation.labels[:, i], on_validation[:, i].astype(np.float64))
-        for i in range(len(recipe.labels))
+        for i in range(len(spec.labels))
     ]
     thresholds, scores = np.array(chosen), on_test.astype(np.float64)
-    found = metrics.classification_metrics(test.labels, scores, thresholds, recipe.labels)
+    found = metrics.classification_metrics(test.labels, scores, thresholds, spec.labels)
     arrays = {"patients": patients, "labels": test.labels, "probabilities": on_test, "thresholds": thresholds}
     return Outcome(found, arrays)
 
@@ -143,8 +126,3 @@ def best_dice_threshold(masks: npt.NDArray[np.bool_], probabilities: npt.NDArray
     ]
     best = np.flatnonzero(np.array(found) >= max(found) - 1e-12)
     return float(round(THRESHOLDS[best[np.argmin(np.abs(THRESHOLDS[best] - 0.5))]], 2))
-
-
-def run_recipe(train: TaskData, validation: TaskData, test: TaskData, recipe: Recipe) -> Outcome:
-    """Train and test one cell."""
-    return evaluate_network(train_network(train, recipe), validation, test, recipe)

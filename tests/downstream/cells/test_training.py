@@ -9,11 +9,11 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from radpref.downstream.cells import training
+from radpref.downstream.cells.cells import CellSpec
 from radpref.downstream.cells.loaders import augment, pixel_array
 from radpref.downstream.cells.metrics import best_f1_threshold
 from radpref.downstream.cells.tasks import TaskData
 from radpref.downstream.cells.training import (
-    Recipe,
     balance_weights,
     best_dice_threshold,
     evaluate_network,
@@ -22,7 +22,10 @@ from radpref.downstream.cells.training import (
 )
 
 SIDE = 16
-CLASSIFY, SEGMENT = Recipe("binary", ("x",), "small", 60, 8, 0), Recipe("segmentation", ("x",), "small", 60, 8, 0)
+CLASSIFY, SEGMENT = (
+    CellSpec("t", kind, ("x",), "real", 1.0, 0, 0, "small", 60, 8, SIDE, 0, 0, "", "", "", 1)
+    for kind in ("binary", "segmentation")
+)
 
 
 def _data(levels, labels=None, masks=None):
@@ -135,16 +138,16 @@ class _Recorder(nn.Module):
         return self.weight * (images if self.kind == "segmentation" else images.mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("recipe", [CLASSIFY, SEGMENT])
-def test_no_network_ever_sees_a_mirrored_image(monkeypatch, recipe):
-    recorder = _Recorder(recipe.kind)
+@pytest.mark.parametrize("spec", [CLASSIFY, SEGMENT])
+def test_no_network_ever_sees_a_mirrored_image(monkeypatch, spec):
+    recorder = _Recorder(spec.kind)
     monkeypatch.setattr(training, "build_network", lambda *args: recorder)
     images, masks = _marked(12)
     names = tuple(map(str, range(12)))
-    data = TaskData(images, np.ones((12, 1)), masks if recipe.kind == "segmentation" else None, names, names)
-    train_network(data, recipe)
-    assert sum(map(len, recorder.seen)) == recipe.n_steps * recipe.batch_size == 480
-    evaluate_network(recorder, data, data, recipe)
+    data = TaskData(images, np.ones((12, 1)), masks if spec.kind == "segmentation" else None, names, names)
+    train_network(data, spec)
+    assert sum(map(len, recorder.seen)) == spec.n_steps * spec.batch_size == 480
+    evaluate_network(recorder, data, data, spec)
     assert all(_corners(batch) == {(False, False)} for batch in recorder.seen)
 
 
