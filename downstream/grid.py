@@ -9,11 +9,10 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
+import joblib
 import numpy as np
 
 from radpref.data.core.errors import InvalidInput
@@ -121,34 +120,23 @@ def _job(
     return Job(spec, parts, validation, test)
 
 
-def _work(job: Job) -> Outcome:
+def _work(number: int, job: Job) -> tuple[int, Outcome]:
     """Train one cell in a worker process with one thread."""
     import torch
 
     torch.set_num_threads(1)
-    return job.run()
+    return number, job.run()
 
 
 def _outcomes(jobs: Sequence[Job], n_workers: int) -> Iterator[tuple[Job, Outcome]]:
     """Train jobs in this process, or in ``n_workers`` processes; yields them as they finish."""
     if n_workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield job, job.run()
+        yield from ((job, job.run()) for job in jobs)
         return
-    with ProcessPoolExecutor(min(n_workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        waiting = iter(jobs)
-        running: dict[Future[Outcome], Job] = {}
-        try:
-            while True:
-                while len(running) < n_workers and (upcoming := next(waiting, None)) is not None:
-                    running[pool.submit(_work, upcoming.ready())] = upcoming
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    # A job is loaded when a worker is free for it: the training data of all at once would fill the memory.
+    train = joblib.Parallel(n_workers, return_as="generator_unordered", pre_dispatch=n_workers, max_nbytes=None)
+    for number, outcome in train(joblib.delayed(_work)(k, job.ready()) for k, job in enumerate(jobs)):
+        yield jobs[number], outcome
 
 
 def run_grid(study: Study, *, tasks: Sequence[str] | None = None, n_workers: int = 1) -> GridResult:
@@ -163,8 +151,7 @@ def run_grid(study: Study, *, tasks: Sequence[str] | None = None, n_workers: int
     if tasks is not None and len(wanted) != len(set(tasks)):
         choices = ", ".join(task.name for task in settings.tasks)
         raise InvalidInput(f"unknown task in {', '.join(tasks)}; study.toml has {choices}")
-    multiples = settings.multiples if any(arm not in PLAIN_ARMS for arm in settings.arms) else (0,)
-    family = planned_family(settings.primary, settings.arms, names, settings.fractions, multiples)
+    family = planned_family(settings, names)
     jobs = plan_grid(study, wanted)
     config = {"downstream": settings.model_dump(mode="json"), "tasks": names}
     inputs = {f"{job.spec.task}/val": job.spec.validation_data for job in jobs}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from radpref.downstream.cells.cells import Cell, Predictions
 from radpref.downstream.cells.metrics import METRIC_NAMES, PRIMARY_METRIC, Number
 from radpref.downstream.inference.bootstrap import bootstrap_difference, sums_by_patient
 from radpref.downstream.inference.t_tests import Difference, Verdict, bonferroni, compare, holm, verdict
+
+if TYPE_CHECKING:
+    from radpref.data.config.downstream import DownstreamConfig
 
 Loader = Callable[[Cell], Predictions]
 
@@ -80,28 +84,22 @@ def parse_comparison(text: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def planned_family(
-    primary: Sequence[str],
-    arms: Sequence[str],
-    tasks: Sequence[str],
-    fractions: Sequence[float],
-    multiples: Sequence[int],
-) -> tuple[Contrast, ...]:
+def planned_family(settings: DownstreamConfig, tasks: Sequence[str]) -> tuple[Contrast, ...]:
     """Every primary comparison that the grid can answer, in a fixed order: the family.
 
     Raises:
         InvalidInput: a comparison names an arm that the grid does not train.
     """
-    known = {"real", *arms}
+    known = {"real", *settings.arms}
     family: list[Contrast] = []
-    for text in primary:
+    for text in settings.primary:
         a, b = parse_comparison(text)
         missing = {a, b} - known
         if missing:
             choices = ", ".join(sorted(known))
             raise InvalidInput(f"downstream.primary has '{text}' but no arm '{min(missing)}'; arms are {choices}")
-        counts = (0,) if a in PLAIN_ARMS and b in PLAIN_ARMS else multiples
-        places = itertools.product(tasks, fractions, counts)
+        counts = (0,) if a in PLAIN_ARMS and b in PLAIN_ARMS else settings.multiples
+        places = itertools.product(tasks, settings.fractions, counts)
         family += [Contrast(f"{a}>{b}", a, b, *place) for place in places]
     return tuple(family)
 

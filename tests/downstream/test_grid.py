@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from radpref.data.config.downstream import DownstreamConfig
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.data.study.runs import latest_run
 from radpref.data.study.splits import split_manifest
@@ -185,7 +186,7 @@ def test_a_bad_comparison_is_refused(text):
 
 def test_a_comparison_with_an_unknown_arm_lists_the_arms():
     with refuses(InvalidInput, "alligned", "baseline", "real"):
-        planned_family(["alligned>real"], ["baseline"], ["t"], [1.0], [2])
+        planned_family(DownstreamConfig(primary=("alligned>real",), arms=("baseline",)), ["t"])
 
 
 def test_missing_pool_unknown_task_and_one_seed_are_one_line(tiny_study):

@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 from statsmodels.stats.power import TTestPower
 
+from radpref.data.config.downstream import DownstreamConfig
 from radpref.downstream.cells.cells import Cell, CellSpec
 from radpref.downstream.cells.metrics import classification_metrics
 from radpref.downstream.inference.comparisons import (
@@ -25,7 +26,14 @@ N_PATIENTS, SEEDS = 300, range(6)
 SETTINGS = dict.fromkeys(
     ("n_steps", "batch_size", "image_size", "n_real", "n_synthetic", "multiple", "fraction"), 1
 ) | dict.fromkeys(("network", "train_data", "validation_data", "test_data"), "")
-FAMILY = planned_family(["a>b", "b>real", "a>real"], ["a", "b"], ["task"], [1], [1])
+
+
+def _family(*primary):
+    grid = DownstreamConfig(primary=primary, arms=("a", "b"), fractions=(1,), multiples=(1,))
+    return planned_family(grid, ["task"])
+
+
+FAMILY = _family("a>b", "b>real", "a>real")
 
 
 def _grid(rng, gains):
@@ -84,7 +92,7 @@ def test_an_arm_a_tenth_above_is_better_and_mirrors_the_arm_below(seed):
     assert above.ci[0] > 0 < above.ci_bootstrap[0]
     assert above.p_holm < 0.05 < 0.5 < above.p_worse
     cells, stored = _grid(np.random.default_rng(seed), BETTER)
-    turned = planned_family(["b>a", "real>b", "real>a"], ["a", "b"], ["task"], [1], [1])
+    turned = _family("b>a", "real>b", "real>a")
     below = compare_family(cells, turned, 0.05, lambda cell: stored[cell.cell_id], np.random.default_rng(1), 200)[0]
     assert below.verdict == "worse"
     assert below.difference == pytest.approx(-above.difference)

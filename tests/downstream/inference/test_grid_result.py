@@ -13,7 +13,9 @@ from radpref.downstream.cells.metrics import Metrics
 from radpref.downstream.inference.comparisons import PairedComparison, UntestedComparison, planned_family
 from radpref.downstream.inference.grid_result import GridResult, grid_result
 
-SETTINGS = DownstreamConfig(fractions=(0.1,), multiples=(2,), seeds=(0, 1, 2), primary=("a>real", "b>real"))
+SETTINGS = DownstreamConfig(
+    arms=("a", "b"), fractions=(0.1,), multiples=(2,), seeds=(0, 1, 2), primary=("a>real", "b>real")
+)
 
 
 def _result():
@@ -30,7 +32,7 @@ def _result():
         "patients": np.array(["p", "q"]), "labels": np.array([[1.0], [0.0]]),
         "probabilities": np.array([[0.9], [0.1]]), "thresholds": np.array([0.5]),
     }  # fmt: skip
-    family = planned_family(SETTINGS.primary, ("a", "b"), ["t"], SETTINGS.fractions, SETTINGS.multiples)
+    family = planned_family(SETTINGS, ["t"])
     return grid_result(SETTINGS, cells, family, lambda cell: arrays)
 
 
