@@ -344,7 +344,7 @@ def test_the_authors_own_file_becomes_sets_of_four(study: Study, tmp_path: Path,
     assert (rater.active, rater.kind) == (False, "human")
     assert [source["file"] for source in rater.detail["imported"]] == ["pairs.jsonl"]
     assert lifecycle.stage(study.db) == "pilot"
-    assert lifecycle.pilot_scores(study.db) == (0, 0)  # scored elsewhere: no pilot of this study
+    assert lifecycle.pilot_scores(study.db).n_scores == 0  # scored elsewhere: no pilot of this study
     assert verify(study).problems == []
     assert run_pairs(study)["n_pairs"] == 6 * 4
     lifecycle.lock(study, "office")
