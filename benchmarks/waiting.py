@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.rows import command_line, row, show
 
-SIZES = {"tiny": (4, 1), "full": (20, 5)}
+SIZES = {"tiny": (4, 1), "full": (10, 3)}
 """(steps a measurement, measurements of each policy)."""
 BATCH = 8
 POLICIES = ("PASSIVE", "ACTIVE")
