@@ -60,8 +60,8 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class SetState:
-    """Everything the page shows of one set. ``next`` and ``previous`` are tokens."""
+class SetState(Answers):
+    """Everything the page shows of one set, the answers among it. ``next`` and ``previous`` are tokens."""
 
     token: str
     number: int
@@ -78,7 +78,6 @@ class SetState:
     training: bool
     tie_break: bool
     feedback: calibration.Feedback | None
-    answers: Answers
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def set_state(study: Study, rater_id: int, token: str, group: list[Presentation]
         training=is_training,
         tie_break=study.config.annotate.tie_break,
         feedback=calibration.feedback(study, shown.presentation_id) if is_training else None,
-        answers=_answers(study, shown),
+        **vars(_answers(study, shown)),
     )
 
 

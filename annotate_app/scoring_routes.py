@@ -33,7 +33,7 @@ def add_scoring_routes(app: Starlette, study: Study, writer: Writer) -> None:
         return _pixels(scoring.image_bytes(study, rater_id_of(request), token, letter))
 
     def set_state(request: Request) -> Response:
-        return JSONResponse(set_json(scoring.set_state(study, rater_id_of(request), request.path_params["token"])))
+        return JSONResponse(asdict(scoring.set_state(study, rater_id_of(request), request.path_params["token"])))
 
     def mask(request: Request) -> Response:
         return _pixels(scoring.mask_bytes(study, rater_id_of(request), request.path_params["token"]))
@@ -52,12 +52,6 @@ def add_scoring_routes(app: Starlette, study: Study, writer: Writer) -> None:
     app.add_route("/api/training/again", repeat_training, methods=["POST"])
 
 
-def set_json(state: scoring.SetState) -> dict[str, object]:
-    """The answers lie beside the other keys, as the page has always read them."""
-    found = asdict(state)
-    return {**found, **found.pop("answers")}
-
-
 def _next_json(found: scoring.NextSet) -> dict[str, object]:
     gate = found.gate and {
         "share": round(found.gate.share, 4),
@@ -66,7 +60,7 @@ def _next_json(found: scoring.NextSet) -> dict[str, object]:
         "attempts": found.gate.attempts,
         "blocked": found.gate.blocked,
     }
-    return {**asdict(found), "set": found.set and set_json(found.set), "gate": gate}
+    return {**asdict(found), "gate": gate}
 
 
 def _pixels(content: bytes) -> Response:

@@ -11,7 +11,8 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 from radpref.data.study.db import StudyDatabase
@@ -23,8 +24,7 @@ MAX_BATCH = 64
 @dataclass(slots=True)
 class _Task:
     work: Callable[[], Any]
-    future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
+    future: Future[Any] = field(default_factory=Future)
     result: Any = None
     error: Exception | None = None
 
@@ -44,13 +44,13 @@ class Writer:
             Exception: whatever ``work`` raised (nothing of it is stored), or what made the commit fail (nothing of the
                 whole batch is stored).
         """
-        loop = asyncio.get_running_loop()
-        task = _Task(work, loop.create_future(), loop)
+        task = _Task(work)
+        task.future.set_running_or_notify_cancel()  # it is stored even if the rater's connection goes away
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
             self._thread.start()
         self._tasks.put(task)
-        return await task.future
+        return await asyncio.wrap_future(task.future)
 
     def close(self) -> None:
         """Store what waits, then end the thread."""
@@ -66,7 +66,10 @@ class Writer:
                 batch, ends = self._batch(first)
                 self._commit(batch)
                 for task in batch:
-                    _tell(task)
+                    if task.error is None:
+                        task.future.set_result(task.result)
+                    else:
+                        task.future.set_exception(task.error)
         finally:
             self._db.close()
 
@@ -96,18 +99,3 @@ class Writer:
         except Exception as error:  # of any kind: it is reported to the raters and the thread goes on
             for task in batch:
                 task.error = task.error or error
-
-
-def _tell(task: _Task) -> None:
-    def settle() -> None:
-        if task.future.done():  # the rater's connection went away meanwhile
-            return
-        if task.error is None:
-            task.future.set_result(task.result)
-        else:
-            task.future.set_exception(task.error)
-
-    try:
-        task.loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the server is ending: the event is stored, and the page will send it again
-        return

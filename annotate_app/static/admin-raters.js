@@ -3,15 +3,9 @@
 import { getJson, h } from './dom.js';
 import { fixed, numbers } from './plots.js';
 
+/** @import { Dashboard } from './admin.js' */
 /** @import { Child } from './dom.js' */
 /** @import { Overview, Quality, RaterAnswer, RaterLine, RaterQuality } from './types' */
-/**
- * @typedef {object} Office the dashboard, as the dialogs use it
- * @property {HTMLElement} root
- * @property {URL} base address of the reading room
- * @property {() => Promise<void>} refresh
- * @property {(text: string) => void} say
- */
 /** @typedef {keyof typeof QUESTIONS} Action */
 
 /** Title, text and button of the question before an action. */
@@ -30,7 +24,7 @@ export function since(text) {
   return minutes < 2880 ? `${Math.round(minutes / 60)} h ago` : `${Math.round(minutes / 1440)} days ago`;
 }
 
-/** @param {Office} office @param {{action: string, name: string, role?: string}} body @returns {Promise<RaterAnswer>} */
+/** @param {Dashboard} office @param {{action: string, name: string, role?: string}} body @returns {Promise<RaterAnswer>} */
 const send = (office, body) => getJson(new URL('api/admin/raters', office.base), body);
 
 /** @param {HTMLElement} root @param {string} title @param {Child[]} content */
@@ -45,7 +39,7 @@ function open(root, title, ...content) {
 /** A button that closes its dialog. @param {string} text */
 const closing = (text) => h('button', { type: 'button', onclick: (event) => /** @type {Element} */ (event.target).closest('dialog')?.close() }, text);
 
-/** @param {Office} office @param {string} name @param {string} path of the one-time link */
+/** @param {Dashboard} office @param {string} name @param {string} path of the one-time link */
 function showLink(office, name, path) {
   const link = new URL(path, office.base).href;
   /** @type {HTMLInputElement} */
@@ -67,7 +61,7 @@ function showLink(office, name, path) {
 
 /**
  * A dialog whose main button sends what `read` says; a refusal is shown in it, a link in a dialog of its own.
- * @param {Office} office
+ * @param {Dashboard} office
  * @param {string} title
  * @param {string} text
  * @param {string} word on the main button
@@ -85,7 +79,7 @@ function ask(office, title, text, word, read, ...fields) {
       const answer = await send(office, body);
       box.close();
       if (answer.link) showLink(office, answer.name || body.name, answer.link);
-      await office.refresh();
+      await office.refreshAfter();
     } catch (error) {
       problem.textContent = /** @type {Error} */ (error).message;
       go.disabled = false;
@@ -94,7 +88,7 @@ function ask(office, title, text, word, read, ...fields) {
   const box = open(office.root, title, h('p', {}, text), form);
 }
 
-/** @param {Office} office */
+/** @param {Dashboard} office */
 function invite(office) {
   const name = h('input', { type: 'text', maxlength: 64, required: true, autocomplete: 'off', spellcheck: 'false', id: 'invite-name' });
   const role = h('select', { id: 'invite-role' }, h('option', { value: 'rater' }, 'rater'), h('option', { value: 'admin' }, 'study office (admin)'));
@@ -115,7 +109,7 @@ function stateOf(rater, line, gate) {
   return rater.n_sets && rater.n_done + rater.n_skipped >= rater.n_sets ? 'finished' : 'active';
 }
 
-/** @param {Office} office @param {RaterLine} rater @param {RaterQuality | undefined} line @param {number} gate */
+/** @param {Dashboard} office @param {RaterLine} rater @param {RaterQuality | undefined} line @param {number} gate */
 function buttons(office, rater, line, gate) {
   const { username: name } = rater;
   if (rater.kind !== 'human') return '–';
@@ -131,7 +125,7 @@ function buttons(office, rater, line, gate) {
     mayBeLetIn(rater, line, gate) ? asking('admit', 'Let in') : null);
 }
 
-/** The table of everybody, both kinds, each with its kind written out. @param {Office} office @param {Overview} overview @param {Quality | undefined} quality */
+/** The table of everybody, both kinds, each with its kind written out. @param {Dashboard} office @param {Overview} overview @param {Quality | undefined} quality */
 export function raters(office, overview, quality) {
   const gate = quality ? quality.gate : 0;
   const parts = Object.values(quality?.by_kind ?? {});

@@ -45,7 +45,8 @@ function stages({ stage, arms_visible: visible, may = [], n_open: open, pilot, u
   ];
 }
 
-class Dashboard {
+export class Dashboard {
+  base = base;
   /** @type {{overview?: Overview, study?: Stage | null, quality?: Quality, agreement?: Agreement}} */
   data = {};
   /** @type {Kind} whose figures are shown */
@@ -155,9 +156,8 @@ class Dashboard {
 
   /** @param {Overview} overview @param {Quality | undefined} quality */
   raters(overview, quality) {
-    const office = { root: this.root, base, refresh: () => this.refreshAfter(), say: (/** @type {string} */ text) => this.say(text) };
     const lines = overview.raters.map((rater) => [rater, since(rater.last_event)]);
-    this.section('raters', [lines, overview.admins, quality?.by_kind], () => [h('div', { class: 'wide' }, ...raters(office, overview, quality))]);
+    this.section('raters', [lines, overview.admins, quality?.by_kind], () => [h('div', { class: 'wide' }, ...raters(this, overview, quality))]);
   }
 
   /** @param {Quality} quality */

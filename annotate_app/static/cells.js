@@ -5,15 +5,8 @@ import { verdict } from './feedback.js';
 import { Panel } from './viewer.js';
 
 /** @import { Criterion, Expected, Flag, Letter, Outline, Pixels, SetState } from './types' */
+/** @import { ImageGrid } from './grid.js' */
 /** @import { View } from './viewer.js' */
-/**
- * @typedef {object} CellListener
- * @property {(letter: Letter, criterion: Criterion, value: number, at: number) => void} score
- * @property {(letter: Letter, criterion?: Criterion) => void} focus
- * @property {(letter: Letter, flag: Flag) => void} flag
- * @property {(letter: Letter) => void} view the mouse changed the view
- * @property {(letter: Letter) => void} large
- */
 /** @typedef {{group: HTMLElement, radios: HTMLInputElement[], anchor: HTMLElement, anchors: string[], value: number | null}} Strip */
 
 export const CRITERIA = { text: 'Text', mask: 'Mask' };
@@ -25,10 +18,10 @@ export class Cell {
   /** @type {Map<Flag, HTMLButtonElement>} */
   flags = new Map();
 
-  /** @param {Letter} letter @param {CellListener} on */
-  constructor(letter, on) {
+  /** @param {Letter} letter @param {ImageGrid} grid the cell is in */
+  constructor(letter, grid) {
     this.letter = letter;
-    this.on = on;
+    this.grid = grid;
     this.canvas = h('canvas', { class: 'pixels', role: 'img', 'aria-label': `Image ${letter}`, 'data-testid': `image-${letter}` });
     this.tag = h('span', { class: 'letter', 'aria-hidden': 'true' }, letter);
     this.note = h('span', { class: 'note' });
@@ -40,19 +33,19 @@ export class Cell {
   }
 
   listen() {
-    const { canvas, panel, letter, on } = this;
+    const { canvas, panel, letter, grid } = this;
     /** @type {{button: number, x: number, y: number} | null} */
     let drag = null;
     canvas.addEventListener('contextmenu', (event) => event.preventDefault());
     canvas.addEventListener('wheel', (event) => {
       event.preventDefault();
-      panel.zoomAt(Math.exp(-event.deltaY * 0.0015), event.clientX, event.clientY);
-      on.view(letter);
+      panel.zoomAt(Math.exp(-event.deltaY * 0.0015), event);
+      grid.viewChanged(letter);
     }, { passive: false });
     canvas.addEventListener('pointerdown', (event) => {
       drag = { button: event.button, x: event.clientX, y: event.clientY };
       canvas.setPointerCapture(event.pointerId);
-      on.focus(letter);
+      grid.focus(letter);
       event.preventDefault();
     });
     canvas.addEventListener('pointermove', (event) => {
@@ -61,10 +54,10 @@ export class Cell {
       Object.assign(drag, { x: event.clientX, y: event.clientY });
       if (drag.button === 2) panel.window(dx, dy);
       else panel.pan(dx, dy);
-      on.view(letter);
+      grid.viewChanged(letter);
     });
     for (const name of ['pointerup', 'pointercancel']) canvas.addEventListener(name, () => { drag = null; });
-    canvas.addEventListener('dblclick', () => on.large(letter));
+    canvas.addEventListener('dblclick', () => grid.toggleLarge(letter));
   }
 
   /**
@@ -99,8 +92,8 @@ export class Cell {
       h('input', {
         type: 'radio', name: `${this.letter}-${criterion}`, value, 'aria-label': `${value}: ${anchor}`,
         'data-testid': `${this.letter}-${criterion}-${value}`,
-        onchange: (event) => this.on.score(this.letter, criterion, value, event.timeStamp),
-        onfocus: () => this.on.focus(this.letter, criterion),
+        onchange: (event) => this.grid.page.rating.score(this.letter, criterion, value, event.timeStamp),
+        onfocus: () => this.grid.focus(this.letter, criterion),
       }));
     const labels = radios.map((radio, value) =>
       h('label', { class: 'score', title: `${value}: ${anchors[value]}`,
@@ -117,7 +110,7 @@ export class Cell {
     for (const flag of /** @type {Flag[]} */ (Object.keys(FLAGS))) {
       const { name, key } = FLAGS[flag];
       this.flags.set(flag, h('button', { type: 'button', class: 'flag', tabindex: '-1', 'aria-pressed': 'false', title: `${name} (${key})`,
-        'data-testid': `${this.letter}-${flag}`, onclick: () => this.on.flag(this.letter, flag) }, name));
+        'data-testid': `${this.letter}-${flag}`, onclick: () => this.grid.page.rating.flag(this.letter, flag) }, name));
     }
     return h('span', { class: 'flags' }, ...this.flags.values());
   }

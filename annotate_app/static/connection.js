@@ -3,21 +3,15 @@
 import { login } from './dialogs.js';
 import { HttpError } from './dom.js';
 
-/**
- * @typedef {object} ConnectionListener
- * @property {() => number} unsent entries that wait for the server
- * @property {() => void} offline the server does not answer; it is tried again
- * @property {() => Promise<void>} loggedIn somebody, perhaps somebody else, has logged in
- */
+/** @import { ScoringPage } from './scoring.js' */
 
 export class Connection {
   /** @type {Promise<void> | null} */
   loggingIn = null;
 
-  /** @param {URL} base address of the reading room @param {ConnectionListener} on */
-  constructor(base, on) {
-    this.base = base;
-    this.on = on;
+  /** @param {ScoringPage} page */
+  constructor(page) {
+    this.page = page;
   }
 
   /**
@@ -34,7 +28,7 @@ export class Connection {
         if (status === 401) await this.login();
         else if (status < 500) throw error;
         else {
-          this.on.offline();
+          this.page.frame.status(`Offline (${this.page.outbox.size})`, 'offline');
           await new Promise((resolve) => { setTimeout(resolve, wait); });
         }
       }
@@ -43,9 +37,9 @@ export class Connection {
 
   /** Log in on the page; several requests that are refused share one dialog. */
   login() {
-    this.loggingIn ??= login(this.base, this.on.unsent()).then(() => {
+    this.loggingIn ??= login(this.page.base, this.page.outbox.size).then(() => {
       this.loggingIn = null;
-      return this.on.loggedIn();
+      return this.page.loggedIn();
     });
     return this.loggingIn;
   }

@@ -4,15 +4,8 @@ import { Cell } from './cells.js';
 import { h } from './dom.js';
 import { LETTERS, missing, rows } from './sets.js';
 
-/** @import { CellListener } from './cells.js' */
+/** @import { ScoringPage } from './scoring.js' */
 /** @import { Criterion, Letter, LoadedSet } from './types' */
-/**
- * @typedef {object} GridListener
- * @property {CellListener['score']} score
- * @property {CellListener['flag']} flag
- * @property {() => void} looked the rater changed a view
- * @property {() => void} changed what the toolbar shows may be different now
- */
 
 const FLICKER_MS = 450;
 
@@ -31,17 +24,10 @@ export class ImageGrid {
   /** @type {{timer: ReturnType<typeof setInterval> | undefined, letter: Letter} | null} */
   flicker = null;
 
-  /** @param {GridListener} on */
-  constructor(on) {
-    this.on = on;
-    const make = (/** @type {Letter} */ letter) => new Cell(letter, {
-      score: on.score,
-      flag: on.flag,
-      focus: (...row) => this.focus(...row),
-      view: (from) => this.viewChanged(from),
-      large: (which) => this.toggleLarge(which),
-    });
-    this.cells = { A: make('A'), B: make('B'), C: make('C'), D: make('D') };
+  /** @param {ScoringPage} page */
+  constructor(page) {
+    this.page = page;
+    this.cells = { A: new Cell('A', this), B: new Cell('B', this), C: new Cell('C', this), D: new Cell('D', this) };
     this.element = h('div', { class: 'grid' }, ...LETTERS.map((letter) => this.cells[letter].element));
   }
 
@@ -82,7 +68,7 @@ export class ImageGrid {
       if (other !== letter) this.cells[other].mark(null);
     }
     this.cells[letter].mark(wanted);
-    this.on.changed();
+    this.page.frame.updateTools();
   }
 
   refocus() {
@@ -102,9 +88,9 @@ export class ImageGrid {
 
   /** @param {Letter} [letter] the image whose view was changed; the focused one by default */
   viewChanged(letter = this.focused.letter) {
-    this.on.looked();
+    this.page.pace.touch();
     for (const other of LETTERS) if (this.linked || other === letter) this.cells[other].panel.draw();
-    this.on.changed();
+    this.page.frame.updateTools();
   }
 
   invert() {
@@ -124,7 +110,7 @@ export class ImageGrid {
       this.cells[letter].panel.view = this.linked ? view : view.copy();
       this.cells[letter].panel.draw();
     }
-    this.on.changed();
+    this.page.frame.updateTools();
   }
 
   /** @param {number} factor */
@@ -171,7 +157,7 @@ export class ImageGrid {
       this.cells[letter].panel.outlineOpacity = this.outline ? this.opacity : 0;
       this.cells[letter].panel.draw();
     }
-    this.on.changed();
+    this.page.frame.updateTools();
   }
 
   /** Mark the images that a question is about; the others step back. @param {Letter[]} letters */
@@ -196,7 +182,7 @@ export class ImageGrid {
     turn();
     const still = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
     this.flicker = { timer: still ? undefined : setInterval(turn, FLICKER_MS), letter: here };
-    this.on.changed();
+    this.page.frame.updateTools();
   }
 
   stopFlicker() {
@@ -205,6 +191,6 @@ export class ImageGrid {
     clearInterval(timer);
     this.flicker = null;
     this.cells[letter].compare(letter, this.set.pixels[LETTERS.indexOf(letter)], '');
-    this.on.changed();
+    this.page.frame.updateTools();
   }
 }

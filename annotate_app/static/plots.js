@@ -22,12 +22,7 @@ export const percent = (value) => (value == null ? '–' : `${(100 * value).toFi
 /** @param {string} text @param {number} length */
 const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
-/**
- * @param {number} x
- * @param {number} y
- * @param {string} text
- * @param {{anchor?: 'start' | 'middle' | 'end', kind?: string, length?: number}} [options] length in characters, the rest is a tooltip
- */
+/** A text; what is longer than `length` characters is a tooltip. @param {number} x @param {number} y @param {string} text */
 function label(x, y, text, { anchor = 'start', kind = '', length = 200 } = {}) {
   return s('text', { x, y, 'text-anchor': anchor, class: `t ${kind}` }, short(text, length), text.length > length ? s('title', {}, text) : null);
 }

@@ -48,12 +48,7 @@ export class ScoringPage {
 
   constructor() {
     const { rating } = this;
-    this.grid = new ImageGrid({
-      score: (...given) => rating.score(...given),
-      flag: (...given) => rating.flag(...given),
-      looked: () => this.pace.touch(),
-      changed: () => this.frame.updateTools(),
-    });
+    this.grid = new ImageGrid(this);
     this.outbox = new Outbox(this.base, {
       status: (text, kind) => this.frame.status(text, kind),
       stale: () => this.stop('This set was changed in another window. Reload to see what is stored.'),
@@ -61,11 +56,7 @@ export class ScoringPage {
       refused: (message, token) => this.refused(message, token),
       acknowledged: (token, answer) => this.acknowledged(token, answer),
     });
-    this.connection = new Connection(this.base, {
-      unsent: () => this.outbox.size,
-      offline: () => this.frame.status(`Offline (${this.outbox.size})`, 'offline'),
-      loggedIn: () => this.loggedIn(),
-    });
+    this.connection = new Connection(this);
     this.sets = new Sets(this.base, this.outbox);
     this.ties = new Ties({
       send: (event) => rating.send(event),
@@ -124,7 +115,7 @@ export class ScoringPage {
     if (!this.outbox.size) this.frame.status('Saved', 'saved');
     const { set } = next;
     if (!set) return this.turn(next.stage in PAGES ? /** @type {PageName} */ (next.stage) : 'done');
-    this.sets.forget(set.token);
+    this.sets.loaded.delete(set.token);
     if (!wasTraining || next.stage !== 'rating') return this.show(set.token, set);
     this.sets.load(set.token, set).catch(() => {});
     return this.turn('begin', { begin: () => this.show(set.token) });
@@ -321,7 +312,7 @@ export class ScoringPage {
     if (state) {
       this.outbox.add(token, state.version, { kind: 'skip', comment: dialogs.REASONS[0], client: {} });
       await this.sent();
-      this.sets.forget(token);
+      this.sets.loaded.delete(token);
     }
     await this.open();
   }
@@ -348,7 +339,7 @@ export class ScoringPage {
   /** @param {string} message @param {string} token */
   async refused(message, token) {
     this.frame.say(`Not stored: ${message}`, 12000);
-    this.sets.forget(token);
+    this.sets.loaded.delete(token);
     this.trail = this.trail.filter((other) => other !== token);
     const here = this.grid.set?.state.token === token;
     this.resolveAwaited(token, null);

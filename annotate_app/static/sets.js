@@ -1,7 +1,7 @@
 // Sets as the page knows them: state and pixels by token, fetched ahead.
 
 import { getBytes, getJson } from './dom.js';
-import { decodePixels, outlinesOf, release, shaded, View } from './viewer.js';
+import { decodePixels, outlinesOf, shaded, View } from './viewer.js';
 
 /** @import { Letter, LoadedSet, Next, Outline, RatingEvent, Row, SetState } from './types' */
 /** @import { Outbox } from './outbox.js' */
@@ -36,13 +36,8 @@ export class Sets {
     const promise = this.fetch(token, state);
     promise.catch(() => this.loaded.delete(token));
     this.loaded.set(token, promise);
-    if (this.loaded.size > CACHED_SETS) this.forget([...this.loaded.keys()][0]);
+    if (this.loaded.size > CACHED_SETS) this.loaded.delete([...this.loaded.keys()][0]);
     return promise;
-  }
-
-  /** @param {string} token */
-  forget(token) {
-    this.loaded.delete(token);
   }
 
   /**
@@ -79,7 +74,7 @@ export class Sets {
   /** Give back the memory of all pictures but those of `tokens`; they are made again when needed. @param {(string | null)[]} tokens */
   slim(tokens) {
     for (const [token, promise] of this.loaded) {
-      if (!tokens.includes(token)) promise.then(({ pixels }) => pixels.forEach(release)).catch(() => {});
+      if (!tokens.includes(token)) promise.then(({ pixels }) => pixels.forEach((one) => { one.canvas = null; })).catch(() => {});
     }
   }
 }

@@ -115,11 +115,6 @@ export function shaded(pixels, view) {
   return canvas;
 }
 
-/** Give the memory of the picture back; the pixels stay. @param {Pixels} pixels */
-export function release(pixels) {
-  Object.assign(pixels, { canvas: null });
-}
-
 /** A canvas that shows an image under a view. */
 export class Panel {
   /** @type {Pixels | null} */
@@ -181,20 +176,14 @@ export class Panel {
     context.imageSmoothingQuality = 'high';
     context.setTransform(scale, 0, 0, scale, left, top);
     context.drawImage(picture, 0, 0);
-    if (this.outlineOpacity > 0) this.paintOutlines(this.pixels, scale, left, top, ratio);
+    if (this.outlineOpacity > 0) this.paintOutlines(this.pixels);
   }
 
-  /**
-   * All dark borders first, then the lines: so light lines differ from bright organs, and none hides another.
-   * @param {Pixels} pixels
-   * @param {number} scale
-   * @param {number} left
-   * @param {number} top
-   * @param {number} ratio device pixels per CSS pixel
-   */
-  paintOutlines(pixels, scale, left, top, ratio) {
+  /** All dark borders first, then the lines: so light lines differ from bright organs, and none hides another. @param {Pixels} pixels */
+  paintOutlines(pixels) {
     const { context } = this;
-    const thick = Math.max(1, this.canvas.height / (ratio * 420)) * ratio;
+    const { scale, left, top } = this.placement(pixels);
+    const thick = Math.max(window.devicePixelRatio || 1, this.canvas.height / 420);
     context.globalAlpha = this.outlineOpacity;
     context.lineCap = 'butt';
     for (const border of [true, false]) {
@@ -213,18 +202,13 @@ export class Panel {
     context.setLineDash([]);
   }
 
-  /**
-   * Zoom by `factor` so that the point under (clientX, clientY), the middle by default, stays where it is.
-   * @param {number} factor
-   * @param {number} [clientX]
-   * @param {number} [clientY]
-   */
-  zoomAt(factor, clientX, clientY) {
+  /** Zoom so that the point under `at`, the middle by default, stays where it is. @param {number} factor @param {{clientX: number, clientY: number}} [at] CSS pixels */
+  zoomAt(factor, at) {
     const { view, pixels, canvas } = this;
     if (!pixels) return;
     const { box, ratio } = this.extent();
-    const x = clientX === undefined ? canvas.width / 2 : (clientX - box.left) * ratio;
-    const y = clientY === undefined ? canvas.height / 2 : (clientY - box.top) * ratio;
+    const x = at ? (at.clientX - box.left) * ratio : canvas.width / 2;
+    const y = at ? (at.clientY - box.top) * ratio : canvas.height / 2;
     const before = this.placement(pixels);
     view.zoom = Math.max(1, Math.min(16, view.zoom * factor));
     const after = this.placement(pixels);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from starlette.testclient import TestClient
 
 from radpref.annotate_app import assignment, scoring
 from radpref.annotate_app.presentations import Presentation, rater_presentations
-from radpref.annotate_app.scoring_routes import set_json
 from radpref.annotate_app.server import create_app
 from radpref.data.datasets.importing import import_records
 from radpref.data.study.audit import broken_link
@@ -349,7 +349,7 @@ def test_real_images_come_in_the_form_of_sampled_ones(tmp_path: Path) -> None:
     for one in rater_presentations(study, 1):
         state = scoring.set_state(study, 1, one.token)
         pixels = [len(scoring.image_bytes(study, 1, one.token, letter)) for letter in "ABCD"]
-        seen.append((one.purpose, state.training, tuple(sorted(set_json(state))), state.image, *pixels))
+        seen.append((one.purpose, state.training, tuple(sorted(asdict(state))), state.image, *pixels))
     assert Counter(row[0] for row in seen) == {"training": 3, "rating": 12, "attention": 3}
     assert len({row[2:] for row in seen}) == 1
     assert {row[1] for row in seen if row[0] != "training"} == {False}
