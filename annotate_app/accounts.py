@@ -1,7 +1,4 @@
-"""Accounts: argon2id password hashes, server-side sessions stored hashed, and the back-off against guessing.
-
-Input: names, passwords, cookie values. Output: an :class:`Identity` or None. No web imports.
-"""
+"""Accounts: argon2id password hashes, server-side sessions stored hashed, and the back-off against guessing."""
 
 from __future__ import annotations
 
@@ -78,12 +75,7 @@ def generate_password() -> str:
 
 
 def add_account(db: StudyDatabase, name: str, role: str, password: str | None = None) -> str:
-    """Add a person; returns the password (made here unless given).
-
-    Raises:
-        InvalidInput: role, name or password is not usable.
-        Conflict: the name is taken.
-    """
+    """Add a person; returns the password (made here unless given). Raises what :func:`add_rater` raises."""
     if role not in get_args(Role):
         raise InvalidInput(f"role '{role}' is unknown; choose rater or admin")
     chosen = password if password is not None else generate_password()
@@ -92,12 +84,7 @@ def add_account(db: StudyDatabase, name: str, role: str, password: str | None = 
 
 
 def reset_account(db: StudyDatabase, name: str, password: str | None = None) -> str:
-    """Give a person a new password (made here unless given); returns it.
-
-    Raises:
-        NotFound: no such rater.
-        InvalidInput: the rater is simulated, or the password is not usable.
-    """
+    """Give a person a new password (made here unless given), returned; raises what :func:`set_password_hash` raises."""
     chosen = password if password is not None else generate_password()
     set_password_hash(db, name, hash_password(chosen))
     return chosen

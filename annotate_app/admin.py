@@ -1,7 +1,4 @@
-"""What the study office sees: progress per rater and the latest report. Never part of a rater's pages.
-
-Input: a Study. Output: dataclasses whose fields are the JSON keys, and paths. Simulated raters are marked.
-"""
+"""What the study office sees: progress per rater and the latest report. Never part of a rater's pages."""
 
 from __future__ import annotations
 

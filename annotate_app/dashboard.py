@@ -1,7 +1,4 @@
-"""What the dashboard shows beyond the overview: quality of the raters, agreement, remarks and the end of the audit log.
-
-Input: a Study. Output: JSON values without any arm. The costly figures are cached between refreshes.
-"""
+"""What the dashboard shows beyond the overview, as JSON values without any arm; the costly figures are cached."""
 
 from __future__ import annotations
 

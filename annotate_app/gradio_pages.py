@@ -65,15 +65,12 @@ class HeadMiddleware:
         if head is None:
             await self.app(scope, receive, send)
             return
-        start: Message = {}
+        start: dict[str, Any] = {}
         body = bytearray()
 
         async def collect(message: Message) -> None:
-            nonlocal start
             if message["type"] == "http.response.start":
-                start = message
-                return
-            if message["type"] != "http.response.body":
+                start.update(message)
                 return
             body.extend(message.get("body", b""))
             if message.get("more_body"):

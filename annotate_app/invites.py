@@ -1,7 +1,6 @@
 """Invitations: a link by which a person sets a password. Hashed, used once, expiring; a new one voids older ones.
 
-Input: a name and who invites. Output: a link ``<base>/invite#TOKEN``. Browsers never send what follows ``#`` in a
-request line, so the token is in no log. No web imports.
+Browsers never send what follows ``#`` of ``<base>/invite#TOKEN`` in a request line, so the token is in no log.
 """
 
 from __future__ import annotations
@@ -174,8 +173,7 @@ def office_action(db: StudyDatabase, payload: object, actor: str) -> dict[str, s
     Returns {action, name}, after invite and reset with ``link``: ``invite#TOKEN``, relative.
 
     Raises:
-        InvalidInput: an unknown action, or name or role are not usable.
-        Conflict, NotFound: see the functions of that name.
+        InvalidInput: an unknown action, or name or role are not usable; else what the function of that name raises.
     """
     fields = payload if isinstance(payload, dict) else {}
     action, name, role = fields.get("action"), fields.get("name"), fields.get("role")

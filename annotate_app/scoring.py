@@ -1,7 +1,7 @@
-"""What the scoring page asks for and sends: the state of a set, its pixels, and events. No web imports.
+"""What the scoring page asks for and sends: the state of a set, its pixels, and events.
 
-Input: a rater and plain JSON values. Output: dataclasses whose fields are the keys of the JSON answers
-(docs/protocol.md); they hold nothing but letters, scores and the condition.
+The dataclasses' fields are the keys of the JSON answers (docs/protocol.md); they hold nothing but letters, scores and
+the condition.
 """
 
 from __future__ import annotations

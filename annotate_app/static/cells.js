@@ -1,7 +1,6 @@
 // One cell per letter: canvas, letter, score strips with anchors, flags. Mouse on the canvas: zoom, pan, window, large.
 
 import { h } from './dom.js';
-import { verdict } from './feedback.js';
 import { Panel } from './viewer.js';
 
 /** @import { Criterion, Expected, Flag, Letter, Outline, Pixels, SetState } from './types' */
@@ -11,6 +10,15 @@ import { Panel } from './viewer.js';
 
 export const CRITERIA = { text: 'Text', mask: 'Mask' };
 const FLAGS = { artifact: { name: 'Artifact', key: 'X' }, unrealistic: { name: 'Unrealistic', key: 'U' } };
+
+/** The line under a score strip. @param {Expected} found @param {number | null | undefined} given @param {string} id */
+function verdict(found, given, id) {
+  const range = found.low === found.high ? `${found.low}` : `${found.low}–${found.high}`;
+  return h('p', { class: `verdict ${found.ok ? 'right' : 'wrong'}`, 'data-testid': id },
+    h('b', {}, found.ok ? '✓ Right' : '✗ Wrong'),
+    h('span', { class: 'range' }, `expected ${range}, you gave ${given ?? 'nothing'}`),
+    h('span', { class: 'why', title: found.why }, found.why));
+}
 
 export class Cell {
   /** @type {Map<Criterion, Strip>} */

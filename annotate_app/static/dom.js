@@ -28,13 +28,7 @@ function fill(element, properties, children) {
  */
 export const h = (tag, properties = {}, ...children) => fill(document.createElement(tag), properties, children);
 
-/**
- * A new SVG element.
- * @template {keyof SVGElementTagNameMap} T
- * @param {T} tag
- * @param {Properties} [properties]
- * @param {Child[]} children
- */
+/** A new SVG element. @param {keyof SVGElementTagNameMap} tag @param {Properties} [properties] @param {Child[]} children */
 export const s = (tag, properties = {}, ...children) => fill(document.createElementNS('http://www.w3.org/2000/svg', tag), properties, children);
 
 /** @param {number} n @param {string} [noun] "1 set", "2 sets" */

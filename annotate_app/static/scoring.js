@@ -4,7 +4,6 @@
 import { Connection } from './connection.js';
 import * as dialogs from './dialogs.js';
 import { getJson, h } from './dom.js';
-import { feedbackSummary } from './feedback.js';
 import { Frame } from './frame.js';
 import { ImageGrid } from './grid.js';
 import { bindKeys } from './keys.js';
@@ -17,9 +16,17 @@ import { Ties } from './ties.js';
 import { measure, painted } from './timing.js';
 
 /** @import { PageActions } from './pages.js' */
-/** @import { Acknowledgement, LoadedSet, Next, PageFacts, PageName, SetState } from './types' */
+/** @import { Acknowledgement, Feedback, LoadedSet, Next, PageFacts, PageName, SetState } from './types' */
 
 const PATIENCE_MS = 500;
+
+/** "3 of 4 answers are in the expected range. Training so far: 75 %." @param {Feedback} feedback @param {number} [share] of all training so far */
+function feedbackSummary(feedback, share) {
+  const all = LETTERS.flatMap((letter) => Object.values(feedback[letter] || {}));
+  const right = all.filter(({ ok }) => ok).length;
+  const far = share === undefined ? '' : ` Training so far: ${Math.round(100 * share)} %.`;
+  return `${right} of ${all.length} answers ${right === 1 ? 'is' : 'are'} in the expected range.${far}`;
+}
 
 export class ScoringPage {
   base = new URL('../', document.baseURI);
