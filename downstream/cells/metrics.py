@@ -78,17 +78,12 @@ def f1_counts(labels: Float, probabilities: Float, thresholds: Float) -> Float:
 def f1_from_counts(counts: Float) -> Float:
     """F1 = 2 TP / (2 TP + FP + FN) over the last axis (TP, FP, FN); NaN where there is no positive (TP + FN = 0)."""
     tp, fp, fn = counts[..., 0], counts[..., 1], counts[..., 2]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        score = 2 * tp / (2 * tp + fp + fn)
-    return np.where(tp + fn > 0, score, np.nan)
+    return np.where(tp + fn > 0, ratio(np.stack([2 * tp, 2 * tp + fp + fn], axis=-1)), np.nan)
 
 
 def mean_over_classes(scores: Float) -> Float:
     """Mean over the last axis, passing over undefined classes; NaN if all are undefined."""
-    known = ~np.isnan(scores)
-    total = np.where(known, scores, 0.0).sum(axis=-1)
-    count = known.sum(axis=-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return ratio(np.stack([np.nansum(scores, axis=-1), (~np.isnan(scores)).sum(axis=-1)], axis=-1))
 
 
 def best_f1_threshold(labels: Float, probabilities: Float) -> float:
@@ -128,9 +123,9 @@ def dice_sums(areas: Float) -> dict[str, Float]:
 
 def ratio(sums: Float) -> Float:
     """Numerator / denominator over the last axis; NaN where the denominator is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = sums[..., 0] / sums[..., 1]
-    return np.where(sums[..., 1] > 0, value, np.nan)
+    value: Float = np.full(sums.shape[:-1], np.nan)
+    np.divide(sums[..., 0], sums[..., 1], out=value, where=sums[..., 1] > 0)
+    return value
 
 
 def dice_three_ways(areas: Float) -> dict[str, float]:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,14 +200,3 @@ def _pool_pairs(study: Study) -> list[PoolPair]:
             pictures = {arm: to_uint8(study.store.image(images[key])) for arm, images in rows.items()}
             found.append(PoolPair(task.name, str(label), pictures))
     return found
-
-
-def evaluation_sheets(run: Run | None) -> list[Path]:
-    """Contact sheets that the evaluation left (``sheets/*.png``), in order of their names."""
-    return sorted((run.folder / "sheets").glob("*.png")) if run else []
-
-
-def watch_sheet(run: Run | None) -> Path | None:
-    """The newest contact sheet of the watch of an alignment run."""
-    sheets = sorted((run.folder / "watch").glob("*.png")) if run else []
-    return sheets[-1] if sheets else None

@@ -26,7 +26,7 @@ from radpref.downstream.inference.comparisons import PairedComparison, UntestedC
 from radpref.downstream.report import figures, grid_tables, tables
 from radpref.downstream.report import reader_comparison_figures as reader_figures
 from radpref.downstream.report import reader_comparison_views as reader_views
-from radpref.downstream.report.evidence import Evidence, evaluation_sheets, gather, watch_sheet
+from radpref.downstream.report.evidence import Evidence, gather
 from radpref.downstream.report.published import CAVEATS
 from radpref.downstream.report.table import Table
 from radpref.downstream.report.verdicts import scope_note, sentences
@@ -48,7 +48,6 @@ class Page:
     def __init__(self) -> None:
         self.figures: dict[str, str] = {}
         self.tables: dict[str, Table] = {}
-        self.sheets: list[dict[str, str]] = []
 
     def table(self, table: Table) -> Table:
         """Keep a table for the CSV folder; returns it for the template."""
@@ -161,14 +160,14 @@ def _alignment_part(evidence: Evidence, page: Page) -> Context | None:
     rows = [{key: line.get(key) for key in keys} for line in lines]
     page.table(Table("alignment", "Alignment, step by step", tuple(keys), [], rows))
     settings = run.config.get("align", {})
-    watched, tuned = watch_sheet(run), evidence.finetune
+    watched, tuned = sorted(run.folder.glob("watch/*.png")), evidence.finetune
     columns = {"aligned (DPO)": run.result} | ({"fine-tuned on well-scored images": tuned.result} if tuned else {})
     return {
         "run_id": run.run_id, "settings": settings, "raters": run.config.get("raters", "unknown"),
         "figure": page.figure("alignment", figures.alignment_curves(lines)) if lines else None,
         "summary": page.table(tables.measures_table("alignment-summary", "At the end of training", columns)),
         "warning": tuned.result.get("warning") if tuned else None,
-        "watch": _sheet(watched) if watched else None,
+        "watch": _sheet(watched[-1]) if watched else None,
     }  # fmt: skip
 
 
@@ -209,7 +208,8 @@ def _comparison_part(evidence: Evidence, page: Page) -> Context | None:
 
 
 def _samples_part(evidence: Evidence, page: Page) -> Context | None:
-    sheets = [_sheet(path) for path in evaluation_sheets(evidence.evaluation)[:MAX_SHEETS]]
+    run = evidence.evaluation
+    sheets = [_sheet(path) for path in sorted(run.folder.glob("sheets/*.png"))[:MAX_SHEETS]] if run else []
     pairs = evidence.pool_pairs
     if not sheets and not pairs:
         return None

@@ -16,19 +16,12 @@ SPIN_KEYS = (WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def prepare() -> None:
-    """Arm the torchvision hook and set the wait policy."""
-    torchvision_compat.install()
-    wait_passively()
-
-
-def wait_passively() -> bool:
-    """Let OpenMP threads sleep while they wait, unless the user chose otherwise; True where this was set now.
+    """Arm the torchvision hook; let OpenMP threads sleep while they wait, unless the user chose otherwise.
 
     By default they spin. A torch program that shares its cores with another then spends the other's time slices
     waiting for threads that cannot run (`python -m benchmarks.waiting`). OpenMP reads the variable once, when torch is
     loaded, so afterwards nothing is set: it would change child processes only.
     """
-    if "torch" in sys.modules or any(key in os.environ for key in SPIN_KEYS):
-        return False
-    os.environ[WAIT_POLICY] = "PASSIVE"
-    return True
+    torchvision_compat.install()
+    if "torch" not in sys.modules and not any(key in os.environ for key in SPIN_KEYS):
+        os.environ[WAIT_POLICY] = "PASSIVE"

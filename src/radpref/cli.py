@@ -141,10 +141,10 @@ def main() -> None:
     except typer.Abort:
         code = INTERRUPTED
     except OSError as error:
-        told = system_error(error)
-        if told is None:
+        refusal = system_error(error)
+        if refusal is None:
             raise
-        _refuse(str(told), type(told).__name__)
+        _refuse(str(refusal), type(refusal).__name__)
     if code == INTERRUPTED:
         print("radpref: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
@@ -181,7 +181,3 @@ def _usage_message(error: Exception) -> str:
     message = " ".join(str(getattr(error, "format_message", error.__str__)()).split())
     command = getattr(getattr(error, "ctx", None), "command_path", "radpref")
     return f"{message.rstrip('.')}; see `{command} --help`"
-
-
-if __name__ == "__main__":
-    main()

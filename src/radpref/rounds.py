@@ -6,15 +6,17 @@ so running the list again is how an interrupted round goes on.
 
 from __future__ import annotations
 
+import json
 import os
-import secrets
-import sys
 import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from radpref.data.config.study_config import parse_config
 from radpref.data.core.errors import Conflict, InvalidInput
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from radpref.data.captions.due import Estimate
 
 Step = tuple[str, Callable[[], dict[str, Any]]]
+_say = partial(typer.echo, err=True)
 N_WORKERS = min(4, os.cpu_count() or 1)
 """Processes that train cells of the downstream grid."""
 DEMO_TEMPLATES = {
@@ -165,11 +168,6 @@ def run_steps(steps: list[Step], *, first: int = 1, total: int | None = None) ->
     return outcome
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
 def run_round(study: Study, *, simulated: bool = False) -> dict[str, Any]:
     """One full round. Without ``simulated`` it stops where people must score: state "waiting for raters"."""
     first = before_scoring(study)
@@ -192,7 +190,7 @@ def run_round(study: Study, *, simulated: bool = False) -> dict[str, Any]:
             return {"state": "waiting for raters", "raters": n_raters, "sets_left": left, "steps": outcome}
     outcome |= run_steps(after_scoring(study, simulated=simulated), first=len(first) + 2, total=total)
     if not simulated and study.config.sets.comparison:
-        _say("The comparison sets stand in the reading room. When they are scored: `radpref study freeze`, then")
+        _say("The comparison sets are in the reading room. When they are scored: `radpref study freeze`, then")
         _say("`radpref downstream report`.")
     return {"state": "done", "steps": outcome}
 
@@ -201,11 +199,9 @@ def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = F
     """The whole loop on a shipped model with simulated raters, then the reading room and the report.
 
     Raises:
-        InvalidInput: ``size`` is neither demo nor full, or there is no such demo of ``model``.
+        InvalidInput: there is no demo of this size of ``model``.
         Conflict: the folder holds a study of another size.
     """
-    if size not in ("demo", "full"):
-        raise InvalidInput(f"--size {size}: choose demo or full")
     started = time.monotonic()
     if (model, size) not in DEMO_TEMPLATES:
         raise InvalidInput(f"--model {model} --size {size}: choose embedded (demo or full) or cxr128 (demo)")
@@ -215,18 +211,16 @@ def run_demo(root: Path, *, size: str, serve: bool, port: int, as_json: bool = F
     if study.config != parse_config(tomllib.loads(toml)):
         raise Conflict(f"{root} holds another study; give another folder with --study")
     if model != "embedded":
-        import radpref.generation.fidelity.shipping
+        from radpref.generation.fidelity.shipping import copy_networks
 
-        radpref.generation.fidelity.shipping.copy_networks(model, root)
+        copy_networks(model, root)
     add_demo_accounts(study)
     outcome = run_round(study, simulated=True)
     seconds = time.monotonic() - started
     _say(f"The loop took {seconds / 60:.1f} minutes.")
     report = outcome["steps"]["Write the report"]["report"]
     if as_json:
-        import json
-
-        sys.stdout.write(json.dumps({"study": str(root), "seconds": round(seconds, 1), "report": report}) + "\n")
+        typer.echo(json.dumps({"study": str(root), "seconds": round(seconds, 1), "report": report}))
     _say(f"Report: {report}")
     if serve:
         serve_demo(study, port)
@@ -239,14 +233,7 @@ def add_demo_accounts(study: Study) -> None:
     known = {str(row["username"]) for row in study.db.rows("SELECT username FROM raters")}
     for username, role, password in DEMO_ACCOUNTS:
         if username not in known:
-            add_rater(
-                study.db,
-                username,
-                hash_password(password),
-                kind="human",
-                role=role,
-                detail={"order_salt": secrets.token_hex(4)},
-            )
+            add_rater(study.db, username, hash_password(password), role=role)
 
 
 def serve_demo(study: Study, port: int) -> None:
