@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from radpref.data.study.study import Study
 
 PROXY_ARMS = (PROXY_FILTERED, PROXY_FINETUNED)
-
-
 ArmKind = Literal["align", "finetune"]
 
 

@@ -169,10 +169,7 @@ def _measure(
     judged = {arm: judge_arm(study, net, conditions, images) for arm, images in samples.items()}
     by_raters = _rater_scores(study, conditions, samples)
     features = feature_function(study)
-    embedded = {
-        arm: features.of(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], -1)
-        for arm, images in samples.items()
-    }
+    embedded = {arm: features.by_prompt(images) for arm, images in samples.items()}
     moved = {arm: drift_and_diversity(own, embedded[BASELINE]) for arm, own in embedded.items()}
     raters = {arm: None if by_raters is None else (by_raters[arm], by_raters[BASELINE]) for arm in samples}
     return Evaluation(

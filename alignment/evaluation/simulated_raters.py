@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from radpref.alignment.preferences.pairs import set_images
 from radpref.alignment.requests import check_simulation, configured_raters
 from radpref.data.core.errors import Conflict, InvalidInput, NotFound
 from radpref.data.core.progress import bar
 from radpref.data.imaging.images import to_uint8
 from radpref.data.reader_study.presentations import ensure_presentations
 from radpref.data.reader_study.raters import Rater, add_rater, get_rater
-from radpref.data.reader_study.scores import CRITERIA, N_SLOTS, ScoreEvent, record_events
+from radpref.data.reader_study.scores import CRITERIA, ScoreEvent, record_events
 from radpref.data.study.conditions import StoredCondition, load_condition, mask_stack
 from radpref.data.study.runs import start_run
 from radpref.generation.measuring.image_scores import score_mask
@@ -157,12 +158,7 @@ def open_presentations(study: Study, rater_id: int) -> list[Presentation]:
         key = str(row["condition_id"])
         if key not in conditions:
             conditions[key] = load_condition(study, key)
-        shas = study.db.rows("SELECT image_sha FROM set_images WHERE set_id = ? ORDER BY slot", [row["set_id"]])
-        if len(shas) != N_SLOTS:
-            raise NotFound(
-                f"set {row['set_id']} has {len(shas)} images of {N_SLOTS}: run `radpref generate sets` again"
-            )
-        images = tuple(str(item["image_sha"]) for item in shas)
+        images = set_images(study, [row["set_id"]])
         found.append(Presentation(row["presentation_id"], row["token"], key, conditions[key], images))
     return found
 

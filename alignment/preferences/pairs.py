@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.data.reader_study.scores import scoring_kind
+from radpref.data.reader_study.scores import N_SLOTS, scoring_kind
 from radpref.data.study.runs import finished_run, once
 from radpref.data.study.splits import connected_components
 
@@ -174,6 +174,21 @@ def set_sources(study: Study, set_ids: Iterable[str]) -> dict[str, set[Hashable]
                     found.add(("patient", row[f"{part}_dataset"], row[f"{part}_patient"]))
             keys[str(row["set_id"])] = found
     return keys
+
+
+def set_images(study: Study, set_ids: Iterable[str]) -> tuple[str, ...]:
+    """Hashes of the sets' images, set by set and slot by slot.
+
+    Raises:
+        NotFound: a set has lost an image.
+    """
+    shas: list[str] = []
+    for set_id in set_ids:
+        rows = study.db.rows("SELECT image_sha FROM set_images WHERE set_id = ? ORDER BY slot", [set_id])
+        if len(rows) != N_SLOTS:
+            raise NotFound(f"set {set_id} has {len(rows)} images of {N_SLOTS}: run `radpref generate sets` again")
+        shas += [str(row["image_sha"]) for row in rows]
+    return tuple(shas)
 
 
 def run_pairs(study: Study, *, raters: str | None = None, min_raters: int = 1) -> dict[str, Any]:

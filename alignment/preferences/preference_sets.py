@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radpref.alignment.preferences.pairs import Split, pair_indices
-from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.alignment.preferences.pairs import Split, pair_indices, set_images
+from radpref.data.core.errors import InvalidInput
 from radpref.data.core.progress import bar
 from radpref.data.imaging.images import to_uint8
 from radpref.data.reader_study.scores import N_SLOTS
@@ -90,7 +90,7 @@ def read_sets(study: Study, pairs_run: str, structures: Sequence[str]) -> dict[S
                 ids,
                 tuple(conditions[row["condition_id"]] for row in own),
                 tuple(asked[row["condition_id"]] for row in own),
-                _images(study, ids),
+                set_images(study, ids),
                 *_preferences(study, pairs_run, ids),
                 _scores(study, pairs_run, ids),
             )
@@ -113,17 +113,6 @@ def encode_sets(study: Study, stack: GeneratorStack, stored: Mapping[Split, Stor
             *({c: table[c].to(stack.device) for c in CRITERIA} for table in (one.p, one.weights, one.scores)),
         )
     return found
-
-
-def _images(study: Study, set_ids: Sequence[str]) -> tuple[str, ...]:
-    """Hashes of the sets' images, slot by slot."""
-    shas: list[str] = []
-    for set_id in set_ids:
-        rows = study.db.rows("SELECT image_sha FROM set_images WHERE set_id = ? ORDER BY slot", [set_id])
-        if len(rows) != N_SLOTS:
-            raise NotFound(f"set {set_id} has {len(rows)} images of {N_SLOTS}: run `radpref generate sets` again")
-        shas += [str(row["image_sha"]) for row in rows]
-    return tuple(shas)
 
 
 def encode_stored(study: Study, stack: GeneratorStack, shas: Sequence[str], title: str) -> Tensor:

@@ -18,7 +18,7 @@ from radpref.alignment.training.finetune import FinetuneStep, image_scores, sele
 from radpref.alignment.training.held_out import HeldOut
 from radpref.alignment.training.policy import make_policy
 from radpref.alignment.training.train_arm import ArmTraining, StepFunction, train_arm
-from radpref.alignment.training.watch import MODES, N_PROMPTS, Prompt, Watch, feature_function
+from radpref.alignment.training.watch import MODES, N_PROMPTS, Prompt
 from radpref.data.study.runs import Run, once
 from radpref.generation.stack.adapters import generator_identity, load_generator
 from radpref.generation.stack.device import pick_device
@@ -65,7 +65,6 @@ def train_preference_arm(request: TrainingRequest) -> dict[str, Any]:
 
 def _train(request: TrainingRequest, run: Run, device: str) -> dict[str, Any]:
     study, settings = request.study, request.settings
-    features = feature_function(study)
     stack = load_generator(request.generator, device)
     stored = read_sets(study, request.pairs_run, stack.structures)
     sets = encode_sets(study, stack, stored)
@@ -98,7 +97,7 @@ def _train(request: TrainingRequest, run: Run, device: str) -> dict[str, Any]:
         request.arm,
         settings,
         policy,
-        watch=Watch(study.config.generator, watch_prompts(stored), features, run.folder / "watch", settings.seed),
+        prompts=watch_prompts(stored),
         held_out=HeldOut(policy, held_out, settings.beta, settings.seed) if held_out else None,
         facts=facts,
         card=lambda result: model_card(request.kind, result, settings),

@@ -8,7 +8,6 @@ pools as the preference arms; no score of a person or simulated rater is read. T
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from radpref.alignment.requests import PROXY_ARMS, check_proxy
 from radpref.alignment.training.finetune import FinetuneStep, TrainingImages
 from radpref.alignment.training.policy import make_policy
 from radpref.alignment.training.train_arm import ArmTraining, train_arm
-from radpref.alignment.training.watch import MODES, N_PROMPTS, Prompt, Watch, feature_function
+from radpref.alignment.training.watch import MODES, N_PROMPTS, Prompt
 from radpref.data.study.conditions import load_condition, mask_stack
 from radpref.data.study.pools import PROXY_FILTERED, PROXY_FINETUNED, pool_run
 from radpref.data.study.runs import Run, once
@@ -84,36 +83,30 @@ def _finetune(study: Study, settings: AlignConfig, device: str) -> dict[str, Any
     return once(study, "proxy", config, work, {"generator": base}).outcome
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Filtered images: hash and condition of each."""
-
-    shas: list[str]
-    condition_ids: list[str]
-
-
-def _kept(study: Study, pools: Sequence[str], at_most: int) -> _Kept:
-    """At most so many images, evenly from the pools and spread over each."""
-    shas, ids = [], []
+def _kept(study: Study, pools: Sequence[str], at_most: int) -> list[tuple[str, str]]:
+    """(hash, condition) of at most so many filtered images, evenly from the pools and spread over each."""
+    found = []
     for number, run_id in enumerate(pools):
         rows = study.db.rows(
             "SELECT image_sha, condition_id FROM pool_images WHERE run_id = ? ORDER BY ordinal", [run_id]
         )
         share = at_most // len(pools) + (number < at_most % len(pools))
         for i in np.unique(np.linspace(0, len(rows) - 1, min(share, len(rows))).round().astype(int)):
-            shas.append(str(rows[i]["image_sha"]))
-            ids.append(str(rows[i]["condition_id"]))
-    return _Kept(shas, ids)
+            found.append((str(rows[i]["image_sha"]), str(rows[i]["condition_id"])))
+    return found
 
 
-def training_images(study: Study, stack: GeneratorStack, kept: _Kept) -> tuple[TrainingImages, list[Prompt]]:
+def training_images(
+    study: Study, stack: GeneratorStack, kept: Sequence[tuple[str, str]]
+) -> tuple[TrainingImages, list[Prompt]]:
     """Latents of the images, their distinct conditions encoded once, and those conditions, texts first."""
-    distinct = list(dict.fromkeys(kept.condition_ids))
+    shas, condition_ids = zip(*kept, strict=True)
+    distinct = list(dict.fromkeys(condition_ids))
     stored = [load_condition(study, name) for name in distinct]
     asked = [Condition(one.text, mask_stack(study, one.masks, stack.structures)) for one in stored]
     place = {name: i for i, name in enumerate(distinct)}
-    rows = torch.tensor([place[name] for name in kept.condition_ids], device=stack.device)
-    latents = encode_stored(study, stack, kept.shas, "encoding what the proxy kept")
+    rows = torch.tensor([place[name] for name in condition_ids], device=stack.device)
+    latents = encode_stored(study, stack, shas, "encoding what the proxy kept")
     order = sorted(range(len(stored)), key=lambda i: MODES.index(stored[i].mode))
     prompts = [Prompt.of(stored[i], asked[i]) for i in order]
     return TrainingImages(latents, encode_conditions(stack, asked), rows), prompts
@@ -130,14 +123,13 @@ def _train(
         train_controlnet=any(prompt.condition.mask is not None for prompt in prompts),
         bf16=study.config.generator.precision == "bf16",
     )
-    features, folder = feature_function(study), run.folder / "watch"
     training = ArmTraining(
         study,
         run,
         PROXY_FINETUNED,
         settings,
         policy,
-        watch=Watch(study.config.generator, prompts[:N_PROMPTS], features, folder, settings.seed),
+        prompts=prompts[:N_PROMPTS],
         held_out=None,
         facts={"n_images": len(images)},
         card=lambda result: _card(study, result, settings),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from radpref.alignment.training.held_out import HeldOut
-from radpref.alignment.training.watch import Watch
+from radpref.alignment.training.watch import Prompt, Watch
 from radpref.generation.stack.adapters import register_model, save_adapters
 from radpref.generation.training.compute import Compute
 from radpref.generation.training.loop import Budget, LoopSettings, Part, TrainingLoop
@@ -31,8 +31,8 @@ StepFunction = Callable[[int], Part]
 class ArmTraining:
     """One training of an arm, with everything that it needs found and loaded.
 
-    held_out: None for an arm that learns from no preferences; facts: what the caller knows of the material, for the
-    result; card: result -> model card.
+    prompts: what the watch samples; held_out: None for an arm that learns from no preferences; facts: what the caller
+    knows of the material, for the result; card: result -> model card.
     """
 
     study: Study
@@ -40,7 +40,7 @@ class ArmTraining:
     arm: str
     settings: AlignConfig
     policy: Policy
-    watch: Watch
+    prompts: Sequence[Prompt]
     held_out: HeldOut | None
     facts: Mapping[str, Any]
     card: Callable[[dict[str, Any]], str]
@@ -48,8 +48,9 @@ class ArmTraining:
 
 def train_arm(training: ArmTraining, step: StepFunction) -> dict[str, Any]:
     """Train (or take up again), save and register one arm; returns the figures of the run."""
-    run, policy, settings, watch = training.run, training.policy, training.settings, training.watch
-    watch.set_baseline(policy.stack)  # before the checkpoint is taken up: the policy equals the baseline here
+    study, run, policy, settings = training.study, training.run, training.policy, training.settings
+    # Before the checkpoint is taken up: the policy equals the baseline here.
+    watch = Watch(study, policy.stack, training.prompts, run.folder / "watch", settings.seed)
     observer = ArmObserver(policy, watch, training.held_out, settings.n_steps)
     groups = [(list(policy.lora.values()), 1.0)]
     if policy.control:
@@ -76,7 +77,7 @@ def train_arm(training: ArmTraining, step: StepFunction) -> dict[str, Any]:
     }
     card = training.card(result)
     sha256 = save_adapters(policy.stack, run.model_folder, with_controlnet=bool(policy.control), card=card)
-    register_model(training.study, run.run_id, training.arm, sha256, result)
+    register_model(study, run.run_id, training.arm, sha256, result)
     return {**result, "sha256": sha256}
 
 

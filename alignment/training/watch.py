@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from radpref.generation.sampling.sets import image_seed, sample_conditions
 from radpref.generation.stack.models import GeneratorStack
 
 if TYPE_CHECKING:
-    from radpref.data.config.generation import GeneratorConfig
     from radpref.data.study.study import Study
     from radpref.generation.stack.conditions import Condition
 
@@ -54,6 +53,10 @@ class Features:
 
     name: str
     of: Callable[[Images], FeatureRows]
+
+    def by_prompt(self, images: Images) -> FeatureRows:
+        """Of k images of each prompt: (prompts, k, H, W) -> (prompts, k, D)."""
+        return self.of(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], -1)
 
 
 def feature_function(study: Study) -> Features:
@@ -104,16 +107,16 @@ class Prompt:
         return cls(stored.text or f"mask: {', '.join(sorted(stored.masks))}", condition)
 
 
-@dataclass
 class Watch:
-    """Fixed prompts and seeds with what the baseline makes of them; sampled as `settings` say."""
+    """Fixed prompts and seeds with what the baseline makes of them."""
 
-    settings: GeneratorConfig
-    prompts: Sequence[Prompt]
-    features: Features
-    folder: Path
-    seed: int
-    _baseline: Images | None = field(default=None, repr=False)
+    def __init__(
+        self, study: Study, baseline: GeneratorStack, prompts: Sequence[Prompt], folder: Path, seed: int
+    ) -> None:
+        """Sample what everything is compared with; `baseline` may be a policy that still equals it."""
+        self.settings, self.prompts, self.folder, self.seed = study.config.generator, prompts, folder, seed
+        self.features = feature_function(study)
+        self.baseline = self.sample(baseline)
 
     def sample(self, stack: GeneratorStack) -> Images:
         """(prompts, k, H, W) uint8 with the study's own sampler settings."""
@@ -122,22 +125,12 @@ class Watch:
         images = sample_conditions(self.settings, stack, repeated, seeds)
         return images.reshape(len(self.prompts), IMAGES_PER_PROMPT, *images.shape[1:])
 
-    def set_baseline(self, stack: GeneratorStack) -> None:
-        """Sample what everything is compared with; call it before training, with the policy equal to the baseline."""
-        self._baseline = self.sample(stack)
-
     def observe(self, stack: GeneratorStack, step: int) -> dict[str, Any]:
         """Sample, compare, and leave a sheet ``watch/step-000100.png``; the figures of `drift_and_diversity`."""
-        if self._baseline is None:
-            raise NotFound("the watch has no baseline samples: call set_baseline before training")
         images = self.sample(stack)
         rows = [
             SheetRow(prompt.caption, (before, now))
-            for prompt, before, now in zip(self.prompts, self._baseline, images, strict=True)
+            for prompt, before, now in zip(self.prompts, self.baseline, images, strict=True)
         ]
         save_sheet(self.folder / f"step-{step:06d}.png", rows, ("baseline", f"step {step}"))
-        return drift_and_diversity(self._measure(images), self._measure(self._baseline))
-
-    def _measure(self, images: Images) -> FeatureRows:
-        flat = images.reshape(-1, *images.shape[2:])
-        return self.features.of(flat).reshape(*images.shape[:2], -1)
+        return drift_and_diversity(self.features.by_prompt(images), self.features.by_prompt(self.baseline))

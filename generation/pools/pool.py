@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from radpref.data.study.study import Study
 
 
-def pool_size(study: Study, task: TaskConfig, multiple: int | None = None, material: Material | None = None) -> int:
+def pool_size(study: Study, material: Material, multiple: int | None = None) -> int:
     """Images the grid needs at most: the largest multiple (or ``multiple``) of the largest real subset of the task."""
     settings = study.config.downstream
-    usable = (gather(study, task) if material is None else material).n_usable
     times = max(settings.multiples, default=0) if multiple is None else multiple
-    return math.ceil(max(settings.fractions) * usable) * times
+    return math.ceil(max(settings.fractions) * material.n_usable) * times
 
 
 def run_pool(
@@ -45,9 +44,8 @@ def run_pool(
 ) -> dict[str, Any]:
     """Sample the pools of all tasks and arms that the grid of study.toml needs; resumes.
 
-    Returns the images and the `Pool` of each "task/arm" as JSON values.
-
-    A grid of arms without synthetic images needs none: nothing is done, unless ``arms`` ask for such pools.
+    Returns the images and the `Pool` of each "task/arm" as JSON values. A grid of arms without synthetic images needs
+    none: nothing is done, unless ``arms`` ask for such pools.
 
     Args:
         n: images of each pool, instead of what the grid needs.
@@ -108,5 +106,4 @@ def _wanted_tasks(study: Study, tasks: Sequence[str] | None, n: int | None, mult
 
 def _plan(study: Study, task: TaskConfig, n: int | None, multiple: int | None) -> PoolPlan:
     material = gather(study, task)
-    size = n or pool_size(study, task, multiple, material)
-    return PoolPlan(study, task, size, study.config.downstream.seed, material)
+    return PoolPlan(study, task, n or pool_size(study, material, multiple), study.config.downstream.seed, material)

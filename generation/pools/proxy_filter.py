@@ -171,9 +171,7 @@ def filter_pool(study: Study, plan: PoolPlan, engine: EngineOptions) -> Filtered
         kept, thresholds = keep_best(scores, classes, settings.percentile)
         chosen = places(classes[: plan.n], classes, kept, names)
         _write(study, run, sampled.run_id, chosen)
-        by_class = {
-            names[k]: _class_filter(scores, classes == k, kept, threshold) for k, threshold in thresholds.items()
-        }
+        by_class = {names[k]: _class_filter(scores, classes == k, kept, limit) for k, limit in thresholds.items()}
         counts = class_counts(study, run.run_id)
         return asdict(FilteredPool(run.run_id, plan.n, sampled.sampled, counts, candidates.n, by_class))
 

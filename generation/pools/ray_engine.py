@@ -34,19 +34,6 @@ OBJECT_STORE_BYTES = 512 * 1024**2
 """Shards travel through it one a worker; Ray's own default would take a third of the memory."""
 
 
-def import_ray() -> Any:
-    """The ray package.
-
-    Raises:
-        InvalidInput: it is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise InvalidInput("--engine ray needs Ray, which is not installed: pip install 'radpref[ray]'") from error
-    return ray
-
-
 class Worker:
     """Holds the model of one arm and samples jobs with it; lives in a Ray actor."""
 
@@ -62,10 +49,6 @@ class Worker:
         self.stack = load_sampler(study, arm, device)
         study.db.close()
 
-    def pid(self) -> int:
-        """Process of the worker."""
-        return os.getpid()
-
     def sample(self, job: ShardJob) -> npt.NDArray[np.uint8]:
         """The images of a shard, (n, H, W)."""
         from radpref.generation.pools.shards import sample_job
@@ -80,7 +63,11 @@ class RayEngine:
         """Raises InvalidInput where Ray is not installed or an option makes no sense."""
         if options.gpus <= 0:
             raise InvalidInput(f"--gpus {options.gpus}: give the part of a GPU each worker takes, e.g. 0.5")
-        self.ray = import_ray()
+        try:
+            import ray
+        except ImportError as error:
+            raise InvalidInput("--engine ray needs Ray, which is not installed: pip install 'radpref[ray]'") from error
+        self.ray: Any = ray
         self.root, self.arm, self.options = study.root, arm, options
         self.threads = options.threads or 1
         self._workers: list[Any] = []
@@ -93,10 +80,11 @@ class RayEngine:
         """
         with self._cluster() as n_workers:
             idle = deque(self._start() for _ in range(n_workers))
+            fresh = ((job, 1) for job in jobs)
             again: deque[tuple[ShardJob, int]] = deque()
             running: dict[Any, tuple[Any, ShardJob, int]] = {}
             while True:
-                while idle and (task := again.popleft() if again else _first_try(jobs)):
+                while idle and (task := again.popleft() if again else next(fresh, None)):
                     worker = idle.popleft()
                     running[worker.sample.remote(task[0])] = (worker, *task)
                 if not running:
@@ -135,11 +123,6 @@ class RayEngine:
         self._workers.append(actor.remote(self.root, self.arm, device, self.threads))
         return self._workers[-1]
 
-    def pids(self) -> list[int]:
-        """Processes of the workers, once each has done what it was given."""
-        found: list[int] = self.ray.get([worker.pid.remote() for worker in self._workers])
-        return found
-
     def _on_gpu(self) -> bool:
         return self.options.device != "cpu" and self.ray.cluster_resources().get("GPU", 0) > 0
 
@@ -176,8 +159,3 @@ class RayEngine:
                 f"--workers {self.options.workers}, but Ray has room for {most}: give fewer, or a smaller --gpus"
             )
         return self.options.workers or most
-
-
-def _first_try(jobs: Iterator[ShardJob]) -> tuple[ShardJob, int] | None:
-    job = next(jobs, None)
-    return None if job is None else (job, 1)

@@ -227,8 +227,9 @@ def test_what_cannot_be_asked_is_named(pooled):
 
 
 def test_the_pool_holds_the_largest_multiple_of_the_largest_real_subset(pooled):
-    assert pool_size(pooled, _task(pooled, "one")) == 24 // 2 * 2
-    assert pool_size(pooled, _task(pooled, "one"), multiple=5) == 60
+    one = gather(pooled, _task(pooled, "one"))
+    assert pool_size(pooled, one) == 24 // 2 * 2
+    assert pool_size(pooled, one, multiple=5) == 60
     for name in TASKS:
         task = _task(pooled, name)
         usable = sum(is_usable(task, record) for record in material(pooled, "train", task.where))

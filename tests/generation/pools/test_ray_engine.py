@@ -37,7 +37,7 @@ def test_workers_give_the_same_bytes_and_one_that_is_killed_loses_its_shard_only
     def run_and_kill(self, jobs, write):
         for index in real(self, jobs, write):
             if not killed:
-                killed.extend(self.pids()[:1])
+                killed.append(ray.get(self._workers[0].__ray_call__.remote(lambda worker: os.getpid())))
                 os.kill(killed[0], signal.SIGKILL)
             yield index
 
