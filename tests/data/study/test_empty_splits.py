@@ -12,7 +12,7 @@ from radpref.data.datasets.importing import import_records
 from radpref.data.study.empty_splits import empty_line, empty_splits, require_split
 from radpref.data.study.study import Study
 from radpref.data.upkeep.verify import verify
-from radpref.downstream.cells.tasks import load_split
+from radpref.downstream.cells.tasks import load_task
 from radpref.generation.training.request import warn_without_validation
 from tests.support.data import table_study
 from tests.support.datasets import chexpert_tree, mimic_tree, rsna_tree, study_of
@@ -33,8 +33,10 @@ def test_a_set_of_few_patients_may_lack_a_split_and_is_told(tmp_path, imported, 
     again = import_records(study, "rsna", tmp_path / "raw")  # nothing is left to import, the split is still empty
     assert again.warnings == [line]
     task = TaskConfig(name="pneumonia", kind="binary", labels=("pneumonia",))
+    downstream = study.config.downstream.model_copy(update={"arms": ()})
+    study.config = study.config.model_copy(update={"downstream": downstream})
     with pytest.raises(NotFound) as refused:
-        load_split(study, task, "val", 32)
+        load_task(study, task)
     assert str(refused.value) == line
 
 

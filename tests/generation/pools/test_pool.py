@@ -14,7 +14,7 @@ from radpref.data.imaging.masks import replay_transforms
 from radpref.data.study.conditions import record_conditions
 from radpref.data.study.pools import is_usable, material, pool_rows
 from radpref.data.study.study import Study
-from radpref.downstream.cells.tasks import load_pool, load_split
+from radpref.downstream.cells.tasks import LoadedTask, load_task
 from radpref.generation.pools.options import EngineOptions
 from radpref.generation.pools.plan import Material, PoolPlan, class_names, class_order, gather, named_class
 from radpref.generation.pools.pool import pool_size, run_pool
@@ -74,6 +74,13 @@ def pooled(make_study):
 
 def _task(study: Study, name: str) -> TaskConfig:
     return next(task for task in study.config.downstream.tasks if task.name == name)
+
+
+def _loaded(study: Study, task: TaskConfig, *arms: str) -> LoadedTask:
+    """A task as the grid reads it, with the pools of some arms, at the size of the sampled images."""
+    downstream = study.config.downstream.model_copy(update={"arms": arms, "image_size": 64})
+    study.config = study.config.model_copy(update={"downstream": downstream})
+    return load_task(study, task)
 
 
 def _record(caption: str | None, **labels: float | None) -> dict:
@@ -233,7 +240,7 @@ def test_the_pool_holds_the_largest_multiple_of_the_largest_real_subset(pooled):
     for name in TASKS:
         task = _task(pooled, name)
         usable = sum(is_usable(task, record) for record in material(pooled, "train", task.where))
-        assert usable == len(load_split(pooled, task, "train", 32)) == gather(pooled, task).n_usable
+        assert usable == len(_loaded(pooled, task).splits["train"]) == gather(pooled, task).n_usable
 
 
 # ---- masks
@@ -291,7 +298,7 @@ def test_masks_that_never_survive_are_one_clear_line(pooled, monkeypatch):
 def test_the_mask_asked_for_is_the_label_that_is_trained_on(pooled):
     run_pool(pooled, arms=["baseline"], tasks=["outline"], n=6)
     task = _task(pooled, "outline")
-    data = load_pool(pooled, task, "baseline", 64)
+    data = _loaded(pooled, task, "baseline").pools["baseline"]
     items = PoolPlan(pooled, task, 6, pooled.config.downstream.seed).draw(0, 6)
     assert data.masks is not None
     assert data.labels.tolist() == [[1.0]] * 6  # never a negative
