@@ -30,12 +30,8 @@ FROM records r LEFT JOIN caption_events e
 ON e.event_id = (SELECT max(l.event_id) FROM caption_events l WHERE l.record_id = r.record_id)
 WHERE ? IS NULL OR r.split = ? ORDER BY r.record_id
 """
-
-
 MANY = 20_000
-"""From so many records on, looking at their captions takes more than a moment."""
-
-
+"""From so many records on, reading their captions takes more than a moment."""
 Due = tuple[str, str | None]
 """(record_id, present caption) of what is due."""
 

@@ -1,8 +1,8 @@
 """A chat endpoint: any server that speaks OpenAI's ``/chat/completions`` (vLLM, llama.cpp, Ollama, hosted ones).
 
 Input: ``[captions]`` of study.toml and messages. Output: an :class:`Answer`. What may pass (429, 5xx, timeouts, an
-answer that is no chat completion) is tried again, as long as the server says in Retry-After or twice as long each time;
-what does not pass is one line. The key comes from the environment and is in no message, file or hash.
+answer that is not a chat completion) is tried again after Retry-After, or twice as long a wait each time; what does not
+pass is one line. The key comes from the environment and is in no message, file or hash.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 LONGEST_WAIT_S = 120.0
 _MEANING = {
     401: "refused the key (401); set the variable that captions.key_env names to a valid key",
-    402: "wants to be paid (402); look at the account",
-    403: "refused access (403); look at the key's rights",
-    404: "has no such address or model (404); captions.base_url usually ends in /v1, look at captions.model",
+    402: "wants to be paid (402); check the account",
+    403: "refused access (403); check the key's rights",
+    404: "has no such address or model (404); captions.base_url usually ends in /v1, check captions.model",
 }
 
 
@@ -55,12 +55,12 @@ def where(base_url: str) -> str:
     """ "this machine", "private network" or "remote": by address or name; nothing is looked up.
 
     Raises:
-        InvalidInput: no http(s) address.
+        InvalidInput: not an http(s) address.
     """
     parts = urlsplit(base_url)
     host = (parts.hostname or "").lower()
     if parts.scheme not in ("http", "https") or not host:
-        raise InvalidInput(f"captions.base_url = {base_url!r} is no address; write e.g. http://127.0.0.1:8000/v1")
+        raise InvalidInput(f"captions.base_url = {base_url!r} is not an address; write e.g. http://127.0.0.1:8000/v1")
     if parts.username or parts.password:
         raise InvalidInput("captions.base_url holds a name or password; put the key into a variable, see key_env")
     try:
@@ -168,12 +168,12 @@ class ChatEndpoint:
                 continue
             if response.status_code != 200:
                 meaning = _MEANING.get(response.status_code)
-                said = f"answered {response.status_code}: {_excerpt(response.text)}; look at [captions] in study.toml"
+                said = f"answered {response.status_code}: {_excerpt(response.text)}; check [captions] in study.toml"
                 raise EndpointFailed(f"the endpoint {self.url} {meaning or said}")
             try:
                 return _read(response.json())
             except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-                trouble = f"answers no chat completion but {_excerpt(response.text)}; look at captions.base_url"
+                trouble = f"does not answer as a chat endpoint: {_excerpt(response.text)}; check captions.base_url"
         raise EndpointFailed(
             f"the endpoint {self.url} {trouble} ({self.settings.max_retries + 1} tries); "
             "what was answered is kept, run the same command again"
@@ -202,7 +202,7 @@ def _read(content: Any) -> Answer:
     if text is None:
         text = ""
     if not isinstance(text, str):
-        raise TypeError("content is no text")
+        raise TypeError("content is not text")
     text = re.sub(r"<think>.*?(?:</think>|$)", "", text, flags=re.S)
     usage = content.get("usage") or {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
-from typing import Protocol
 
 from radpref.data.captions.due import Work, known_answers
 from radpref.data.captions.endpoint import ChatEndpoint, EndpointFailed
@@ -30,17 +29,6 @@ class Asked:
     tokens_answered: int = 0
 
 
-class CaptionWriter(Protocol):
-    """A writer of captions; ``asked`` counts what they cost so far."""
-
-    asked: Asked
-
-    def write(self, works: Sequence[Work]) -> None:
-        """Fill in the caption and its source; what could not be asked for is ``skipped``, with the reason in
-        ``failed`` of one of them."""
-        ...
-
-
 class RulesWriter:
     """Offline: from the impression, or where there is no report from the labels."""
 
@@ -48,20 +36,20 @@ class RulesWriter:
         self.asked = Asked()
 
     def write(self, works: Sequence[Work]) -> None:
-        """As `CaptionWriter`."""
+        """Fill in the caption and its source."""
         for work in works:
             _by_rules(work)
 
 
-class EndpointWriter:
+class EndpointWriter(RulesWriter):
     """By a chat endpoint; equal impressions are asked for once, answers in the study not again."""
 
     def __init__(self, study: Study, endpoint: ChatEndpoint) -> None:
-        self.asked = Asked()
+        super().__init__()
         self._study, self._endpoint, self._known = study, endpoint, known_answers(study)
 
     def write(self, works: Sequence[Work]) -> None:
-        """As `CaptionWriter`; a failure stops what has not begun."""
+        """As `RulesWriter`; a failure (``failed`` of one work) stops what has not begun, which is ``skipped``."""
         groups: dict[str, list[Work]] = {}
         for work in works:
             if work.found is None:

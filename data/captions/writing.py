@@ -28,7 +28,7 @@ from radpref.data.captions.due import (
     version_of,
 )
 from radpref.data.captions.endpoint import ChatEndpoint
-from radpref.data.captions.writers import Asked, CaptionWriter, EndpointWriter, RulesWriter
+from radpref.data.captions.writers import Asked, EndpointWriter, RulesWriter
 from radpref.data.core.errors import Conflict
 from radpref.data.core.progress import bar
 from radpref.data.reader_study.lifecycle import stage
@@ -121,16 +121,13 @@ def write_captions(
             return nothing
         if endpoint is not None and confirm is not None:
             confirm(estimate(study, endpoint, [record_id for record_id, _ in due]))
-        writer: CaptionWriter = EndpointWriter(study, endpoint) if endpoint else RulesWriter()
+        writer = EndpointWriter(study, endpoint) if endpoint else RulesWriter()
         run, tally = _write_all(study, stack, writer, due, config)
         result = replace(tally.onto(nothing), asked=writer.asked)
         if run is not None:
             result = replace(result, run_id=run.run_id, n_conditions_kept=_conditions_of(study, run))
             run.result = asdict(result)
     return result
-
-
-# --- writing -----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -168,7 +165,7 @@ class _Tally:
 
 
 def _write_all(
-    study: Study, stack: ExitStack, writer: CaptionWriter, due: Sequence[Due], config: dict[str, Any]
+    study: Study, stack: ExitStack, writer: RulesWriter, due: Sequence[Due], config: dict[str, Any]
 ) -> tuple[Run | None, _Tally]:
     """Write batch by batch; the run begins with the first caption, so a call that finds nothing to write leaves none.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radpref.data.cli import texts_commands as cli_texts
-from radpref.data.core.console import JsonOption, StudyOption, emit
+from radpref.data.core.console import JsonOption, StudyOption, confirm, emit
 
 if TYPE_CHECKING:
     from radpref.data.datasets.registry import Found
@@ -93,17 +92,6 @@ def _show_stage(stage: StudyStatus) -> None:
         print(f"  study.toml was changed after the lock: {line}")
 
 
-def _confirm(question: str, yes: bool, as_json: bool) -> None:
-    """Ask, unless ``--yes`` was given. A script gets an error instead of a question."""
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
-        from radpref.data.core.errors import Conflict
-
-        raise Conflict(f"{question} Repeat the command with --yes to say so")
-    typer.confirm(f"{question} Go on?", abort=True)
-
-
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -124,7 +112,7 @@ def lock(
     pilot = lifecycle.pilot_scores(opened.db)
     if pilot.n_scores and not keep_scores and lifecycle.stage(opened.db) == "pilot":
         left = f"{pilot.n_scores} scores of {pilot.n_raters} people are a pilot's and leave the analysis at the lock"
-        _confirm(f"{left} (--keep-scores keeps them). There is no way back.", yes, as_json)
+        confirm(f"{left} (--keep-scores keeps them). There is no way back.", yes, as_json)
     emit(lifecycle.lock(opened, lifecycle.operator(), keep_scores=keep_scores), as_json)
 
 
@@ -138,7 +126,7 @@ def freeze(study: StudyOption = Path(), yes: YesOption = False, as_json: JsonOpt
     if lifecycle.stage(opened.db) == "locked":
         question = "Scoring closes for ever."
         question = " ".join([*_left_open(lifecycle.open_work(opened.db)), question])
-        _confirm(question, yes, as_json)
+        confirm(question, yes, as_json)
     emit(lifecycle.freeze(opened, lifecycle.operator()), as_json)
 
 
@@ -231,7 +219,7 @@ def import_command(
     from radpref.data.study.study import Study
 
     result = import_records(Study(study), dataset, path, workers=workers, on_found=None if as_json else _show_found)
-    shown = {key: value for key, value in asdict(result).items() if key not in ("found", "warnings")}  # those were told
+    shown = {key: value for key, value in asdict(result).items() if key not in ("found", "warnings")}  # printed already
     emit(result if as_json else shown, as_json)
 
 

@@ -5,13 +5,12 @@ Registered in data/cli/study_commands.py; what is heavy is imported inside.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radpref.data.core.console import JsonOption, StudyOption, emit
+from radpref.data.core.console import JsonOption, StudyOption, confirm, emit
 
 if TYPE_CHECKING:
     from radpref.data.captions.due import Estimate
@@ -48,20 +47,22 @@ def caption(
         emit(cost, True) if as_json else print_estimate(cost)
         return
 
-    def confirm(expected: Estimate) -> None:
+    def confirm_sending(expected: Estimate) -> None:
         if not as_json:
             print_estimate(expected)
-        if yes or not expected.n_to_ask or expected.place == "this machine":
-            return
-        question = f"The impressions of {expected.n_to_ask} reports leave this machine for {expected.endpoint}."
-        if as_json or not sys.stdin.isatty():
-            from radpref.data.core.errors import Conflict
-
-            raise Conflict(f"{question} Repeat the command with --yes to say so")
-        typer.confirm(f"{question} Go on?", abort=True)
+        if expected.n_to_ask and expected.place != "this machine":
+            question = f"Impressions of {expected.n_to_ask} reports leave this machine for {expected.endpoint}."
+            confirm(question, yes, as_json)
 
     found = write_captions(
-        opened, source, redo=redo, missing=missing, split=split, limit=limit, environ=os.environ, confirm=confirm
+        opened,
+        source,
+        redo=redo,
+        missing=missing,
+        split=split,
+        limit=limit,
+        environ=os.environ,
+        confirm=confirm_sending,
     )
     emit(found, True) if as_json else print_captions(found)
 

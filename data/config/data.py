@@ -26,7 +26,7 @@ class ColumnsConfig(Section):
     text: str | None = None
     """Caption: a column, or a template such as ``"{population} chest radiograph, {label}"``."""
     report: str | None = None
-    """Report; default: the text as it stands in the table."""
+    """Report; default: the text as in the table."""
     labels: tuple[str, ...] = ()
     """Each ``name``, ``name=column`` (1, 0 or blank) or ``name=column:value`` (1 where the cell is or lists value)."""
     mask: dict[str, str] = Field(default_factory=dict)
@@ -142,9 +142,9 @@ class CaptionsConfig(Section):
     max_tokens: int = Field(default=64, ge=0)
     """Longest answer, tokens; 0: left to the endpoint (models that think first need more)."""
     max_retries: int = Field(default=5, ge=0, le=20)
-    """How often a request is repeated after 429, 5xx, a timeout or an answer that is no chat completion."""
+    """How often a request is repeated after 429, 5xx, a timeout or an answer that is not a chat completion."""
     re_ask: int = Field(default=2, ge=0, le=10)
-    """How often a caption that breaks the rules is asked for again, with the reason; then the rules write it."""
+    """How often the endpoint is asked to correct a caption that breaks the rules; then the rules write it."""
     concurrency: int = Field(default=4, ge=1, le=64)
     """Requests at a time."""
     timeout_s: float = Field(default=60.0, gt=0)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from radpref.data.config.section import Section
 
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 """A colour of a hint, ``#rrggbb``."""
+
+
+def _sums_to_100(value: tuple[int, int, int]) -> tuple[int, int, int]:
+    if sum(value) != 100 or min(value) < 0:
+        raise ValueError("give three percentages that sum to 100")
+    return value
+
+
+Mix = Annotated[tuple[int, int, int], AfterValidator(_sums_to_100)]
+"""Percentages of T2I, M2I and TM2I."""
 
 
 class GeneratorConfig(Section):
@@ -54,17 +64,11 @@ class SetsConfig(Section):
     """Rating sets: four images of one condition."""
 
     n: int = Field(default=200, ge=1)
-    mix: tuple[int, int, int] = (75, 15, 10)
+    mix: Mix = (75, 15, 10)
     """Percentages of T2I, M2I and TM2I (study: 75/15/10)."""
     comparison: int = Field(default=0, ge=0)
     """Blinded sets of two baseline and two aligned images, sampled after the alignment; never trained on."""
     seed: int = 0
-
-    @model_validator(mode="after")
-    def _sums_to_100(self) -> SetsConfig:
-        if sum(self.mix) != 100 or min(self.mix) < 0:
-            raise ValueError(f"mix = {list(self.mix)} must be three percentages that sum to 100")
-        return self
 
 
 class PoolConfig(Section):
@@ -113,7 +117,7 @@ class TrainConfig(Section):
     """The mask steps train the ControlNet alone; UNet and text encoder stay as the text steps left them."""
     control_learning_rate: float | None = Field(default=None, gt=0)
     """Of the mask steps; default half of ``learning_rate``, and 1e-5 for a Stable-Diffusion-sized UNet."""
-    mix: tuple[int, int, int] = (40, 20, 40)
+    mix: Mix = (40, 20, 40)
     """Percentages of T2I, M2I and TM2I in the mask steps; the study trained on masks alone: [0, 100, 0]."""
     channel_drop: float = Field(default=0.3, ge=0, lt=1)
     """Share of mask channels taken away, so that any subset of structures works as a condition."""
@@ -141,9 +145,7 @@ class TrainConfig(Section):
     """Conditions of the validation split on a sheet."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> TrainConfig:
-        if sum(self.mix) != 100 or min(self.mix) < 0:
-            raise ValueError(f"mix = {list(self.mix)} must be three percentages that sum to 100")
+    def _has_validation(self) -> TrainConfig:
         if self.keep == "best" and not self.sheet_every:
             raise ValueError("keep = 'best' needs validation losses: set sheet_every above 0")
         return self

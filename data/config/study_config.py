@@ -95,11 +95,11 @@ def load_config(path: Path) -> StudyConfig:
         message = f"no study at {path.parent}: {path.name} is missing; make one with `radpref study new`"
         raise NotFound(message) from error
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}; mend its permissions") from error
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}; fix its permissions") from error
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is not valid TOML: it is no UTF-8 ({error.reason}); save it as UTF-8") from error
+        raise InvalidInput(f"{path} is not valid TOML: it is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{path} is not valid TOML: {' '.join(str(error).split())}; mend that line") from error
+        raise InvalidInput(f"{path} is not valid TOML: {' '.join(str(error).split())}; fix that line") from error
     return parse_config(content, str(path))
 
 
@@ -112,7 +112,7 @@ def _first_problem(error: ValidationError) -> str:
         near = difflib.get_close_matches(str(problem["loc"][-1]), valid, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(sorted(valid))}"
         return f"unknown key '{path}'; {hint}"
-    if path == "captions.key_env":  # what stands there may be the key itself: it is not repeated
-        return f"{path} is no name of an environment variable; write the variable's name there, never the key"
+    if path == "captions.key_env":  # the value may be the key itself: it is not repeated
+        return f"{path} is not the name of an environment variable; write the variable's name there, never the key"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{path or 'study'} = {problem['input']!r}: {message}" if path else message

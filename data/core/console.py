@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from radpref.data.core.errors import Conflict
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 StudyOption = Annotated[Path, typer.Option("--study", help="Folder of the study.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
+
+
+def confirm(question: str, yes: bool, as_json: bool) -> None:
+    """Ask before going on, unless ``yes`` (--yes).
+
+    Raises:
+        Conflict: nobody can be asked: no terminal, or a script reads the output.
+    """
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise Conflict(f"{question} Repeat the command with --yes to go on")
+    typer.confirm(f"{question} Go on?", abort=True)
 
 
 def emit(result: Mapping[str, Any] | DataclassInstance, as_json: bool) -> None:

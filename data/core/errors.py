@@ -1,4 +1,4 @@
-"""The one error tree of the project. Every message is one line: what is wrong, which value, how to mend it."""
+"""The one error tree of the project. Every message is one line: what is wrong, which value, how to fix it."""
 
 
 class RadprefError(Exception):

@@ -28,7 +28,7 @@ def system_error(error: OSError) -> RadprefError | None:
     if error.filename is None or error.errno is None:
         return None
     return InvalidInput(
-        f"{error.filename}: {error.strerror}; mend that, or name another place, and run the command again"
+        f"{error.filename}: {error.strerror}; fix that, or name another place, and run the command again"
     )
 
 
@@ -46,8 +46,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             message = f"no space left while writing {path}; free space and run the same command again"
             raise StorageFull(message) from error
-        if not _concerns(error, path) and (told := system_error(error)) is not None:
-            raise told from error
+        if not _concerns(error, path) and (found := system_error(error)) is not None:
+            raise found from error
         if isinstance(error, PermissionError):
             raise InvalidInput(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
         if error.errno in _NO_PLACE:
@@ -96,7 +96,7 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def sha256_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of the file at ``path``, read in blocks of 1 MiB; ``advance`` is told the bytes of each."""
+    """SHA-256 of the file at ``path``, read in blocks of 1 MiB; ``advance`` gets the bytes of each."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -116,11 +116,7 @@ def sha256_tree(folder: Path, without: tuple[str, ...] = ()) -> str:
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write a .npy file, whole or not at all; never a pickle.
-
-    Raises:
-        StorageFull, InvalidInput: as `write_atomic`.
-    """
+    """Write a .npy file as `write_atomic` does; never a pickle."""
     import numpy as np  # here: the command line imports this module before it needs arrays
 
     write_atomic(path, lambda file: np.save(file, array, allow_pickle=False))

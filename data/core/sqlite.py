@@ -1,4 +1,4 @@
-"""The one SQLite of this process: pysqlite3, which brings a new one of its own, else Python's.
+"""The one SQLite of this process: pysqlite3, which brings its own, newer one, else Python's.
 
 Everything that touches study.db imports ``sqlite3`` from here. Two copies of SQLite must never have the same file open
 in one process: when one of them closes it, the locks of the other are gone (SQLite, "How To Corrupt", 2.2.1).

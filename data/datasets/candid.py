@@ -2,7 +2,7 @@
 
 Input: the folder with ``Pneumothorax_reports.csv``, the CSVs whose names hold ``tube`` and ``rib``, and images named
 by their SOPInstanceUID, with or without a suffix, anywhere below it. Output: one record per image with up to three
-masks, three labels and the report. The patient is what stands before the first ``_`` of ``filename``.
+masks, three labels and the report. The patient is the part of ``filename`` before the first ``_``.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def _check_masks(config: DataConfig) -> None:
     columns = config.columns
     for key, structures in (("mask", columns.mask), ("rle", columns.rle)):
         for structure in sorted(set(structures) - set(config.structures)):
-            raise InvalidInput(f"data.columns.{key}.{structure}: add {structure!r} to data.structures or mend the name")
+            raise InvalidInput(f"data.columns.{key}.{structure}: add {structure!r} to data.structures or fix the name")
     for structure in sorted(set(columns.mask) & set(columns.rle)):
         raise InvalidInput(f"{structure!r} is in data.columns.mask and in data.columns.rle; keep one")
     for structure in sorted(columns.rle):

@@ -62,8 +62,8 @@ def import_records(
 ) -> ImportResult:
     """Import all records of a reader (``source``, default ``data.reader``) that the study does not hold yet.
 
-    Without ``path`` those of ``data.path``, which may be several: each is a run of its own, counts are summed.
-    ``workers``: threads or processes (see `open_workers`); ``on_found`` is told what is there before anything is read.
+    Without ``path`` those of ``data.path``, which may be several: each gets its own run, counts are summed.
+    ``workers``: threads or processes (see `open_workers`); ``on_found`` gets the layout check before any image is read.
     Records that were quarantined are tried again every time.
 
     Raises:
@@ -236,7 +236,7 @@ def _store_record(study: Study, connection: sqlite3.Connection, record: WrittenR
 
 
 def _contradiction(connection: sqlite3.Connection, record: WrittenRecord) -> str | None:
-    """Why the record cannot stand beside those stored: its identifier, its patient's split, or its image's twin."""
+    """Why the record contradicts those stored: its identifier, its patient's split, or its image's twin."""
     if connection.execute("SELECT 1 FROM records WHERE record_id = ?", (record.record_id,)).fetchone():
         return f"the source holds {record.record_id} twice; keep one of them"
     other = connection.execute(

@@ -66,7 +66,7 @@ def need_file(root: Path, names: Sequence[str], where: str) -> Path:
 
 
 def with_gzip(name: str) -> list[str]:
-    """A table's name as it may stand: plain or gzipped."""
+    """The names a table may have: plain or gzipped."""
     return [name, f"{name}.gz"]
 
 
@@ -182,7 +182,7 @@ def image_index(root: Path, n_expected: int) -> dict[str, str]:
 
 
 def stem_of(name: str) -> str | None:
-    """The name without its image suffix; None for hidden files and for what is no image."""
+    """The name without its image suffix; None for hidden files and for what is not an image."""
     low = name.lower()
     suffix = next((end for end in IMAGE_SUFFIXES if low.endswith(end)), None)
     if suffix is not None:

@@ -144,7 +144,7 @@ Rows = npt.NDArray[Any] | DeflatedRows
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """(shape, dtype) of an .npy stream, which then stands at the first row."""
+    """(shape, dtype) of an .npy stream, which is then at the first row."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)

@@ -91,8 +91,6 @@ def box_mask(boxes: Sequence[tuple[float, float, float, float]], shape: tuple[in
         right, bottom = x + width, y + height
         if width <= 0 or height <= 0 or min(x, y) < 0 or right > shape[1] or bottom > shape[0]:
             where = f"{shape[1]}x{shape[0]}"
-            raise InvalidInput(
-                f"box x={x:g} y={y:g} {width:g}x{height:g} does not lie in the image of {where}; mend it"
-            )
+            raise InvalidInput(f"box x={x:g} y={y:g} {width:g}x{height:g} does not lie in the image of {where}; fix it")
         mask[round(y) : round(bottom), round(x) : round(right)] = True
     return mask

@@ -32,7 +32,7 @@ PATIENTS = "a patient identifier is one image; the set does not say which of the
 
 @dataclass(frozen=True)
 class _Images:
-    """Records of the set. Rows are x, y, width, height, Target as they stand; classes: patient identifier -> class."""
+    """Records of the set. Rows are x, y, width, height, Target as text; classes: patient identifier -> class."""
 
     config: DataConfig
     listed: ListedImages
@@ -128,6 +128,6 @@ def _boxes(patient: str, rows: Sequence[tuple[str, ...]]) -> list[tuple[float, f
         try:
             x, y, width, height = (float(cell) for cell in cells)
         except ValueError as error:
-            raise InvalidInput(f"box {','.join(cells)!r} of {patient} is not four numbers; mend the row") from error
+            raise InvalidInput(f"box {','.join(cells)!r} of {patient} is not four numbers; fix the row") from error
         boxes.append((x, y, width, height))
     return boxes

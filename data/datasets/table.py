@@ -181,7 +181,7 @@ def _used(columns: ColumnsConfig) -> set[str | None]:
 
 
 def _texts(row: Row, columns: ColumnsConfig) -> tuple[str | None, str | None]:
-    """(caption, report): the caption is the cleaned text, the report the text as it stands.
+    """(caption, report): the caption is the cleaned text, the report the text unchanged.
 
     Without a text column a report is the caption only if it is as short as one.
     """
@@ -192,7 +192,7 @@ def _texts(row: Row, columns: ColumnsConfig) -> tuple[str | None, str | None]:
     report = row[columns.report] if columns.report else text
     caption = clean_caption(text if text is not None else report or "")
     if text is None and broken_rules(caption):
-        caption = ""  # a whole report is no caption: `radpref data caption` makes one of it
+        caption = ""  # too long for a caption: `radpref data caption` writes one
     return caption or None, report or None
 
 

@@ -46,11 +46,11 @@ def read_table_file(path: Path) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         byte = error.object[error.start : error.start + 1].hex()
         raise InvalidInput(
-            f"{path} is not a readable table (byte 0x{byte} is no UTF-8); save it as CSV UTF-8"
+            f"{path} is not a readable table (byte 0x{byte} is not UTF-8); save it as CSV UTF-8"
         ) from error
     except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' and pyarrow's parse errors are ValueErrors
         reason = " ".join(str(error).split())
-        raise InvalidInput(f"{path} is not a readable table ({reason}); mend or export it") from error
+        raise InvalidInput(f"{path} is not a readable table ({reason}); fix it or export it again") from error
     table.columns = [str(name).strip() for name in table.columns]
     return table
 

@@ -60,7 +60,7 @@ def read_dicom(path: Path) -> GrayImage:
     try:
         return _display(pixels, dataset)
     except Exception as error:  # a window of width 0, a LUT that is cut off: pydicom raises what it likes
-        raise InvalidInput(f"{path} cannot be displayed ({_reason(error)}); mend its window or LUT") from error
+        raise InvalidInput(f"{path} cannot be displayed ({_reason(error)}); fix its window or LUT") from error
 
 
 def dicom_facts(path: Path) -> dict[str, str]:
@@ -79,7 +79,7 @@ def _read(path: Path, tags: tuple[str, ...], *, pixels: bool = True) -> FileData
     import pydicom
     from pydicom import config
 
-    config.settings.reading_validation_mode = config.IGNORE  # odd but readable values are no one's concern here
+    config.settings.reading_validation_mode = config.IGNORE  # odd but readable values do not matter
     try:
         return pydicom.dcmread(path, specific_tags=list(tags), stop_before_pixels=not pixels)
     except FileNotFoundError as error:
@@ -112,7 +112,7 @@ def _decode(dataset: FileDataset, path: Path) -> npt.NDArray[Any]:
         try:
             available = get_decoder(syntax).is_available
         except NotImplementedError:
-            raise InvalidInput(f"{path} is compressed as {syntax.name}, which is no single image; convert it") from None
+            raise InvalidInput(f"{path} is compressed as {syntax.name}, not a single image; convert it") from None
         if not available:
             needed = 'pip install "radpref[dicom]"'
             raise InvalidInput(f"{path} is compressed as {syntax.name} and no decoder is installed; {needed}")
@@ -121,10 +121,9 @@ def _decode(dataset: FileDataset, path: Path) -> npt.NDArray[Any]:
     except MemoryError:
         raise
     except Exception as error:  # decoders are plugins with errors of their own
-        if syntax is not None and syntax.is_compressed:
-            reason = f"no decoder reads it as {syntax.name}; it may be cut off"
-            raise InvalidInput(f"{path} has unreadable pixel data ({reason}); replace or remove it") from error
-        raise InvalidInput(f"{path} has unreadable pixel data ({_reason(error)}); replace or remove it") from error
+        compressed = syntax is not None and syntax.is_compressed
+        reason = f"no decoder reads it as {syntax.name}; it may be cut off" if compressed else _reason(error)
+        raise InvalidInput(f"{path} has unreadable pixel data ({reason}); replace or remove it") from error
     if pixels.ndim != 2 or int(pixels.max()) - int(pixels.min()) >= 2**MAX_BITS:
         raise InvalidInput(f"{path} has pixels of shape {pixels.shape} over {MAX_BITS} bits; export it as grayscale")
     return pixels

@@ -31,7 +31,7 @@ def read_radiograph(path: Path) -> GrayImage:
         image = read_dicom(path)
     else:
         if is_marked_synthetic(path):
-            raise InvalidInput(f"{path} carries the synthetic mark of radpref; it is no real radiograph, remove it")
+            raise InvalidInput(f"{path} carries the synthetic mark of radpref; it is not a real radiograph, remove it")
         image = read_image(path)
     check_content(image, str(path))
     return image
@@ -50,11 +50,7 @@ def check_content(image: GrayImage, name: str) -> None:
 
 
 def read_mask(path: Path) -> Mask:
-    """A mask file at its own size (H, W) bool: every pixel above 0 is in.
-
-    Raises:
-        NotFound, InvalidInput: as `read_image`.
-    """
+    """A mask file at its own size (H, W) bool, by `read_image`: every pixel above 0 is in."""
     return read_image(path) > 0
 
 
@@ -73,8 +69,8 @@ def frame(
     for structure, mask in masks.items():
         if mask.shape != image.shape and not (structure in scaled and _alike(mask.shape, image.shape)):
             sizes = f"{mask.shape[1]}x{mask.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
-            mend = "use images that were not cropped or stretched" if structure in scaled else "export both at one size"
-            raise InvalidInput(f"mask '{structure}' is {sizes}; {mend}")
+            hint = "use images that were not cropped or stretched" if structure in scaled else "export both at one size"
+            raise InvalidInput(f"mask '{structure}' is {sizes}; {hint}")
         square = fit_mask(mask, size)
         if square.any():
             framed[structure] = square

@@ -50,7 +50,7 @@ def read_image(path: Path) -> GrayImage:
 
     Raises:
         NotFound: no such file.
-        InvalidInput: the file is no image, or is truncated.
+        InvalidInput: the file is not an image, or is truncated.
     """
     try:
         with Image.open(path) as picture:
@@ -90,7 +90,7 @@ class ImageStore:
         self.root = root
 
     def path(self, sha256: str, kind: Literal["images", "masks"] = "images") -> Path:
-        """Where the file with this hash stands."""
+        """Path of the file with this hash."""
         return self.root / kind / sha256[:2] / f"{sha256}.png"
 
     def _put(self, payload: bytes, kind: Literal["images", "masks"]) -> str:
@@ -115,10 +115,6 @@ class ImageStore:
         """Store an image (H, W) uint8/uint16 inside an open write transaction; returns its SHA-256.
 
         Synthetic images carry a PNG text mark, so that a file that left the study cannot come back as real.
-
-        Raises:
-            StorageFull: the disk is full.
-            Conflict: the same pixels are already known with another origin.
         """
         file = self.write_image(image, origin)
         self.add_image(connection, file, origin)

@@ -8,7 +8,7 @@ Flips are allowed here because masks alone carry no word for a side; images and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,41 +89,26 @@ GROUPS: tuple[tuple[str, ...], ...] = (("dilate", "erode"), ("flip",), ("transla
 """A composition takes at most one of each group: growing and shrinking would undo each other."""
 
 
-def transform_mask(stack: Mask, kind: str, rng: np.random.Generator) -> Mask:
-    """Apply the transform ``kind`` of `TRANSFORMS` to a mask stack (S, H, W) bool.
+def compose_transforms(stack: Mask, rng: np.random.Generator, most: int = len(GROUPS)) -> tuple[Mask, list[Step]]:
+    """Apply one to ``most`` transforms of different groups in drawn order; the new stack and the steps that made it."""
+    n = int(rng.integers(1, min(most, len(GROUPS)) + 1))
+    steps: list[Step] = []
+    for group in rng.permutation(len(GROUPS))[:n]:
+        kinds = GROUPS[int(group)]
+        kind = kinds[int(rng.integers(len(kinds)))]
+        stack, parameters = transform_mask(stack, kind, rng)
+        steps.append([kind, *parameters])
+    return stack, steps
+
+
+def transform_mask(stack: Mask, kind: str, rng: np.random.Generator) -> tuple[Mask, list[int]]:
+    """Apply the transform ``kind`` of `TRANSFORMS` to a mask stack (S, H, W) bool; the new stack and what was drawn.
 
     A draw that empties a structure is thrown away and drawn again.
 
     Raises:
         InvalidInput: an unknown kind, another shape or dtype, an all-black stack, or no draw keeps every structure.
     """
-    return _transformed(stack, kind, rng)[0]
-
-
-def compose_transforms(stack: Mask, rng: np.random.Generator, most: int = len(GROUPS)) -> tuple[Mask, list[Step]]:
-    """Apply one to ``most`` transforms of different groups in drawn order; the new stack and the steps that made it.
-
-    Raises:
-        InvalidInput: as `transform_mask`.
-    """
-    n = int(rng.integers(1, min(most, len(GROUPS)) + 1))
-    steps: list[Step] = []
-    for group in rng.permutation(len(GROUPS))[:n]:
-        kinds = GROUPS[int(group)]
-        kind = kinds[int(rng.integers(len(kinds)))]
-        stack, parameters = _transformed(stack, kind, rng)
-        steps.append([kind, *parameters])
-    return stack, steps
-
-
-def replay_transforms(stack: Mask, steps: Sequence[Step]) -> Mask:
-    """Make a transformed stack again from its source and the steps that a condition keeps."""
-    for kind, *parameters in steps:
-        stack = TRANSFORMS[kind].apply(stack, *parameters)
-    return stack
-
-
-def _transformed(stack: Mask, kind: str, rng: np.random.Generator) -> tuple[Mask, list[int]]:
     if kind not in TRANSFORMS:
         raise InvalidInput(f"unknown mask transform '{kind}'; choose one of {', '.join(sorted(TRANSFORMS))}")
     if stack.ndim != 3 or stack.dtype != np.bool_:

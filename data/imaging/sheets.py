@@ -32,7 +32,7 @@ def contact_sheet(rows: Sequence[SheetRow], headings: Sequence[str] = (), *, col
     """Draw the rows, (H, W) uint8; `headings` name the groups, above the first row.
 
     Args:
-        columns: so many rows stand beside each other, read like text.
+        columns: rows side by side, read like text.
         scale: each pixel of an image becomes scale x scale pixels.
     """
     images = [[group.repeat(scale, 1).repeat(scale, 2) for group in row.groups] for row in rows]

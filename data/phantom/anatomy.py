@@ -7,7 +7,7 @@ silhouette and the masks come from one geometry.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator
@@ -95,14 +95,6 @@ def draw_pose(rng: np.random.Generator) -> Pose:
         shift_y_cm=rng.normal(0.3, 0.8),
         yaw_cm=float(np.clip(rng.normal(0, 0.35), -0.9, 0.9)),
     )
-
-
-def with_changes(
-    anatomy: Anatomy, *, heart_ratio: float | None, raise_right: float, raise_left: float, shift: float
-) -> Anatomy:
-    """The patient with what findings do to the geometry."""
-    ratio = anatomy.heart_ratio if heart_ratio is None else heart_ratio
-    return replace(anatomy, heart_ratio=ratio, raise_right=raise_right, raise_left=raise_left, shift=shift)
 
 
 @dataclass(frozen=True)

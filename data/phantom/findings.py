@@ -7,11 +7,11 @@ severity only scales the finding: the lesion of "severe" contains about that of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from radpref.data.phantom.anatomy import Anatomy, Cavity, with_changes
+from radpref.data.phantom.anatomy import Anatomy, Cavity
 from radpref.data.phantom.raster import Array, Frame, Points, blur, cover, splat, texture
 from radpref.data.phantom.spec import FINDINGS, SEVERITIES, Finding
 from radpref.data.phantom.tubes import Tree
@@ -45,7 +45,6 @@ class Effect:
     lines: Array | None = None
     air: Array | None = None
     vessel_gain: float = 1.0
-    extras: dict[str, float] = field(default_factory=dict)
 
 
 def finding_rng(patient_seed: int, finding: Finding) -> np.random.Generator:
@@ -55,17 +54,16 @@ def finding_rng(patient_seed: int, finding: Finding) -> np.random.Generator:
 
 def change_geometry(anatomy: Anatomy, findings: tuple[Finding, ...], patient_seed: int) -> Anatomy:
     """The patient after what the findings do to heart, diaphragm and mediastinum."""
-    ratio: float | None = None
-    raised, shift = {"left": 0.0, "right": 0.0}, 0.0
+    ratio, raised, shift = anatomy.heart_ratio, {"left": 0.0, "right": 0.0}, 0.0
     for finding in findings:
         level = SEVERITIES.index(finding.severity)
-        towards = {"left": 1.0, "right": -1.0}.get(finding.side or "", 0.0)
         side = finding.side or ""
+        towards = {"left": 1.0, "right": -1.0}.get(side, 0.0)
         if finding.name == "cardiomegaly":
             jitter = finding_rng(patient_seed, finding).uniform(-0.012, 0.012)
             ratio = HEART_RATIO[finding.severity] + float(jitter)
         elif finding.name == "edema":
-            ratio = max(ratio or 0.0, anatomy.heart_ratio + 0.015 * (level + 1))
+            ratio = max(ratio, anatomy.heart_ratio + 0.015 * (level + 1))
         elif finding.name == "atelectasis":
             raised[side] += (0.9, 2.0, 3.2)[level]
             shift += towards * (0.3, 0.8, 1.5)[level]
@@ -74,7 +72,7 @@ def change_geometry(anatomy: Anatomy, findings: tuple[Finding, ...], patient_see
             shift -= towards * (0.0, 0.2, 1.3)[level]
         elif finding.name == "pleural_effusion":
             shift -= towards * (0.0, 0.1, 0.5)[level]
-    return with_changes(anatomy, heart_ratio=ratio, raise_right=raised["right"], raise_left=raised["left"], shift=shift)
+    return replace(anatomy, heart_ratio=ratio, raise_right=raised["right"], raise_left=raised["left"], shift=shift)
 
 
 def _index(finding: Finding) -> int:

@@ -10,7 +10,6 @@ added, `pneumothorax` the pleural air. Radiological convention: the patient's ri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,12 +97,6 @@ def _lung_depth(cav: Cavity, heart_radius: Array, middle: Array, anatomy: Anatom
     return total.astype(np.float32), (fields[0], fields[1])
 
 
-def _hemithoraces(cav: Cavity) -> tuple[Array, Array]:
-    """0..1 pleural cavity of each side, down into the recess behind the diaphragm."""
-    wall = cover(cav.wall_cm, 0.4)
-    return wall * cav.in_side[0], wall * cav.in_side[1]
-
-
 def _attenuation(organs: _Organs, effects: list[Effect], grain: Array) -> Array:
     """Line integral of the attenuation coefficient, dimensionless, (H, W)."""
     lung, blood = organs.lung, organs.blood
@@ -123,15 +116,11 @@ def _attenuation(organs: _Organs, effects: list[Effect], grain: Array) -> Array:
     return np.asarray(total, np.float32)
 
 
-def _clear(size: int) -> dict[str, NDArray[np.bool_]]:
-    return {name: np.zeros((size, size), bool) for name in STRUCTURES}
-
-
 def _masks(
     frame: Frame, cav: Cavity, heart_radius: Array, middle: Array, effects: list[Effect], grown: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.bool_]]:
     """Exact masks from the geometry; see the module docstring."""
-    masks = _clear(frame.size)
+    masks = {name: np.zeros((frame.size, frame.size), bool) for name in STRUCTURES}
     above = (cav.dome_cm[0] > 0) & (cav.in_side[0] >= 0.5) | (cav.dome_cm[1] > 0) & (cav.in_side[1] > 0.5)
     inside = (heart_radius < 1) & (np.minimum(cav.dome_cm[0], cav.dome_cm[1]) > -1.5)
     masks["heart"] = inside
@@ -163,9 +152,10 @@ def render(spec: PhantomSpec, size: int = 128) -> PhantomImage:
     cav, heart_radius, middle = cavity(frame, anatomy), heart(frame, anatomy), mediastinum(frame, anatomy)
     lung, fields = _lung_depth(cav, heart_radius, middle, anatomy)
     trees = (vessel_tree(anatomy, -1, rng), vessel_tree(anatomy, 1, rng))
-    effects = draw_effects(
-        Scene(frame, anatomy, cav, fields, _hemithoraces(cav), trees), spec.findings, spec.patient_seed
-    )
+    wall = cover(cav.wall_cm, 0.4)
+    hemithorax = (wall * cav.in_side[0], wall * cav.in_side[1])
+    scene = Scene(frame, anatomy, cav, fields, hemithorax, trees)
+    effects = draw_effects(scene, spec.findings, spec.patient_seed)
     gain = anatomy.vessel_gain * float(np.prod([effect.vessel_gain for effect in effects]))
     organs = _Organs(
         body=body(frame, anatomy) + breasts(frame, anatomy),
@@ -177,20 +167,15 @@ def render(spec: PhantomSpec, size: int = 128) -> PhantomImage:
     grain = texture(rng, size, 0.8)
     signal = expose(_attenuation(organs, effects, grain), exposure, frame.px_cm, view)
 
+    names = {finding.name for finding in spec.findings}
     grown = np.zeros((size, size), bool)
-    if any(finding.name == "cardiomegaly" for finding in spec.findings):
+    if "cardiomegaly" in names:
         grown = (heart_radius < 1) & ~(heart(frame, normal) < 1)
     return PhantomImage(
         image=display(signal, exposure, frame.px_cm),
         masks=_masks(frame, cav, heart_radius, middle, effects, grown),
-        labels=labels_of(spec.findings),
+        labels={**{name: int(name in names) for name in FINDINGS}, "normal": int(not names)},
         spec=spec,
         caption=canonical_caption(spec.findings),
         report=report(spec),
     )
-
-
-def labels_of(findings: Sequence[Finding]) -> dict[str, int]:
-    """0 or 1 for each of `FINDINGS`, and "normal" for none."""
-    names = {finding.name for finding in findings}
-    return {**{name: int(name in names) for name in FINDINGS}, "normal": int(not names)}

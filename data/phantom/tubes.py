@@ -39,17 +39,9 @@ class Tube:
     wall: float = 0.3
 
 
-def _slope(line: Points) -> Points:
-    """Central differences along the last axis, one-sided at the ends."""
-    slope = np.empty_like(line)
-    slope[..., 1:-1] = 0.5 * (line[..., 2:] - line[..., :-2])
-    slope[..., 0], slope[..., -1] = line[..., 1] - line[..., 0], line[..., -1] - line[..., -2]
-    return slope
-
-
 def _tube_points(tube: Tube) -> tuple[Points, Points, Points]:
     """Sample tubes: x, y and volume (cm3) of k * n * 11 points."""
-    dx, dy, dz = _slope(tube.x), _slope(tube.y), _slope(tube.z)
+    dx, dy, dz = (np.gradient(course, axis=-1) for course in (tube.x, tube.y, tube.z))
     along = np.sqrt(dx * dx + dy * dy + dz * dz)
     film = np.hypot(dx, dy) + 1e-6
     profile = _shell_profile(tube.wall)
@@ -65,7 +57,7 @@ def _tube_points(tube: Tube) -> tuple[Points, Points, Points]:
 def _hermite(n_controls: int, n: int) -> Points:
     """Weights (n, n_controls) of a cubic Hermite curve with central slopes (Catmull-Rom) through its controls."""
     identity = np.eye(n_controls)
-    slope = _slope(identity.T).T  # derivative at each control, per control step
+    slope = np.gradient(identity, axis=0)  # derivative at each control, per control step
     u = np.linspace(0, n_controls - 1, n)
     k = np.minimum(u.astype(np.int64), n_controls - 2)
     t = (u - k)[:, None]
@@ -82,8 +74,7 @@ def _curve(points: list[tuple[float, float]], n: int) -> tuple[Points, Points]:
 
 def _flat_tube(points: list[tuple[float, float]], height: float, depth: float, wall: float, n: int = 100) -> Tube:
     x, y = _curve(points, n)
-    ones = np.ones(n)
-    return Tube(x, y, np.zeros(n), height * ones, depth * ones, wall)
+    return Tube(x, y, np.zeros(n), np.full(n, height), np.full(n, depth), wall)
 
 
 def _ribs(anatomy: Anatomy, rng: np.random.Generator, yaw: float, n: int) -> Tube:
@@ -213,7 +204,7 @@ class Tree:
     length: Points
 
 
-def vessel_tree(anatomy: Anatomy, side: int, rng: np.random.Generator, generations: int = 6) -> Tree:
+def vessel_tree(anatomy: Anatomy, side: int, rng: np.random.Generator) -> Tree:
     """Pulmonary vessels of one lung, from the hilum to the periphery, ever thinner; about 15,000 samples."""
     base = 0.5 * (anatomy.dome_right_y + anatomy.dome_left_y) - 3.2
     hilum_y = base - 2.6 - (0.9 if side > 0 else 0.0)
@@ -226,8 +217,8 @@ def vessel_tree(anatomy: Anatomy, side: int, rng: np.random.Generator, generatio
     radius = 1.42 * np.array([0.30, 0.29, 0.23, 0.24, 0.29, 0.34, 0.38, 0.36, 0.27]) * rng.uniform(0.85, 1.15, n)
     length = reach * 0.29
     xs, ys, rs, ls = [], [], [], []
-    for generation in range(generations):
-        u = np.linspace(0, 1, (14, 12, 10, 8, 7, 6)[min(generation, 5)])
+    for n_samples in (14, 12, 10, 8, 7, 6):  # a branch of each generation
+        u = np.linspace(0, 1, n_samples)
         bend = rng.normal(0, 0.22, len(x))
         direction = angle[:, None] + bend[:, None] * u
         step = length[:, None] / (len(u) - 1)

@@ -80,9 +80,9 @@ class StoredCondition:
 def asked_attributes(text: str, labels: Mapping[str, float | None]) -> dict[str, int]:
     """Which positive labels of a record its text really asks for: {attribute: 1}.
 
-    A label counts if its words stand in the text (plurals and synonyms too: data/text/findings.py);
+    A label counts if its words are in the text (plurals and synonyms too: data/text/findings.py);
     ``<finding>/<side>`` if the finding counts and the side is named, or both sides are; ``normal`` and ``no_finding``
-    if a phrase for it stands there. Labels the text does not mention are not asked.
+    if the text has a phrase for it. Labels the text does not mention are not asked.
     """
     low = re.sub(r"[^a-z0-9 ]+", " ", text.lower())
     words = set(low.split())

@@ -165,7 +165,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def translate(error: sqlite3.Error, path: Path) -> RadprefError:
-    """What SQLite refused at ``path``, as the one line that a user is told."""
+    """What SQLite refused at ``path``, as one line for the user."""
     text = str(error)
     if "disk is full" in text or "disk I/O error" in text:
         return StorageFull(f"no space left for {path}; free space and run the same command again")

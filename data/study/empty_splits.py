@@ -1,7 +1,7 @@
 """Splits that hold no record: said at the import, by `study verify`, and where a step needs one.
 
 A published set is split by a hash of each patient (docs/adr/0010), so a set of few patients may get an empty
-validation or test split. Input: a study. Output: one line a split, with the key that mends it.
+validation or test split. Input: a study. Output: one line a split, with the key that fixes it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def empty_splits(study: Study) -> list[str]:
 
 
 def empty_line(study: Study, split: str) -> str:
-    """What an empty ``split`` lacks, and how to mend it, on one line."""
+    """What an empty ``split`` lacks, and how to fill it, on one line."""
     return f"split '{split}' holds no record ({USES[split]}): {how_to_fill(study, split)}"
 
 

@@ -100,11 +100,7 @@ def pool_run(study: Study, task: str, arm: str) -> str:
 
 
 def pool_rows(study: Study, task: str, arm: str) -> list[dict[str, Any]]:
-    """Images of the newest finished pool in order: ordinal, image_sha, condition_id, seed, labels (dict).
-
-    Raises:
-        NotFound: there is no finished pool.
-    """
+    """Images of the newest finished pool in order: ordinal, image_sha, condition_id, seed, labels (dict)."""
     rows = study.db.rows(
         "SELECT ordinal, image_sha, condition_id, seed, labels FROM pool_images WHERE run_id = ? ORDER BY ordinal",
         [pool_run(study, task, arm)],

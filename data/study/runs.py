@@ -100,7 +100,7 @@ class Run:
 
     @property
     def model_folder(self) -> Path:
-        """Where the weights of this run stand."""
+        """Folder of the weights of this run."""
         return self.study.root / "models" / self.run_id
 
     def log(self, **metrics: Any) -> None:
@@ -212,7 +212,7 @@ def _new_run(study: Study, kind: str, config: dict[str, Any], inputs: Mapping[st
 
 
 def _forget(run: Run) -> None:
-    """Take away a new run that wrote nothing but its configuration: a mistyped command is no unfinished work."""
+    """Take away a new run that wrote nothing but its configuration: a mistyped command is not unfinished work."""
     if [path.name for path in run.folder.rglob("*")] != [CONFIG] or run.model_folder.exists():
         return
     with run.study.db.write() as connection:

@@ -94,7 +94,7 @@ def real_order(
     """Patients in the seeded order from which real fractions are prefixes, and the size of the stratified minimum.
 
     patients: (N,), one per record; labels: (N, L) of 1, 0 or NaN. The first patient in the drawn order with a
-    positive, and the first with a negative, of every label stand in front: each fraction, however small, holds both
+    positive, and the first with a negative, of every label come first: each fraction, however small, holds both
     classes, and the fractions stay nested.
     """
     names = sorted(set(patients))
@@ -127,7 +127,7 @@ def real_fraction(
     if not 0 < fraction <= 1:
         raise InvalidInput(f"fraction = {fraction}: give a fraction of the real training set above 0 and up to 1")
     if not len(patients):
-        raise InvalidInput("there is no patient to draw from; import records first")
+        raise InvalidInput("no patients to draw from; import records first")
     order, n_minimum = real_order(patients, labels, rng)
     counts = dict.fromkeys(order, 0)
     for patient in patients:

@@ -3,8 +3,8 @@
 Input: a caption (from an endpoint, the rules, a table or a person). Output: the rules it breaks, each as one line.
 
 The rules are those of the study's prompt ("The pipeline", 2): the main finding in at most five words, no comparison
-with earlier studies, no commas, no quotation marks, "Normal" where nothing is found. The rest keeps out what is no
-caption: de-identification tokens, markup, an apology. Words that tell time on one film stay allowed: acute, chronic,
+with earlier studies, no commas, no quotation marks, "Normal" where nothing is found. The rest keeps out what is not
+a caption: de-identification tokens, markup, an apology. Words that tell time on one film stay allowed: acute, chronic,
 old, healed, postoperative; and so does "right greater than left", which compares two sides of one film.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from radpref.data.core.errors import InvalidInput
 from radpref.data.text.scrub import tokens
 
 RULES_VERSION = 1
@@ -33,7 +32,7 @@ COMPARISONS: tuple[str, ...] = (
     "recur(?:red|rent|rence)?", "residual", "enlarging", "larger", "smaller", "bigger", "better", "evolv(?:e|ed|ing)",
     "evolution", "develop(?:ed|ing|ment)", "since", "similar", "as before", "still", "last (?:film|study|exam)",
 )  # fmt: skip
-"""Words of comparison with an earlier study. "reduced" and "developing" say so as "decreased" does, which is the
+"""Words of comparison with an earlier study. "reduced" and "developing" compare as "decreased" does, which is the
 study's own; "clear" (lungs) does not, "cleared" does; "enlarged" (heart) describes one film, "enlarging" two."""
 _COMPARISON = re.compile(rf"\b(?:{'|'.join(COMPARISONS)})\b", re.I)
 _COMMA = re.compile(r"[,،、，﹐]")
@@ -79,21 +78,10 @@ def broken_rules(caption: str | None) -> list[Broken]:
     if not re.search(r"[^\W\d_]{2}", caption):
         found.append(Broken("plain text", "the caption has no word"))
     if word := _NO_ANSWER.search(caption):
-        found.append(Broken("no answer", f"'{word.group(0)}' is no finding; name the main finding"))
+        found.append(Broken("no answer", f"'{word.group(0)}' is not a finding; name the main finding"))
     return found
 
 
 def n_words(caption: str) -> int:
     """Words of a caption: parted by white space or a slash; a hyphenated word is one."""
     return len([word for word in re.split(r"[\s/]+|\s[-–]\s", caption) if re.search(r"\w", word)])
-
-
-def check_caption(caption: str) -> str:
-    """``caption`` itself, if it breaks no rule.
-
-    Raises:
-        InvalidInput: names the first broken rule.
-    """
-    if broken := broken_rules(caption):
-        raise InvalidInput(f"caption {caption!r}: {broken[0].reason}; {len(broken)} of the study's rules are broken")
-    return caption

@@ -3,7 +3,7 @@
 Input: the free text of a radiology report, in lines (MIMIC-CXR) or on one line (tables). Output: the text of the
 section that says what was found, scrubbed, one item per line. The order of choice, first that holds something:
 
-1. the last IMPRESSION (CONCLUSION, OPINION, SUMMARY ...): an addendum's or a final one stands after an earlier one,
+1. the last IMPRESSION (CONCLUSION, OPINION, SUMMARY ...): an addendum's or a final one comes after an earlier one,
    preliminary readings (WET READ) are passed over;
 2. FINDINGS AND IMPRESSION in one;
 3. FINDINGS;
@@ -105,10 +105,10 @@ def sections(report: str) -> tuple[str, list[Section]]:
 def impression(report: str) -> Impression | None:
     """What the report found, scrubbed, one item per line; None where there is nothing to read."""
     head, parts = sections(report)
-    for kind, which in (("impression", -1), ("findings and impression", -1), ("findings", -1)):
+    for kind in ("impression", "findings and impression", "findings"):
         texts = [cleaned for part in _final(parts) if part.kind == kind and (cleaned := clean(part.text))]
         if texts:
-            return Impression(texts[which], kind)
+            return Impression(texts[-1], kind)
     if not parts:
         cleaned = clean(head)
         return Impression(cleaned, "whole text") if cleaned else None

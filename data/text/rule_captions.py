@@ -75,8 +75,8 @@ def caption_of_labels(labels: Mapping[str, float | None]) -> str | None:
 
 
 def rule_caption(text: str | None, labels: Mapping[str, float | None]) -> str | None:
-    """The caption of a record: from its impression's text, and from its labels where that is missing, dumb or says
-    "Normal" although a label says there is a finding."""
+    """The caption of a record: from its impression's text, but from its labels where that is missing, not understood
+    or "Normal" although a label says there is a finding."""
     by_report = caption_of_text(text, labels) if text else None
     if by_report not in (None, NORMAL):
         return by_report

@@ -59,7 +59,7 @@ PATTERNS: tuple[tuple[str, re.Pattern[str], str], ...] = (
     ("age above 89", re.compile(rf"\b(?:aged?|age of|age:)\s*{_OLD}\b", re.I), "elderly"),
     ("name", re.compile(r"\b(?:Drs?|Prof|Mr|Mrs|Ms)\.?\s+(?:[A-Z]\.\s*)*[A-Z][a-z]+(?:[ -][A-Z][a-z]+)?"), " "),
 )
-"""(name of the token, how it looks, what stands in its place)."""
+"""(name of the token, how it looks, what replaces it)."""
 
 
 def scrub(text: str) -> str:

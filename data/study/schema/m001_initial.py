@@ -138,28 +138,6 @@ CREATE TABLE score_events (
   CHECK (kind <> 'score' OR (slot IS NOT NULL AND criterion IN ('text', 'mask'))),
   CHECK (kind <> 'flag' OR (slot IS NOT NULL AND criterion IN ('artifact', 'unrealistic') AND value IN (0, 1)))
 ) STRICT;
-CREATE INDEX score_events_presentation ON score_events(presentation_id, kind, slot, criterion, event_id);
-CREATE TRIGGER score_events_no_update BEFORE UPDATE ON score_events
-BEGIN SELECT RAISE(ABORT, 'score events are append-only'); END;
-CREATE TRIGGER score_events_no_delete BEFORE DELETE ON score_events
-BEGIN SELECT RAISE(ABORT, 'score events are append-only'); END;
-
-CREATE VIEW current_scores AS
-SELECT e.event_id, e.presentation_id, e.rater_id, r.kind AS rater_kind, r.username, p.set_id, p.position, p.slots,
-       e.slot, e.criterion, e.value, e.created_at
-FROM score_events e
-JOIN presentations p USING (presentation_id)
-JOIN raters r ON r.rater_id = e.rater_id
-WHERE e.kind = 'score' AND e.value IS NOT NULL
-  AND e.event_id = (SELECT max(l.event_id) FROM score_events l WHERE l.presentation_id = e.presentation_id
-                    AND l.kind = 'score' AND l.slot = e.slot AND l.criterion = e.criterion);
-
-CREATE VIEW presentation_states AS
-SELECT p.*, CASE (SELECT kind FROM score_events e WHERE e.presentation_id = p.presentation_id
-                  AND e.kind IN ('submit', 'skip', 'unskip') ORDER BY event_id DESC LIMIT 1)
-            WHEN 'submit' THEN 'submitted' WHEN 'skip' THEN 'skipped' ELSE 'open' END AS state
-FROM presentations p;
-
 CREATE TABLE sessions (
   token_hash TEXT PRIMARY KEY,
   rater_id INTEGER NOT NULL REFERENCES raters(rater_id),
@@ -242,7 +220,32 @@ CREATE TABLE cells (
 ) STRICT;
 """
 
+SCORE_EVENTS = """
+CREATE INDEX score_events_presentation ON score_events(presentation_id, kind, slot, criterion, event_id);
+CREATE TRIGGER score_events_no_update BEFORE UPDATE ON score_events
+BEGIN SELECT RAISE(ABORT, 'score events are append-only'); END;
+CREATE TRIGGER score_events_no_delete BEFORE DELETE ON score_events
+BEGIN SELECT RAISE(ABORT, 'score events are append-only'); END;
+
+CREATE VIEW current_scores AS
+SELECT e.event_id, e.presentation_id, e.rater_id, r.kind AS rater_kind, r.username, p.set_id, p.position, p.slots,
+       e.slot, e.criterion, e.value, e.created_at
+FROM score_events e
+JOIN presentations p USING (presentation_id)
+JOIN raters r ON r.rater_id = e.rater_id
+WHERE e.kind = 'score' AND e.value IS NOT NULL
+  AND e.event_id = (SELECT max(l.event_id) FROM score_events l WHERE l.presentation_id = e.presentation_id
+                    AND l.kind = 'score' AND l.slot = e.slot AND l.criterion = e.criterion);
+
+CREATE VIEW presentation_states AS
+SELECT p.*, CASE (SELECT kind FROM score_events e WHERE e.presentation_id = p.presentation_id
+                  AND e.kind IN ('submit', 'skip', 'unskip') ORDER BY event_id DESC LIMIT 1)
+            WHEN 'submit' THEN 'submitted' WHEN 'skip' THEN 'skipped' ELSE 'open' END AS state
+FROM presentations p;
+"""
+"""The triggers and views of score_events, made again where the table is rebuilt."""
+
 
 def apply(connection: sqlite3.Connection) -> None:
     """All tables of an empty database."""
-    run_script(connection, INITIAL)
+    run_script(connection, INITIAL + SCORE_EVENTS)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from radpref.data.core.sqlite import sqlite3
 from radpref.data.study.audit import rehash
+from radpref.data.study.schema.m001_initial import SCORE_EVENTS
 from radpref.data.study.schema.script import run_script
 
-READER_STUDY = """
+_SETS = ("image_sets", "set_images", "set_expectations")
+_EVENTS = {"locked": "INSERT", "kept": "UPDATE", "stay": "DELETE"}
+_FIXED = """CREATE TRIGGER {table}_{name} BEFORE {event} ON {table}
+WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
+BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
+"""
+READER_STUDY = (
+    """
 DROP VIEW current_scores;
 DROP VIEW presentation_states;
 
@@ -61,28 +69,9 @@ CREATE TABLE new_score_events (
 INSERT INTO new_score_events SELECT * FROM score_events;
 DROP TABLE score_events;
 ALTER TABLE new_score_events RENAME TO score_events;
-CREATE INDEX score_events_presentation ON score_events(presentation_id, kind, slot, criterion, event_id);
-CREATE TRIGGER score_events_no_update BEFORE UPDATE ON score_events
-BEGIN SELECT RAISE(ABORT, 'score events are append-only'); END;
-CREATE TRIGGER score_events_no_delete BEFORE DELETE ON score_events
-BEGIN SELECT RAISE(ABORT, 'score events are append-only'); END;
-
-CREATE VIEW current_scores AS
-SELECT e.event_id, e.presentation_id, e.rater_id, r.kind AS rater_kind, r.username, p.set_id, p.position, p.slots,
-       e.slot, e.criterion, e.value, e.created_at
-FROM score_events e
-JOIN presentations p USING (presentation_id)
-JOIN raters r ON r.rater_id = e.rater_id
-WHERE e.kind = 'score' AND e.value IS NOT NULL
-  AND e.event_id = (SELECT max(l.event_id) FROM score_events l WHERE l.presentation_id = e.presentation_id
-                    AND l.kind = 'score' AND l.slot = e.slot AND l.criterion = e.criterion);
-
-CREATE VIEW presentation_states AS
-SELECT p.*, CASE (SELECT kind FROM score_events e WHERE e.presentation_id = p.presentation_id
-                  AND e.kind IN ('submit', 'skip', 'unskip') ORDER BY event_id DESC LIMIT 1)
-            WHEN 'submit' THEN 'submitted' WHEN 'skip' THEN 'skipped' ELSE 'open' END AS state
-FROM presentations p;
-
+"""
+    + SCORE_EVENTS
+    + """
 -- The life of a study: draft (no row yet) -> pilot -> locked -> frozen, one step at a time, never back.
 -- A draft becomes a pilot with the first event of a person.
 CREATE TABLE stages (
@@ -107,34 +96,9 @@ CREATE TRIGGER score_events_pilot AFTER INSERT ON score_events
 WHEN (SELECT stage FROM study_stage) = 'draft'
   AND (SELECT kind FROM raters WHERE rater_id = NEW.rater_id) = 'human'
 BEGIN INSERT INTO stages(at, actor, stage) VALUES (NEW.created_at, 'first score', 'pilot'); END;
-CREATE TRIGGER image_sets_locked BEFORE INSERT ON image_sets
-WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
-BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
-CREATE TRIGGER image_sets_kept BEFORE UPDATE ON image_sets
-WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
-BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
-CREATE TRIGGER set_images_locked BEFORE INSERT ON set_images
-WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
-BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
-CREATE TRIGGER image_sets_stay BEFORE DELETE ON image_sets
-WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
-BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
-CREATE TRIGGER set_images_kept BEFORE UPDATE ON set_images
-WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
-BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
-CREATE TRIGGER set_images_stay BEFORE DELETE ON set_images
-WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
-BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
-CREATE TRIGGER set_expectations_locked BEFORE INSERT ON set_expectations
-WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
-BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
-CREATE TRIGGER set_expectations_kept BEFORE UPDATE ON set_expectations
-WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
-BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
-CREATE TRIGGER set_expectations_stay BEFORE DELETE ON set_expectations
-WHEN (SELECT stage FROM study_stage) IN ('locked', 'frozen')
-BEGIN SELECT RAISE(ABORT, 'the study is locked: its sets are fixed'); END;
-CREATE TRIGGER presentations_kept BEFORE UPDATE OF rater_id, set_id, slots, phase, repeat_of ON presentations
+"""
+    + "".join(_FIXED.format(name=name, event=event, table=table) for table in _SETS for name, event in _EVENTS.items())
+    + """CREATE TRIGGER presentations_kept BEFORE UPDATE OF rater_id, set_id, slots, phase, repeat_of ON presentations
 BEGIN SELECT RAISE(ABORT, 'what a rater was shown does not change'); END;
 -- A retired rater may still hold a page that is open.
 CREATE TRIGGER score_events_retired BEFORE INSERT ON score_events
@@ -176,6 +140,7 @@ CREATE TABLE admissions (
 -- Each audit row carries the hash of its content and of the row before: see data/audit.py.
 ALTER TABLE audit_events ADD COLUMN hash TEXT NOT NULL DEFAULT '';
 """
+)
 
 
 def apply(connection: sqlite3.Connection) -> None:

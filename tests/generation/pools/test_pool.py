@@ -10,7 +10,6 @@ import pytest
 
 from radpref.data.config.downstream import TaskConfig
 from radpref.data.core.errors import InvalidInput, NotFound, StorageFull
-from radpref.data.imaging.masks import replay_transforms
 from radpref.data.study.conditions import record_conditions
 from radpref.data.study.pools import is_usable, material, pool_rows
 from radpref.data.study.study import Study
@@ -20,6 +19,7 @@ from radpref.generation.pools.plan import Material, PoolPlan, class_names, class
 from radpref.generation.pools.pool import pool_size, run_pool
 from tests.support.data import full_disk_after
 from tests.support.errors import refuses
+from tests.support.masks import replay_transforms
 from tests.support.sampling import SAMPLING_TOML, add_aligned_arm, open_copy, stop_after
 
 POOL_TOML = (
