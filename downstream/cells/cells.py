@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from radpref.data.core.errors import NotFound
 from radpref.data.core.files import sha256_bytes, write_atomic
@@ -103,10 +104,8 @@ class CellRow:
     metrics: dict[str, float]
 
     @classmethod
-    def from_json(cls, stored: CellRow | dict[str, Any]) -> CellRow:
+    def from_json(cls, stored: dict[str, Any]) -> CellRow:
         """A stored row: flat, metrics beside the place."""
-        if isinstance(stored, CellRow):
-            return stored
         place = {field.name: stored[field.name] for field in fields(cls) if field.name != "metrics"}
         return cls(**place, metrics=null_to_nan({name: stored[name] for name in stored if name not in place}))
 
@@ -130,9 +129,8 @@ def find_cell(study: Study, cell_id: str) -> Cell | None:
     row = study.db.row("SELECT * FROM cells WHERE cell_id = ?", [cell_id])
     if row is None or not predictions_path(study, row["run_id"], cell_id).is_file():
         return None
-    spec = json.loads(row["spec"])
-    spec["labels"] = tuple(spec["labels"])
-    return Cell(cell_id, row["run_id"], CellSpec(**spec), Metrics.from_json(json.loads(row["metrics"])))
+    spec = TypeAdapter(CellSpec).validate_json(row["spec"])
+    return Cell(cell_id, row["run_id"], spec, Metrics.from_json(json.loads(row["metrics"])))
 
 
 def save_cell(study: Study, run: Run, spec: CellSpec, outcome: Outcome) -> Cell:

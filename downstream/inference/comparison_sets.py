@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 N_EXAMPLES = 3
 Arms = tuple[tuple[str, str], ...]
 """(name, content hash of the model) of both arms: two models of one name are two comparisons."""
+Pictures = tuple[tuple[str, npt.NDArray[np.uint8]], ...]
+"""(arm, picture) of each image of a set, equal seeds side by side."""
 
 _SETS = """
 SELECT s.set_id, s.condition_id, c.mode, c.text, r.config
@@ -90,14 +92,6 @@ class ComparisonSet:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A set to show: (arm, picture) of its images, equal seeds side by side."""
-
-    about: ComparisonSet
-    pictures: tuple[tuple[str, npt.NDArray[np.uint8]], ...]
-
-
-@dataclass(frozen=True)
 class Reading:
     """A set as one rater submitted it. scores, flags: (slot, criterion or flag) -> value."""
 
@@ -137,7 +131,7 @@ class ComparisonSets:
     stage: str
     progress: Progress
     trained_on: TrainedOn
-    examples: tuple[Example, ...]  # only if ``visible``
+    examples: tuple[tuple[ComparisonSet, Pictures], ...]  # sets to show, only if ``visible``
 
     @property
     def arms(self) -> list[Arms]:
@@ -160,14 +154,15 @@ def read_comparison_sets(study: Study) -> ComparisonSets | None:
     sets = _sets(db)
     if not sets:
         return None
-    shown, examples = _first_of_modes(list(sets.values())), tuple[Example, ...]()
+    shown: Sequence[ComparisonSet] = ()
     progress, trained_on = db.row(_PROGRESS) or {}, db.row(_TRAINED_ON) or {}
     now, visible = stage(db), arms_visible(db)
     if visible:
         reveal_arms(db, operator(), "report")
-        examples = tuple(Example(one, _pictures(study, one)) for one in shown)
+        shown = _first_of_modes(list(sets.values()))
     readings = _readings(db, sets, ("human", "simulated") if visible else ("simulated",))
     counts = (Progress(**progress), TrainedOn(**trained_on))
+    examples = tuple((one, _pictures(study, one)) for one in shown)
     return ComparisonSets(tuple(sets.values()), readings, visible, now, *counts, examples)
 
 
@@ -178,7 +173,7 @@ def _first_of_modes(sets: Sequence[ComparisonSet]) -> list[ComparisonSet]:
     return [one for one in turns if one is not None][:N_EXAMPLES]
 
 
-def _pictures(study: Study, about: ComparisonSet) -> tuple[tuple[str, npt.NDArray[np.uint8]], ...]:
+def _pictures(study: Study, about: ComparisonSet) -> Pictures:
     names = [name for name, _ in about.arms]
     images = sorted(about.images, key=lambda image: (image.seed, names.index(image.arm)))
     return tuple((image.arm, to_uint8(study.store.image(image.image_sha))) for image in images)

@@ -1,7 +1,6 @@
 """Figures of the report as SVG text: score distributions, alignment curves, downstream values, forest, power, samples.
 
-Pure functions from data to SVG (matplotlib, Agg, no global state). Colours and markers are the same in every figure
-and tell the arms apart without colour vision.
+Pure functions from data to SVG (matplotlib, Agg, no global state).
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage, stats
 
 from radpref.data.core.charts import INK, MUTED, arm_style, draw
 from radpref.downstream.cells.cells import CellRow
@@ -85,10 +85,8 @@ def _curve(ax: Axes, lines: Sequence[Mapping[str, float | None]], names: dict[st
         if len(values) > 60:
             width = max(1, len(values) // 40)
             ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
-            values = np.convolve(
-                np.pad(values, (width // 2, width - 1 - width // 2), "edge"), np.ones(width) / width, "valid"
-            )
-            ax.plot(steps, values, color=colour, linewidth=1.6, label=label)
+            mean = ndimage.uniform_filter1d(values, width, mode="nearest")
+            ax.plot(steps, mean, color=colour, linewidth=1.6, label=label)
         else:
             ax.plot(steps, values, color=colour, marker=marker, markersize=3.5, linewidth=1.4, label=label)
     if ax.get_legend_handles_labels()[0]:
@@ -114,8 +112,6 @@ def seed_slopes(cells: Sequence[CellRow]) -> str:
 
 
 def _slopes(ax: Axes, cells: Sequence[CellRow], title: str) -> None:
-    from scipy import stats
-
     if not cells:
         ax.set_axis_off()
         return
@@ -198,15 +194,8 @@ def power_curve(n_seeds: int, family_size: int, alpha: float) -> str:
             effects = [detectable_effect(int(n), level) for n in seeds]
             ax.plot(seeds, effects, color=colour, marker=marker, markersize=4, label=label)
         ax.axvline(n_seeds, color=MUTED, linestyle=":", linewidth=1.2)
-        ax.annotate(
-            f"this grid: n = {n_seeds}",
-            (n_seeds, 0.95),
-            xycoords=("data", "axes fraction"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="top",
-            color=MUTED,
-        )
+        here = ax.get_xaxis_transform()  # x in seeds, y as a share of the axes
+        ax.text(n_seeds, 0.95, f" this grid: n = {n_seeds}", transform=here, va="top", color=MUTED)
         ax.set(xlabel="paired seeds", ylabel="detectable dz (80 % power)", yscale="log")
         ax.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
         ax.minorticks_off()
@@ -216,7 +205,7 @@ def power_curve(n_seeds: int, family_size: int, alpha: float) -> str:
 
 
 def sample_sheet(rows: Sequence[tuple[str, Sequence[npt.NDArray[np.uint8]]]], arms: Sequence[str]) -> str:
-    """Columns are conditions, rows are arms: the same condition and seed stand above each other."""
+    """Columns are conditions, rows are arms: the same condition and seed are above each other."""
     n_columns = 3 if len(rows) % 4 and not len(rows) % 3 else 4
     n_blocks = -(-len(rows) // n_columns)
 

@@ -87,12 +87,8 @@ def win_bars(part: ArmsRead) -> str:
             zip((f"{part.second} higher", "tie", f"{part.first} higher"), colours, strict=True)
         ):
             bars = ax.barh(range(len(rows)), shares[:, k], left=left, color=colour, height=0.66, label=text)
-            for bar, share in zip(bars, shares[:, k], strict=True):
-                if share >= 7:
-                    ax.text(
-                        bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height() / 2, f"{share:.0f}",
-                        ha="center", va="center", fontsize=8.5, color=INK if k == 1 else "white",
-                    )  # fmt: skip
+            labels = [f"{share:.0f}" if share >= 7 else "" for share in shares[:, k]]  # a narrow bar has no room
+            ax.bar_label(bars, labels, label_type="center", fontsize=8.5, color=INK if k == 1 else "white")
             left += shares[:, k]
         ax.set_yticks(range(len(rows)), names)
         ax.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="share of image pairs, %")

@@ -42,9 +42,7 @@ def arm_name(arm: str) -> str:
 def question(comparison: str) -> str:
     """ "a>b" as words."""
     a, b = comparison.split(">")
-    if b.startswith("real"):
-        return f"adding {arm_name(a)} is better than {arm_name(b)}"
-    return f"adding {arm_name(a)} is better than adding {arm_name(b)}"
+    return f"adding {arm_name(a)} is better than {'' if b.startswith('real') else 'adding '}{arm_name(b)}"
 
 
 def headline(rows: Sequence[Comparison], rules: Rules) -> Statement:
@@ -92,10 +90,9 @@ def _why_small(rows: Sequence[Comparison], rules: Rules) -> str:
 
 def sentences(result: GridResult) -> list[Statement]:
     """One statement per primary comparison; the first is the report's verdict."""
-    found = []
-    for comparison in dict.fromkeys(row.comparison for row in result.comparisons):
-        found.append(headline([row for row in result.comparisons if row.comparison == comparison], result.rules))
-    return found
+    rows = result.comparisons
+    asked = dict.fromkeys(row.comparison for row in rows)
+    return [headline([row for row in rows if row.comparison == one], result.rules) for one in asked]
 
 
 def scope_note(n_alignment_runs: int) -> str:
