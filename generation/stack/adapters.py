@@ -23,9 +23,9 @@ from radpref.data.core.files import sha256_tree, write_atomic
 from radpref.data.study.runs import now
 from radpref.generation.stack.identity import extras_identity, identity
 from radpref.generation.stack.loading import load_stack
-from radpref.generation.stack.models import GeneratorStack, add_lora
+from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.stack.options import FoundGenerator, ModelOptions, find_generator
-from radpref.generation.stack.parts import quiet_libraries, read_network
+from radpref.generation.stack.parts import quiet_libraries, read_network, refusing
 from radpref.generation.stack.places import BASELINE, MANIFEST, find_model, training_command
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from radpref.data.study.study import Study
 
 ADAPTER = "preference"
+LORA_TARGETS: tuple[str, ...] = (
+    "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "conv1", "conv2", "time_emb_proj",
+)  # fmt: skip
+"""Attention, feed-forward, projection, convolution and time layers."""
 MODEL_CARD = "README.md"
 """A better model card is no other model: it does not count in an arm's identity."""
 LORA_FOLDER, CONTROLNET_FOLDER = "unet_lora", "controlnet"
@@ -48,10 +52,13 @@ def attach_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> dict[str, n
     Raises:
         Conflict: the UNet already carries it.
     """
+    from peft import LoraConfig
+
     if ADAPTER in getattr(unet, "peft_config", {}):
         raise Conflict(f"the UNet already carries an adapter {ADAPTER!r}: load the model again")
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS), init_lora_weights=True)
     with torch.random.fork_rng(devices=[]):
-        add_lora(unet, rank, ADAPTER)
+        unet.add_adapter(config, ADAPTER)
     generator = torch.Generator().manual_seed(seed)
     parameters = lora_parameters(unet)
     for name, parameter in parameters.items():
@@ -104,38 +111,30 @@ def save_adapters(stack: GeneratorStack, folder: Path, *, with_controlnet: bool,
     return sha256_tree(folder)
 
 
-def load_adapters(stack: GeneratorStack, folder: Path, *, merge: bool = True) -> GeneratorStack:
+def load_adapters(stack: GeneratorStack, folder: Path) -> GeneratorStack:
     """Put the adapters of `folder` into a freshly loaded `stack` (changed in place and returned).
 
-    Args:
-        merge: add the LoRA into the weights (sampling costs what the baseline costs); otherwise it stays an adapter.
+    The LoRA is added into the weights: sampling costs what the baseline costs.
 
     Raises:
         NotFound: there are no adapters at `folder`.
         InvalidInput: they do not fit this generator.
     """
     from diffusers import ControlNetModel
-    from safetensors import SafetensorError
 
     if not (folder / LORA_FOLDER / LORA_FILE).is_file():
         raise NotFound(f"no adapters at {folder}: run `radpref align train` again, or restore that folder")
     device, dtype = stack.device, next(iter(stack.unet.parameters())).dtype
-    try:
-        with torch.random.fork_rng(devices=[]):
-            stack.unet.load_lora_adapter(
-                str(folder / LORA_FOLDER),
-                prefix=None,
-                weight_name=LORA_FILE,
-                adapter_name=ADAPTER,
-                local_files_only=True,
-            )
-    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidInput(
-            f"the LoRA at {folder} does not fit generator {stack.model_id!r} ({reason}): train it again"
-        ) from error
-    if merge:
-        merge_lora(stack.unet)
+    misfit = f"the LoRA at {folder} does not fit generator {stack.model_id!r}"
+    with refusing(misfit, "train it again"), torch.random.fork_rng(devices=[]):
+        stack.unet.load_lora_adapter(
+            str(folder / LORA_FOLDER),
+            prefix=None,
+            weight_name=LORA_FILE,
+            adapter_name=ADAPTER,
+            local_files_only=True,
+        )
+    merge_lora(stack.unet)
     if (folder / CONTROLNET_FOLDER).is_dir():
         stack.controlnet = read_network(folder, CONTROLNET_FOLDER, ControlNetModel)
     stack.to(device, dtype)

@@ -8,20 +8,26 @@ pools run on it unchanged. What does not fit (another family, parts of different
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-from transformers import CLIPTextModel
+from diffusers import ControlNetModel
 
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.generation.stack.fitting import SUPPORTED, check_controlnet, check_parts, check_size, trained_size
+from radpref.generation.stack.lora import fuse_loras
 from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.stack.options import ModelOptions
-from radpref.generation.stack.parts import PICKLES, TO_SAFETENSORS, part_folder, read_json, read_network, read_tokenizer
+from radpref.generation.stack.parts import (
+    NETWORKS,
+    PICKLES,
+    TO_SAFETENSORS,
+    part_folder,
+    read_json,
+    read_network,
+    read_tokenizer,
+)
 from radpref.generation.stack.places import CONTROLNET, SHIPPED
 from radpref.generation.stack.schedules import noise_schedule
-
-NETWORKS: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
+from radpref.generation.stack.single_file import load_single_file
 
 
 def load_brought(path: Path, options: ModelOptions) -> GeneratorStack:
@@ -32,8 +38,6 @@ def load_brought(path: Path, options: ModelOptions) -> GeneratorStack:
         InvalidInput: another family of models, a part that is missing or broken, parts that do not fit each other.
     """
     if path.is_file():
-        from radpref.generation.stack.single_file import load_single_file
-
         stack = load_single_file(path, options)
     elif path.is_dir():
         stack = _load_directory(path, options)
@@ -58,8 +62,6 @@ def apply_options(stack: GeneratorStack, options: ModelOptions, own_controlnet: 
     if stack.controlnet is not None:
         check_controlnet(stack, options.hint, options.palette)
     if options.lora:
-        from radpref.generation.stack.lora import fuse_loras
-
         fuse_loras(stack, options.lora)
     return stack
 
@@ -138,7 +140,7 @@ def controlnet_folder(folder: Path) -> Path:
         raise InvalidInput(f"generator.controlnet = {folder} is a file: give a diffusers directory with config.json")
     inner = folder / CONTROLNET if (folder / CONTROLNET).is_dir() else folder
     if not inner.is_dir():
-        raise NotFound(f"no ControlNet at {folder}: mend generator.controlnet")
+        raise NotFound(f"no ControlNet at {folder}: change generator.controlnet")
     return inner
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from diffusers import ControlNetModel
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import sha256_file
 from radpref.data.core.progress import bar
-from radpref.generation.stack.brought import NETWORKS, controlnet_folder, refuse_other_families
+from radpref.generation.stack.brought import controlnet_folder, refuse_other_families
 from radpref.generation.stack.lora import lora_file
 from radpref.generation.stack.options import ModelOptions
-from radpref.generation.stack.parts import part_folder, weight_files
+from radpref.generation.stack.parts import NETWORKS, part_folder, weight_files
 from radpref.generation.stack.places import CONTROLNET
 
 SHOW_HASHING_FROM = 1 << 30
@@ -47,16 +48,11 @@ def extras_identity(options: ModelOptions) -> str:
 def _digest(files: list[tuple[str, Path]], said: dict[str, Any]) -> str:
     total = sum(file.stat().st_size for _, file in files)
     digest = hashlib.sha256()
-    if total < SHOW_HASHING_FROM:
-        hashes = [_hashed(file, *_stamp(file)) for _, file in files]
-    else:
-        hashes = []
-        with bar("hashing the generator", total >> 20) as advance:
-            for _, file in files:
-                hashes.append(_hashed(file, *_stamp(file)))
-                advance(file.stat().st_size >> 20)
-    for (name, _), one in zip(files, hashes, strict=True):
-        digest.update(f"{name}\n{one}\n".encode())
+    takes_long = total >= SHOW_HASHING_FROM
+    with bar("hashing the generator", total >> 20) if takes_long else nullcontext(lambda _: None) as advance:
+        for name, file in files:
+            digest.update(f"{name}\n{_hashed(file, *_stamp(file))}\n".encode())
+            advance(file.stat().st_size >> 20)
     digest.update(json.dumps(said, sort_keys=True).encode())
     return digest.hexdigest()
 

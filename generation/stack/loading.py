@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from radpref.data.core.errors import InvalidInput
 from radpref.generation.stack.brought import apply_options, load_brought
-from radpref.generation.stack.models import (
-    GeneratorStack,
-)
+from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.stack.options import ModelOptions
 from radpref.generation.stack.parts import part_folder, quiet_libraries, read_json, read_network, read_tokenizer
 from radpref.generation.stack.places import MANIFEST, SHIPPED
+from radpref.generation.stack.schedules import noise_schedule
 
 
 def load_stack(
@@ -47,6 +46,7 @@ def load_stack(
 
 
 def _load(folder: Path, manifest: dict[str, Any]) -> GeneratorStack:
+    schedule = part_folder(folder, "scheduler") / "scheduler_config.json"
     text_encoder = read_network(folder, "text_encoder", CLIPTextModel)
     return GeneratorStack(
         vae=read_network(folder, "vae", AutoencoderKL),
@@ -54,21 +54,12 @@ def _load(folder: Path, manifest: dict[str, Any]) -> GeneratorStack:
         controlnet=read_network(folder, "controlnet", ControlNetModel) if manifest["has_controlnet"] else None,
         text_encoder=text_encoder,
         tokenizer=read_tokenizer(folder, int(text_encoder.config.max_position_embeddings)),
-        scheduler=_read_scheduler(folder),
+        scheduler=noise_schedule(read_json(schedule), origin=str(schedule)),
         structures=tuple(manifest["structures"]),
         image_size=int(manifest["image_size"]),
         unconditional=manifest["unconditional"],
         model_id=str(manifest["model_id"]),
     )
-
-
-def _read_scheduler(folder: Path) -> DDPMScheduler:
-    path = part_folder(folder, "scheduler") / "scheduler_config.json"
-    scheduler: DDPMScheduler = DDPMScheduler.from_config(read_json(path))
-    said = scheduler.config.prediction_type
-    if said not in ("epsilon", "v_prediction"):
-        raise InvalidInput(f"{path}: prediction_type is {said!r}; only 'epsilon' and 'v_prediction' work")
-    return scheduler
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import nn
 
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.generation.stack.models import GeneratorStack
-from radpref.generation.stack.parts import PICKLES, TO_SAFETENSORS, quiet_libraries, read_json
+from radpref.generation.stack.parts import PICKLES, TO_SAFETENSORS, read_json, refusing
 
 FILES: tuple[str, ...] = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 NAME = "brought"
@@ -49,7 +49,7 @@ def lora_file(path: Path) -> Path:
             raise InvalidInput(f"{path} holds {len(found)} safetensors files: name the one that is the LoRA")
         if pickled := [file.name for file in sorted(path.iterdir()) if file.suffix in PICKLES]:
             raise InvalidInput(f"LoRA {path / pickled[0]} is pickled, which runs code: {TO_SAFETENSORS}")
-    raise NotFound(f"no LoRA at {path}: mend generator.lora")
+    raise NotFound(f"no LoRA at {path}: change generator.lora")
 
 
 def fuse_loras(stack: GeneratorStack, paths: Sequence[Path]) -> None:
@@ -64,41 +64,32 @@ def fuse_loras(stack: GeneratorStack, paths: Sequence[Path]) -> None:
         _fuse(stack)
 
 
-def load_lora(stack: GeneratorStack, path: Path, name: str = NAME) -> None:
-    """Put one LoRA on UNet and text encoder as adapter layers called ``name``; errors as in :func:`fuse_loras`."""
+def load_lora(stack: GeneratorStack, path: Path) -> None:
+    """Put one LoRA on UNet and text encoder as adapter layers called `NAME`; errors as in :func:`fuse_loras`."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
     file = lora_file(path)
     state, alphas, metadata = _read(file)
     n_layers = {part: _layers(state, part) for part in ("unet", "text_encoder")}
     if not any(n_layers.values()):
-        raise InvalidInput(f"{file} holds no LoRA of a UNet or text encoder: mend generator.lora")
+        raise InvalidInput(f"{file} holds no LoRA of a UNet or text encoder: change generator.lora")
     extra: dict[str, Any] = {"metadata": metadata} if metadata else {"network_alphas": alphas}
     extra.setdefault("network_alphas", None)
-    try:
-        with quiet_libraries(), torch.random.fork_rng(devices=[]):
-            if n_layers["unet"]:
-                Loader.load_lora_into_unet(state, unet=stack.unet, adapter_name=name, **extra)
-            if n_layers["text_encoder"]:
-                _load_text_lora(stack.text_encoder, state, alphas or {}, metadata, name)
-    except Exception as error:  # RuntimeError, ValueError, KeyError, IndexError: all mean that it does not fit
-        reason = " ".join(str(error).split())[:160]
-        raise InvalidInput(f"LoRA {file} does not fit generator {stack.model_id!r} ({reason}): take another") from error
+    misfit = f"LoRA {file} does not fit generator {stack.model_id!r}"
+    with refusing(misfit, "take another"), torch.random.fork_rng(devices=[]):
+        if n_layers["unet"]:
+            Loader.load_lora_into_unet(state, unet=stack.unet, adapter_name=NAME, **extra)
+        if n_layers["text_encoder"]:
+            _load_text_lora(stack.text_encoder, state, alphas or {}, metadata)
     for part, module in (("unet", stack.unet), ("text_encoder", stack.text_encoder)):
-        placed = _placed(module, name)
-        if placed != n_layers[part]:
+        if (placed := _placed(module)) != n_layers[part]:
             raise InvalidInput(
-                f"LoRA {file} does not fit generator {stack.model_id!r} (it has {n_layers[part]} layers for the {part},"
-                f" {placed} of them exist): take another"
+                f"{misfit} (it has {n_layers[part]} layers for the {part}, {placed} of them exist): take another"
             )
 
 
 def _load_text_lora(
-    encoder: nn.Module,
-    state: dict[str, torch.Tensor],
-    alphas: dict[str, float],
-    metadata: dict[str, Any] | None,
-    name: str,
+    encoder: nn.Module, state: dict[str, torch.Tensor], alphas: dict[str, float], metadata: dict[str, Any] | None
 ) -> None:
     """Put the text encoder's part on by peft itself: transformers' own way refuses peft versions it works with."""
     from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft
@@ -117,36 +108,32 @@ def _load_text_lora(
     config = LoraConfig(
         r=max(ranks.values()), target_modules=list(ranks), rank_pattern=dict(ranks), alpha_pattern=dict(scales)
     )
-    inject_adapter_in_model(config, encoder, adapter_name=name)
-    set_peft_model_state_dict(encoder, own, adapter_name=name)
+    inject_adapter_in_model(config, encoder, adapter_name=NAME)
+    set_peft_model_state_dict(encoder, own, adapter_name=NAME)
 
 
 def _layers(state: dict[str, torch.Tensor], part: str) -> int:
     return sum(key.startswith(f"{part}.") and _DOWN.search(key) is not None for key in state)
 
 
-def _placed(module: nn.Module, name: str) -> int:
+def _placed(module: nn.Module) -> int:
     from peft.tuners.lora import LoraLayer
 
-    return sum(isinstance(layer, LoraLayer) and name in layer.r for layer in module.modules())
+    return sum(isinstance(layer, LoraLayer) and NAME in layer.r for layer in module.modules())
 
 
 def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, float] | None, dict[str, Any] | None]:
     """Weights with the prefixes ``unet.`` and ``text_encoder.``, kohya's alphas, and peft's settings where stored."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
-    try:
-        with quiet_libraries():
-            state, alphas, metadata = Loader.lora_state_dict(
-                str(file.parent),
-                weight_name=file.name,
-                local_files_only=True,
-                use_safetensors=True,
-                return_lora_metadata=True,
-            )
-    except Exception as error:  # SafetensorError, OSError, ValueError: all mean a bad file
-        reason = " ".join(str(error).split())[:160]
-        raise InvalidInput(f"LoRA {file} cannot be read ({reason}): copy it again") from error
+    with refusing(f"LoRA {file} cannot be read", "copy it again"):
+        state, alphas, metadata = Loader.lora_state_dict(
+            str(file.parent),
+            weight_name=file.name,
+            local_files_only=True,
+            use_safetensors=True,
+            return_lora_metadata=True,
+        )
     if not any(key.startswith(("unet.", "text_encoder.")) for key in state):
         state = {f"unet.{key.removeprefix('base_model.model.')}": value for key, value in state.items()}
         card = file.with_name("adapter_config.json")
@@ -180,10 +167,10 @@ def _fuse(stack: GeneratorStack) -> None:
     from diffusers.utils import recurse_remove_peft_layers
 
     try:
-        if _placed(stack.unet, NAME):
+        if _placed(stack.unet):
             stack.unet.fuse_lora(safe_fusing=True, adapter_names=[NAME])
             stack.unet.unload_lora()
-        if _placed(stack.text_encoder, NAME):
+        if _placed(stack.text_encoder):
             fuse_text_encoder_lora(stack.text_encoder, safe_fusing=True, adapter_names=[NAME])
             recurse_remove_peft_layers(stack.text_encoder)
             stack.text_encoder.__dict__.pop("peft_config", None)

@@ -30,10 +30,6 @@ from radpref.generation.stack.parts import quiet_libraries
 from radpref.generation.stack.places import MANIFEST
 from radpref.generation.stack.tokenizer import build_tokenizer
 
-LORA_TARGETS: tuple[str, ...] = (
-    "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_in", "proj_out", "conv1", "conv2", "time_emb_proj",
-)  # fmt: skip
-
 
 @dataclass
 class GeneratorStack:
@@ -149,21 +145,6 @@ def save_stack(stack: GeneratorStack, folder: Path, half: bool = False) -> None:
         "has_controlnet": stack.controlnet is not None,
     }
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-
-
-def add_lora(
-    unet: UNet2DConditionModel, rank: int, name: str = "default", alpha: int | None = None
-) -> list[nn.Parameter]:
-    """Add a LoRA (initially without effect) on attention, feed-forward, projection, convolution and time layers.
-
-    Returns its trainable parameters; everything else is left as it was.
-    """
-    from peft import LoraConfig
-
-    unet.add_adapter(
-        LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(LORA_TARGETS), init_lora_weights=True), name
-    )
-    return [p for key, p in unet.named_parameters() if "lora_" in key and f".{name}." in key]
 
 
 def tiny_stack(seed: int = 0, size: int = 32, structures: tuple[str, ...] = ("lungs", "heart")) -> GeneratorStack:

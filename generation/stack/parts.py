@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from radpref.data.core.errors import InvalidInput
 
 PICKLES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+NETWORKS: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
 TO_SAFETENSORS = "convert it where you trust it (docs/generators.md, 'Pickles')"
 
 
@@ -39,6 +41,21 @@ def quiet_libraries() -> Iterator[None]:
             library.set_verbosity(level)
             if had_bars:
                 library.enable_progress_bar()
+
+
+@contextmanager
+def refusing(what: str, way_out: str) -> Iterator[None]:
+    """Quiet libraries, and `InvalidInput` on one line for whatever they raise: what, their reason, and the way out.
+
+    SafetensorError, OSError, KeyError, RuntimeError and even bare Exceptions all mean files that cannot be used.
+    """
+    try:
+        with quiet_libraries():
+            yield
+    except Exception as error:
+        # diffusers goes on to advise its own programmers about random weights
+        reason = " ".join(str(error).split()).split(". If you want to instead")[0][:200]
+        raise InvalidInput(f"{what} ({reason}): {way_out}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -111,14 +128,13 @@ def weight_files(part: Path, kind: Any, variant: str | None = None) -> tuple[str
 
 
 def read_network(folder: Path, name: str, kind: Any, variant: str | None = None) -> Any:
-    """The network in ``folder/name`` (or in ``folder`` itself with the name ""), float32, all of its weights read.
+    """The network in ``folder/name``, float32, all of its weights read.
 
     Raises:
         InvalidInput: the part, its configuration or some of its weights are missing, unreadable, pickled, of another
             shape, or of another kind of network.
     """
-    part = part_folder(folder, name) if name else folder
-    label = f"part {name!r} of generator {folder}" if name else f"{folder}"
+    part, label = part_folder(folder, name), f"part {name!r} of generator {folder}"
     config = read_json(part / "config.json")
     own = str(config.get("_class_name") or next(iter(config.get("architectures") or []), kind.__name__))
     if own != kind.__name__:
@@ -127,15 +143,10 @@ def read_network(folder: Path, name: str, kind: Any, variant: str | None = None)
     options: dict[str, Any] = {"variant": found} if found else {}
     if kind.__module__.startswith("transformers."):  # it then lists wrong shapes, where its own error names none
         options["ignore_mismatched_sizes"] = True
-    try:
-        with quiet_libraries():
-            network, info = kind.from_pretrained(
-                part, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-            )
-    except Exception as error:  # SafetensorError, OSError, ValueError, RuntimeError, TypeError: all mean a bad file
-        # diffusers goes on to advise its own programmers about random weights
-        reason = " ".join(str(error).split()).split(". If you want to instead")[0][:200]
-        raise InvalidInput(f"{label} cannot be read ({reason}): copy it again") from error
+    with refusing(f"{label} cannot be read", "copy it again"):
+        network, info = kind.from_pretrained(
+            part, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+        )
     for key, stored, wanted in sorted(info.get("mismatched_keys") or []):
         raise InvalidInput(f"{label}: {key} is {list(stored)}, its config.json says {list(wanted)}: copy both again")
     missing = sorted(info.get("missing_keys") or [])
@@ -158,12 +169,7 @@ def read_tokenizer(folder: Path, max_tokens: int) -> CLIPTokenizer:
         for name in ("vocab.json", "merges.txt"):
             if not (part / name).is_file():
                 raise InvalidInput(f"part 'tokenizer' of generator {folder} lacks {name}: copy it again")
-    try:
+    with refusing(f"part 'tokenizer' of generator {folder} cannot be read", "copy it again"):
         tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(part, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises bare Exceptions
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidInput(
-            f"part 'tokenizer' of generator {folder} cannot be read ({reason}): copy it again"
-        ) from error
     tokenizer.model_max_length = min(int(tokenizer.model_max_length), max_tokens)
     return tokenizer

@@ -14,6 +14,7 @@ from typing import Any
 from diffusers import DDPMScheduler
 
 from radpref.data.core.errors import InvalidInput
+from radpref.generation.stack.parts import refusing
 
 KEPT: tuple[str, ...] = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
@@ -59,7 +60,5 @@ def noise_schedule(
             f"{origin}: rescale_betas_zero_snr with prediction_type 'epsilon' has no answer at the last step; set"
             " generator.prediction_type = 'v_prediction' if the model predicts v"
         )
-    try:
+    with refusing(f"{origin} cannot be used", "copy it again"):
         return DDPMScheduler(**kept, clip_sample=False)
-    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInput(f"{origin} cannot be used ({str(error).splitlines()[0]}): copy it again") from error

@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextModel
+from safetensors import safe_open
 
 from radpref.data.core.errors import InvalidInput, NotFound
 from radpref.generation.stack.fitting import SUPPORTED, trained_size
 from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.stack.parts import (
+    NETWORKS,
     PICKLES,
     TO_SAFETENSORS,
     part_folder,
-    quiet_libraries,
     read_json,
     read_tokenizer,
+    refusing,
 )
 from radpref.generation.stack.schedules import noise_schedule
 from radpref.generation.stack.tokenizer import END, clip_tokenizer
@@ -61,12 +60,8 @@ def inspect_file(path: Path) -> FileFacts:
     """
     if path.suffix in PICKLES:
         raise InvalidInput(f"{path} is pickled, which runs code: {TO_SAFETENSORS}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys, header = list(file.keys()), dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InvalidInput(f"{path} is not a safetensors file ({reason}): copy it again") from error
+    with refusing(f"{path} is not a safetensors file", "copy it again"), safe_open(path, framework="pt") as file:
+        keys, header = list(file.keys()), dict(file.metadata() or {})
 
     def has(*starts: str) -> bool:
         return any(key.startswith(starts) for key in keys)
@@ -101,7 +96,7 @@ def load_single_file(path: Path, options: ModelOptions) -> GeneratorStack:
     facts = inspect_file(path)
     folder = options.config or CONFIGS / facts.family
     if not folder.is_dir():
-        raise NotFound(f"no configuration at {folder}: mend generator.config")
+        raise NotFound(f"no configuration at {folder}: change generator.config")
     for part in ("unet", "vae", "text_encoder"):
         read_json(part_folder(folder, part) / "config.json")
     schedule = part_folder(folder, "scheduler") / "scheduler_config.json"
@@ -149,26 +144,19 @@ def _read_networks(path: Path, folder: Path, tokenizer: Any, scheduler: Any) -> 
     """
     from diffusers import StableDiffusionPipeline
 
-    try:
-        with quiet_libraries():
-            pipeline = StableDiffusionPipeline.from_single_file(
-                str(path),
-                config=str(folder),
-                local_files_only=True,
-                tokenizer=tokenizer,
-                scheduler=scheduler,
-                safety_checker=None,
-                feature_extractor=None,
-                image_encoder=None,
-            )
-    except Exception as error:  # the converter raises KeyError, ValueError, RuntimeError and others
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidInput(
-            f"{path} does not fit the configuration in {folder} ({reason}): give its own as generator.config"
-        ) from error
-    kinds: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
+    with refusing(f"{path} does not fit the configuration in {folder}", "give its own as generator.config"):
+        pipeline = StableDiffusionPipeline.from_single_file(
+            str(path),
+            config=str(folder),
+            local_files_only=True,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+        )
     networks: dict[str, Any] = {}
-    for name, kind in kinds.items():
+    for name, kind in NETWORKS.items():
         network = getattr(pipeline, name)
         absent = [key for key, value in network.named_parameters() if value.is_meta]
         if not isinstance(network, kind) or absent:

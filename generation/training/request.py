@@ -65,18 +65,17 @@ def _require_validation(study: Study) -> None:
     Raises:
         InvalidInput: no validation image has a caption (text steps) or a mask (mask steps).
     """
-    settings = study.config.train
-    mend = "or set keep = 'last'"
-    if has_text_stage(settings) and not has_captions(study, "val"):
-        raise InvalidInput(
-            "train.keep = 'best' compares losses of the text steps on the validation split, which has no image with a"
-            f" caption: write captions with `radpref data caption`, import such images, {mend}"
-        )
-    if has_mask_stage(settings, masks=has_masks(study, "train")) and not has_masks(study, "val"):
-        raise InvalidInput(
-            "train.keep = 'best' compares losses of the mask steps on the validation split, which has no image with a"
-            f" mask: import such images, set control = 'none', {mend}"
-        )
+    settings, masks = study.config.train, has_masks(study, "train")
+    needs = (
+        (has_text_stage(settings), has_captions, "text", "caption", "write captions with `radpref data caption`"),
+        (has_mask_stage(settings, masks=masks), has_masks, "mask", "mask", "set control = 'none'"),
+    )
+    for has_stage, has_any, steps, what, way_out in needs:
+        if has_stage and not has_any(study, "val"):
+            raise InvalidInput(
+                f"train.keep = 'best' compares losses of the {steps} steps on the validation split, which has no image"
+                f" with a {what}: import such images, {way_out}, or set keep = 'last'"
+            )
 
 
 def warn_without_validation(study: Study) -> None:

@@ -11,15 +11,47 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file, save_file
 
 from radpref.data.config.generation import TrainConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import sha256_bytes, sha256_tree, write_atomic
 from radpref.data.study.conditions import StudyRecord, record_conditions
 from radpref.data.study.runs import Run, once
+from radpref.data.study.study import Study
+from radpref.generation.stack.adapters import (
+    ADAPTER,
+    LORA_FOLDER,
+    generator_identity,
+    load_generator,
+    lora_parameters,
+    merge_lora,
+    register_model,
+)
+from radpref.generation.stack.models import GeneratorStack, save_stack
+from radpref.generation.stack.options import find_generator
+from radpref.generation.stack.parts import quiet_libraries
+from radpref.generation.stack.places import TRAINED, model_path
+from radpref.generation.training.compute import Compute, make_compute
+from radpref.generation.training.corpus import Corpus
+from radpref.generation.training.decoder_training import refine_decoder
+from radpref.generation.training.latents import encode_corpus
+from radpref.generation.training.loop import Budget
+from radpref.generation.training.recipes import (
+    Recipe,
+    add_lora,
+    check_recipe,
+    fit_structures,
+    fresh_stack,
+    grow_controlnet,
+    is_large,
+    learning_rates,
+    make_recipe,
+    stack_is_large,
+)
 from radpref.generation.training.request import FRESH, check_training, require_size, warn_without_validation
 from radpref.generation.training.study_corpus import (
     read_images,
@@ -28,17 +60,10 @@ from radpref.generation.training.study_corpus import (
     spread,
     training_records,
 )
-
-if TYPE_CHECKING:
-    from radpref.data.study.study import Study
-    from radpref.generation.stack.models import GeneratorStack
-    from radpref.generation.training.compute import Compute
-    from radpref.generation.training.corpus import Corpus
-    from radpref.generation.training.latents import LatentCorpus
-    from radpref.generation.training.recipes import Recipe
-    from radpref.generation.training.unet_training import TrainSettings
-    from radpref.generation.training.vae_training import VaeSettings
-    from radpref.generation.training.validation import Validation
+from radpref.generation.training.train_card import stage_figures, train_card
+from radpref.generation.training.unet_training import NoiseObjective, TrainSettings, train
+from radpref.generation.training.vae_training import VaeSettings, reconstruction_report, train_vae
+from radpref.generation.training.validation import Validation, choose_conditions
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +84,6 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
             the loss became no number.
         RadprefError: the device's memory did not suffice.
     """
-    from radpref.generation.stack.places import model_path
-    from radpref.generation.training.compute import make_compute
-    from radpref.generation.training.recipes import is_large
-
     check_training(study, device)
     compute = make_compute(device)
     settings, records = study.config.train, compute.share(training_records(study) if compute.is_main else [])
@@ -85,8 +106,6 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
 
 def _train(study: Study, run: Run, records: list[StudyRecord], large: bool, compute: Compute) -> dict[str, Any]:
     """Check start model and recipe against the study, train, and keep the weights (in the main process)."""
-    from radpref.generation.training.recipes import add_lora, check_recipe, fit_structures, make_recipe
-
     settings, stack = study.config.train, _start_stack(study, records)
     with_masks = {structure for record in records for structure in record["masks"]}
     structures = fit_structures(stack, settings, study.config.data.structures, with_masks)
@@ -113,8 +132,6 @@ def _train(study: Study, run: Run, records: list[StudyRecord], large: bool, comp
 
 def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
     """What identifies a run: section [train] with its learning rate resolved, number of images, structures."""
-    from radpref.generation.training.recipes import learning_rates
-
     settings = study.config.train
     return {
         **settings.model_dump(mode="json"),
@@ -125,37 +142,19 @@ def run_config(study: Study, large: bool, n_images: int) -> dict[str, Any]:
 
 
 def _start_stack(study: Study, records: list[StudyRecord]) -> GeneratorStack:
-    from radpref.generation.stack.adapters import load_generator
-    from radpref.generation.stack.options import find_generator
-    from radpref.generation.training.recipes import fresh_stack
-
     settings = study.config.train
     if settings.start != FRESH:
         try:
             return load_generator(find_generator(study, settings.start), with_controlnet=settings.control != "new")
         except InvalidInput as error:
-            mend = ", or train.control = 'new' trains one" if str(error).startswith("the ControlNet") else ""
-            raise InvalidInput(f"{error}{mend}") from error
+            way_out = ", or train.control = 'new' trains one" if str(error).startswith("the ControlNet") else ""
+            raise InvalidInput(f"{error}{way_out}") from error
     texts = [record["caption"] for record in records if record["caption"]]
     return fresh_stack(texts, study.config.data.structures, study.config.data.image_size, settings.seed)
 
 
 def _keep(study: Study, stack: GeneratorStack, run: Run) -> None:
     """Write weights, LoRA and model card, and register the model."""
-    from radpref.generation.stack.adapters import (
-        ADAPTER,
-        LORA_FOLDER,
-        generator_identity,
-        lora_parameters,
-        merge_lora,
-        register_model,
-    )
-    from radpref.generation.stack.models import save_stack
-    from radpref.generation.stack.options import find_generator
-    from radpref.generation.stack.parts import quiet_libraries
-    from radpref.generation.stack.places import TRAINED
-    from radpref.generation.training.train_card import train_card
-
     if study.config.train.start != FRESH:
         run.result["start_sha256"] = generator_identity(find_generator(study, study.config.train.start))
     if lora_parameters(stack.unet):
@@ -175,13 +174,6 @@ def _train_stages(
     study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path, recipe: Recipe, compute: Compute
 ) -> dict[str, Any]:
     """Autoencoder, text, masks with text, decoder; each resumes from its own checkpoint in ``folder``."""
-    from radpref.generation.training.latents import encode_corpus
-    from radpref.generation.training.loop import Budget
-    from radpref.generation.training.recipes import grow_controlnet, stack_is_large
-    from radpref.generation.training.train_card import stage_figures
-    from radpref.generation.training.unet_training import train
-    from radpref.generation.training.vae_training import reconstruction_report
-
     settings, large = study.config.train, stack_is_large(stack)
     result = _autoencoder(study, stack, corpus, folder, compute)
     if compute.is_main:
@@ -219,11 +211,6 @@ def _train_stages(
 
 def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Path, compute: Compute) -> dict[str, Any]:
     """Train the autoencoder (in the main process) and report on validation images."""
-    from safetensors.torch import load_file, save_file
-
-    from radpref.generation.training.loop import Budget
-    from radpref.generation.training.recipes import stack_is_large
-    from radpref.generation.training.vae_training import reconstruction_report, train_vae
 
     settings = study.config.train
     result: dict[str, Any] = {}
@@ -261,8 +248,6 @@ def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Pa
 
 def _vae_settings(settings: TrainConfig, rate: float) -> VaeSettings:
     """Of autoencoder and decoder; a whole image costs as much as four crops."""
-    from radpref.generation.training.vae_training import VaeSettings
-
     shape = VaeSettings(bf16=settings.precision != "f32", batch_size=settings.vae_batch_size)
     whole = max(1, round(settings.vae_batch_size * 3 / 8))
     return replace(shape, full_batch_size=whole, loop=replace(shape.loop, learning_rate=rate, way_out=VAE_WAY_OUT))
@@ -276,9 +261,6 @@ def _vae_validation(study: Study, large: bool) -> np.ndarray:
 
 def _refine(stack: GeneratorStack, corpus: Corpus, latents: np.ndarray, folder: Path, settings: TrainConfig) -> None:
     """The decoder against a patch discriminator, on the images as they are (the first ``len(corpus)`` latents)."""
-    from radpref.generation.training.decoder_training import refine_decoder
-    from radpref.generation.training.loop import Budget
-
     shape = _vae_settings(settings, DECODER_RATE)
     shape = replace(shape, loop=replace(shape.loop, warmup_steps=20))
     budget = Budget(settings.decoder_steps)
@@ -292,40 +274,24 @@ def _validation(
     study: Study, stack: GeneratorStack, folder: Path, name: str, own: TrainSettings, compute: Compute
 ) -> Validation | None:
     """What the main process looks at during a stage; None where there is no validation split, or elsewhere."""
-    from radpref.generation.training.compute import Compute
-    from radpref.generation.training.unet_training import NoiseObjective
-    from radpref.generation.training.validation import Validation, choose_conditions
-
     if not compute.is_main:
         return None
-    records = _validation_records(study)
+    records = spread([r for r in record_conditions(study, "val") if r["caption"] or r["masks"]], VALIDATION_IMAGES)
     if not records:
         return None
     settings, alone = study.config, Compute(compute.device)
-    candidates = [record_condition(study, r, stack.structures) for r in spread(records, VALIDATION_IMAGES)]
+    corpus = records_corpus(study, records, stack.structures, folder / "validation" / "corpus")
+    latents = encode_corpus(stack, corpus, folder / "validation", batch_size=8, compute=alone)
+    candidates = [record_condition(study, r, stack.structures) for r in records]
     return Validation(
         stack,
-        NoiseObjective(stack, _validation_latents(study, stack, records, folder, alone), own, alone, None),
+        NoiseObjective(stack, latents, own, alone, None),
         choose_conditions(candidates, own.mode_mix, settings.train.sheet_images),
         folder / "sheets",
         name,
         n_steps=settings.generator.n_steps,
         guidance_scale=settings.generator.guidance_scale,
     )
-
-
-def _validation_records(study: Study) -> list[StudyRecord]:
-    return [r for r in record_conditions(study, "val") if r["caption"] or r["masks"]]
-
-
-def _validation_latents(
-    study: Study, stack: GeneratorStack, records: list[StudyRecord], folder: Path, alone: Compute
-) -> LatentCorpus:
-    from radpref.generation.training.latents import encode_corpus
-
-    chosen = spread(records, VALIDATION_IMAGES)
-    corpus = records_corpus(study, chosen, stack.structures, folder / "validation" / "corpus")
-    return encode_corpus(stack, corpus, folder / "validation", batch_size=8, compute=alone)
 
 
 def _hash_of(records: list[StudyRecord]) -> str:

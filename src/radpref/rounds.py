@@ -75,6 +75,13 @@ def _missing_captions(study: Study) -> dict[str, Any]:
     return {"captions": asdict(found)} if found.n_due else {}
 
 
+def train_step(study: Study) -> dict[str, Any]:
+    """Train the study's generator; torch is loaded here, when its turn has come."""
+    from radpref.generation.training.study_training import run_train
+
+    return run_train(study)
+
+
 def before_scoring(study: Study) -> list[Step]:
     """The steps up to the reading room."""
     from radpref.generation.sampling.sets import run_sets
@@ -82,9 +89,8 @@ def before_scoring(study: Study) -> list[Step]:
     steps: list[Step] = [("Import real images", lambda: import_step(study))]
     if study.config.generator.model == "trained":
         from radpref.generation.measuring.study_networks import run_networks
-        from radpref.generation.training.study_training import run_train
 
-        steps.append(("Train the generator", lambda: run_train(study)))
+        steps.append(("Train the generator", lambda: train_step(study)))
         steps.append(("Train the measuring networks", lambda: run_networks(study)))
     return [*steps, ("Sample sets of four", lambda: run_sets(study))]
 

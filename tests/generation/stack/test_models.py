@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from radpref.data.core.errors import InvalidInput, NotFound
+from radpref.generation.stack.adapters import attach_lora
 from radpref.generation.stack.autoencoder import adapt_signal, fold_of, restore_signal, to_signal
 from radpref.generation.stack.conditions import Condition, encode_conditions, predict_noise
 from radpref.generation.stack.loading import load_stack
-from radpref.generation.stack.models import GeneratorStack, add_lora, save_stack, tiny_stack
+from radpref.generation.stack.models import GeneratorStack, save_stack, tiny_stack
 from radpref.generation.stack.options import ModelOptions
 from radpref.generation.stack.places import SHIPPED
 from radpref.generation.stack.tokenizer import MAX_TOKENS, build_tokenizer, tokenize
@@ -165,7 +166,7 @@ def test_a_fresh_controlnet_feels_its_hint_but_changes_nothing_yet() -> None:
 def test_a_fresh_lora_changes_nothing_and_covers_all_kinds_of_layers() -> None:
     stack = tiny_stack(0)
     before = _prediction(stack)
-    parameters = add_lora(stack.unet, 2, "trial")
+    parameters = attach_lora(stack.unet, 2, seed=0)
     torch.testing.assert_close(_prediction(stack), before)
     names = [name for name, _ in stack.unet.named_parameters() if "lora_" in name]
     for kind in ("to_q", "to_out", "conv1", "time_emb_proj", "proj_in", "net.2"):

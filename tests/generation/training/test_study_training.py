@@ -165,7 +165,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(trainable, tmp_path
     whole = Study(tmp_path / "whole")
     expected = run_train(whole)
     with monkeypatch.context() as patch:
-        stop_after(patch, "radpref.generation.training.unet_training.train", stage, KeyboardInterrupt())
+        stop_after(patch, "radpref.generation.training.study_training.train", stage, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run_train(trainable)
     assert trainable.db.value("SELECT count(*) FROM models") == 0
