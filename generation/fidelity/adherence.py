@@ -215,7 +215,8 @@ def condition_report(
     with bar("sampling held-out conditions", len(conditions)) as advance:
         images = sample(
             stack, [Condition(c.text, c.mask) for c in conditions], seeds,
-            n_steps=n_steps, guidance_scale=guidance_scale, batch_size=batch_size, progress=advance,
+            n_steps=n_steps, guidance_scale=guidance_scale, batch_size=batch_size,
+            on_batch=lambda places, _: advance(len(places)),
         )  # fmt: skip
     rng = np.random.default_rng([seed, 1])
     text = text_report(judge, conditions, images, rng)

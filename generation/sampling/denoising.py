@@ -41,7 +41,7 @@ class Denoiser:
 
     def __init__(self, stack: GeneratorStack, batch: ConditionBatch, guidance_scale: float) -> None:
         self.stack, self.scale = stack, guidance_scale
-        self.two_branches = needs_guidance(stack, batch, guidance_scale)
+        self.two_branches = needs_guidance(batch, guidance_scale)
         self.masked = masked_rows(batch)
         self.batch = both_branches(stack, batch) if self.two_branches else batch
         self.residuals: Residuals | None = None

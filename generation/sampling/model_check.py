@@ -6,7 +6,6 @@ small: proof that the parts work together, not a picture to judge).
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,10 @@ from radpref.data.config.study_config import StudyConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.core.files import write_atomic
 from radpref.data.core.progress import bar
+from radpref.data.imaging.images import SYNTHETIC_MARK, encode_png
 from radpref.generation.sampling.sampler import decode, sample_latents, size_note, to_pixels
+from radpref.generation.stack.autoencoder import vae_factor
 from radpref.generation.stack.conditions import Condition, encode_conditions, hint_colours
-from radpref.generation.stack.fitting import vae_factor
 from radpref.generation.stack.loading import load_stack
 from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.stack.options import ModelOptions, find_generator, options_of, study_options
@@ -60,7 +60,7 @@ def run_check(root: Path, model: str | None = None, out: Path | None = None) -> 
         for mode, condition in test_conditions(stack).items():
             tried[mode], image = try_mode(stack, mode, condition, config.generator.guidance_scale)
             if out is not None:
-                write_atomic(out / f"{mode}.png", _png(image))
+                write_atomic(out / f"{mode}.png", encode_png(image, text={"Synthetic": SYNTHETIC_MARK}))
             advance(1)
     notes = _notes(stack, config if study is not None else None)
     return {"model": name, **facts, "test_images": tried, **({"notes": notes} if notes else {})}
@@ -79,14 +79,15 @@ def _load(study: Study | None, name: str, config: StudyConfig) -> tuple[Generato
 
 def describe(stack: GeneratorStack, options: ModelOptions) -> dict[str, Any]:
     """What a stack is: family, sizes, prediction type, hint, schedule."""
-    schedule, colours = stack.scheduler.config, None
-    hint = "none (no ControlNet: T2I only)"
+    schedule = stack.scheduler.config
+    hint: dict[str, Any] = {"hint": "none (no ControlNet: T2I only)"}
     if stack.controlnet is not None:
         colours = hint_colours(stack.controlnet)
-        hint = "rgb" if colours is not None else f"channels ({len(stack.structures)})"
-    named = {
-        name: "#" + bytes(colour).hex() for name, colour in zip(stack.structures, colours or [], strict=bool(colours))
-    }
+        said = f"channels ({len(stack.structures)})" if colours is None else "rgb"
+        hint = {"hint": said, "structures": list(stack.structures)}
+        if colours is not None:
+            codes = ["#" + bytes(colour).hex() for colour in colours]
+            hint["colours"] = dict(zip(stack.structures, codes, strict=True))
     return {
         "family": family_of_stack(stack),
         "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in stack.modules().items()},
@@ -98,9 +99,7 @@ def describe(stack: GeneratorStack, options: ModelOptions) -> dict[str, Any]:
         "latents": "x".join(map(str, stack.latent_shape)),
         "text_tokens": int(stack.tokenizer.model_max_length),
         "unconditional": stack.unconditional,
-        "hint": hint,
-        **({"structures": list(stack.structures)} if stack.controlnet is not None else {}),
-        **({"colours": named} if named else {}),
+        **hint,
         **({"lora": [str(path) for path in options.lora]} if options.lora else {}),
     }
 
@@ -150,14 +149,6 @@ def try_mode(
     image: np.ndarray = to_pixels(signal)[0]
     seconds = round(time.monotonic() - started, 2)
     return {"side": image.shape[0], "mean": float(image.mean()), "deviation": float(image.std()), "s": seconds}, image
-
-
-def _png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _notes(stack: GeneratorStack, config: StudyConfig | None) -> list[str]:

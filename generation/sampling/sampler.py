@@ -61,7 +61,6 @@ def sample_latents(
     n_steps: int = 20,
     guidance_scale: float = 2.0,
     precision: str = "f32",
-    on_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Denoise one batch; scaled latents (n, C, h, w) float32. The loop never waits for the device."""
     solver = make_solver(stack, n_steps)
@@ -75,8 +74,6 @@ def sample_latents(
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             prediction = predict(latents, steps[index])
             latents = solver.step(prediction, timestep, latents, return_dict=False)[0]
-            if on_step is not None:
-                on_step()
     return latents
 
 
@@ -119,11 +116,10 @@ def sample(
     precision: str = "f32",
     dtype: Any = np.uint8,
     on_batch: Callable[[list[int], np.ndarray], None] | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """One image per (condition, seed): (N, H, W) uint8, or uint16 with `dtype=np.uint16`, in the order given.
 
-    After each batch `on_batch(indices, images)` gets the places and the images done in it, `progress(n)` their number.
+    After each batch `on_batch(indices, images)` gets the places and the images done in it.
     A compiled stack gets batches of one number of UNet rows (`images_per_batch`): the last of a mode is filled up with
     its last image.
 
@@ -158,8 +154,6 @@ def sample(
             images[part] = to_pixels(torch.cat(decoded), dtype)[: len(part)]
             if on_batch is not None:
                 on_batch(part, images[part])
-            if progress is not None:
-                progress(len(part))
     return images
 
 

@@ -59,6 +59,11 @@ def fold_of(vae: AutoencoderKL) -> int:
     return math.isqrt(int(vae.config.in_channels)) if vae.config.in_channels not in (1, 3) else 1
 
 
+def vae_factor(vae: AutoencoderKL) -> int:
+    """Pixels per latent."""
+    return int(fold_of(vae) * 2 ** (len(vae.config.block_out_channels) - 1))
+
+
 def adapt_signal(vae: AutoencoderKL, signal: Tensor) -> Tensor:
     """(B, 1, H, W) -> what the autoencoder reads: itself, three equal channels, or folded pixel blocks."""
     if vae.config.in_channels == 3:

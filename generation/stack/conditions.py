@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from radpref.data.core.errors import InvalidInput
+from radpref.data.study.conditions import Mode
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
 
     from radpref.generation.stack.models import GeneratorStack
 
-Mode = Literal["T2I", "M2I", "TM2I"]
 Masked = Literal["none", "some", "all"]
 Residuals = tuple[Sequence[Tensor], Tensor]
 """What a ControlNet adds to the UNet: of the down blocks and of the mid block."""
@@ -119,26 +119,18 @@ def make_batch(
 
 
 def mask_to_hint(mask: np.ndarray | None, n_structures: int, size: int) -> Tensor:
-    """(S, H, W) bool -> float32 (S, size, size) in {0, 1} by nearest neighbour; zeros where absent.
+    """(S, H, W) bool -> bool (S, size, size) by nearest neighbour; all False where absent.
 
     A structure too thin for that keeps every pixel it touches: an emptied mask would mean "no condition".
-    InvalidInput where the mask has another number of structures.
+    InvalidInput where the mask has another number of structures. Bool: a quarter of the bytes of floats to the device.
     """
-    return _planes(mask, n_structures, size).float()
-
-
-def _planes(mask: np.ndarray | None, n_structures: int, size: int) -> Tensor:
-    """A hint as bool: a quarter of what floats would carry to the device."""
     if mask is None:
         return torch.zeros(n_structures, size, size, dtype=torch.bool)
     if mask.ndim != 3 or mask.shape[0] != n_structures:
         raise InvalidInput(f"mask of shape {mask.shape}, the model wants ({n_structures}, H, W): one plane a structure")
     planes = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.bool_))
-    return planes if planes.shape[-2:] == (size, size) else _scaled(planes, size)
-
-
-def _scaled(planes: Tensor, size: int) -> Tensor:
-    """(S, H, W) bool -> (S, size, size) by nearest neighbour; a plane that this would empty keeps what it touches."""
+    if planes.shape[-2:] == (size, size):
+        return planes
     whole = planes.float()[None]
     scaled = torch.nn.functional.interpolate(whole, size=(size, size), mode="nearest-exact")[0] > 0
     lost = planes.flatten(1).any(1) & ~scaled.flatten(1).any(1)
@@ -151,7 +143,7 @@ def encode_masks(masks: Sequence[np.ndarray | None], n_structures: int, size: in
     """Hints (n, S, size, size) float32 on the device; a mask that several images share is carried there once."""
     distinct = list({id(mask): mask for mask in masks}.values())
     place = {id(mask): index for index, mask in enumerate(distinct)}
-    planes = torch.stack([_planes(mask, n_structures, size) for mask in distinct]).to(device).float()
+    planes = torch.stack([mask_to_hint(mask, n_structures, size) for mask in distinct]).to(device).float()
     return planes if len(distinct) == len(masks) else planes[[place[id(mask)] for mask in masks]]
 
 
@@ -326,7 +318,7 @@ def predict_noise(
     return torch.as_tensor(output)
 
 
-def needs_guidance(stack: GeneratorStack, batch: ConditionBatch, guidance_scale: float) -> bool:
+def needs_guidance(batch: ConditionBatch, guidance_scale: float) -> bool:
     """False where both branches would be equal: scale 1, or no text in the batch."""
     return guidance_scale != 1.0 and bool(batch.text_present.any())
 

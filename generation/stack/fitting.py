@@ -11,17 +11,12 @@ from typing import Any, Literal
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from radpref.data.core.errors import InvalidInput
-from radpref.generation.stack.autoencoder import fold_of
+from radpref.generation.stack.autoencoder import vae_factor
 from radpref.generation.stack.conditions import choose_colours, hint_colours, set_hint_colours
 from radpref.generation.stack.models import GeneratorStack
 
 SUPPORTED = "only Stable Diffusion 1.x/2.x works"
 OTHER_INPUTS = {9: "an inpainting model", 8: "an image-editing model", 7: "an upscaler", 5: "a depth-to-image model"}
-
-
-def vae_factor(vae: AutoencoderKL) -> int:
-    """Pixels per latent."""
-    return int(fold_of(vae) * 2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def trained_size(unet: UNet2DConditionModel, vae: AutoencoderKL, wanted: int | None, label: str) -> int:
@@ -69,7 +64,7 @@ def check_size(stack: GeneratorStack) -> None:
     """Whether the image size is a whole number of latents; InvalidInput where it is not."""
     factor = vae_factor(stack.vae)
     if stack.image_size % factor:
-        raise InvalidInput(f"generator.image_size = {stack.image_size} is no multiple of the autoencoder's {factor}")
+        raise InvalidInput(f"generator.image_size = {stack.image_size} is not a multiple of the autoencoder's {factor}")
 
 
 def check_controlnet(
@@ -83,7 +78,7 @@ def check_controlnet(
         InvalidInput: it does not fit; says what differs.
     """
     own: Any = stack.controlnet
-    control, unet = own.config, stack.unet.config
+    control, unet, factor = own.config, stack.unet.config, vae_factor(stack.vae)
     for key in ("cross_attention_dim", "in_channels", "block_out_channels", "layers_per_block"):
         if _plain(control[key]) != _plain(unet[key]):
             raise InvalidInput(
@@ -91,9 +86,9 @@ def check_controlnet(
                 " take one that was trained with this model"
             )
     shrinks = 2 ** (len(control.conditioning_embedding_out_channels) - 1)
-    if shrinks != vae_factor(stack.vae):
+    if shrinks != factor:
         raise InvalidInput(
-            f"the ControlNet shrinks its hint {shrinks} times, the autoencoder images {vae_factor(stack.vae)} times:"
+            f"the ControlNet shrinks its hint {shrinks} times, the autoencoder images {factor} times:"
             " take one that was trained with this model"
         )
     reads, asked = int(control.get("conditioning_channels", 3)), len(stack.structures)

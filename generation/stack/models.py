@@ -25,7 +25,7 @@ from radpref.generation.stack.architecture import (
     build_unet,
     make_scheduler,
 )
-from radpref.generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, fold_of, restore_signal
+from radpref.generation.stack.autoencoder import VaeShape, adapt_signal, build_vae, restore_signal, vae_factor
 from radpref.generation.stack.parts import quiet_libraries
 from radpref.generation.stack.places import MANIFEST
 from radpref.generation.stack.tokenizer import build_tokenizer
@@ -70,8 +70,7 @@ class GeneratorStack:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, h, w) of one image's latents."""
-        factor = fold_of(self.vae) * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        side = self.image_size // factor
+        side = self.image_size // vae_factor(self.vae)
         return int(self.vae.config.latent_channels), side, side
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from radpref.data.config.data import DataConfig
 from radpref.data.config.generation import GeneratorConfig
-from radpref.generation.stack.places import TRAINED, require_generator
+from radpref.generation.stack.places import TRAINED, require_generator, resolved
 
 if TYPE_CHECKING:
     from radpref.data.study.study import Study
@@ -34,22 +34,17 @@ class ModelOptions:
 
 def options_of(settings: GeneratorConfig, structures: tuple[str, ...], root: Path) -> ModelOptions:
     """The options of a study whose folder is ``root``: paths are relative to it."""
-
-    def resolved(name: str) -> Path:
-        path = Path(name).expanduser()
-        return path if path.is_absolute() else root / path
-
     return ModelOptions(
         structures=structures,
-        controlnet=resolved(settings.controlnet) if settings.controlnet else None,
-        lora=tuple(resolved(name) for name in settings.lora),
+        controlnet=resolved(settings.controlnet, root) if settings.controlnet else None,
+        lora=tuple(resolved(name, root) for name in settings.lora),
         unconditional=settings.unconditional,
         hint=settings.hint,
         palette=dict(settings.palette),
         prediction_type=settings.prediction_type,
         image_size=settings.image_size,
         variant=settings.variant,
-        config=resolved(settings.config) if settings.config else None,
+        config=resolved(settings.config, root) if settings.config else None,
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BASELINE = "baseline"
 TRAINED = "trained"
-"""Arm name under which a generator trained on the study's own training split stands in table ``models``."""
+"""Arm name, in table ``models``, of a generator trained on the study's own training split."""
 EMBEDDED_FOLDER = WEIGHTS_FOLDER / "embedded"
 SHIPPED: dict[str, Path] = {"embedded": EMBEDDED_FOLDER, "cxr128": EMBEDDED_FOLDER.with_name("cxr128")}
 """Models in the package: of digital phantoms, and of real radiographs of 128 pixels (docs/results/real-cxr.md)."""
@@ -38,35 +38,28 @@ def model_path(study: Study, name: str) -> Path:
     return place_of(name, study.root)
 
 
+def resolved(name: str, root: Path) -> Path:
+    """A path of study.toml or the command line, seen from ``root``; ``~`` is the home folder."""
+    return root / Path(name).expanduser()  # an absolute path stays as it is
+
+
 def place_of(name: str, root: Path) -> Path:
     """A shipped model's folder, a path (from ``root``), or a hub id's in the local cache; nothing is ever downloaded.
 
     Raises:
-        NotFound: it looks like a hub id and is not in the cache.
-    """
-    if name in SHIPPED:
-        return SHIPPED[name]
-    path = Path(name).expanduser()
-    path = path if path.is_absolute() else root / path
-    return path if path.exists() else cached_model(name) or path
-
-
-def cached_model(hub_id: str) -> Path | None:
-    """The folder of a hub model that was downloaded before; None for a path that is not there.
-
-    Raises:
         NotFound: it looks like a hub id and is not in the cache; names the command that puts it there.
     """
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", hub_id):
-        return None
+    path = SHIPPED.get(name) or resolved(name, root)
+    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        return path
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
+        return Path(snapshot_download(name, local_files_only=True))
     except Exception as error:  # huggingface_hub has its own tree of errors
         raise NotFound(
-            f"no generator at {hub_id}: neither a folder or file, nor in the cache of the Hugging Face hub; get it with"
-            f" `hf download {hub_id}`"
+            f"no generator at {name}: neither a folder or file, nor in the cache of the Hugging Face hub; get it with"
+            f" `hf download {name}`"
         ) from error
 
 
@@ -74,7 +67,7 @@ def require_generator(study: Study, name: str | None = None) -> Path:
     """Where the study's generator (or ``name``) is, if something is there.
 
     Raises:
-        NotFound: nothing is; lists what may stand in study.toml.
+        NotFound: nothing is; lists what study.toml may say.
     """
     folder = model_path(study, name or study.config.generator.model)
     if not folder.exists():

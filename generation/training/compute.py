@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from radpref.data.core.errors import InvalidInput, RadprefError
+from radpref.generation.sampling.denoising import PRECISIONS
 from radpref.generation.stack.device import pick_device
 
 T = TypeVar("T")
 Precision = Literal["f32", "bf16", "fp16"]
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 BUCKET = 1 << 25
 """Numbers averaged in one go: 128 MiB of float32."""
@@ -48,8 +48,8 @@ class Compute:
 
     def autocast(self, precision: Precision) -> torch.autocast:
         """Mixed precision of a block; nothing for "f32"."""
-        dtype = torch.bfloat16 if precision == "f32" else DTYPES[precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=precision != "f32")
+        mixed = precision != "f32"
+        return torch.autocast(self.device.type, dtype=PRECISIONS[precision] if mixed else None, enabled=mixed)
 
     def scaler(self, precision: Precision) -> torch.amp.GradScaler | None:
         """The loss scaler that fp16 needs; None for the other precisions.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from radpref.data.core.files import write_atomic
+from radpref.generation.training.train_card import logged_figures
 
 RUNS: tuple[tuple[str, str], ...] = (
     ("autoencoder", "vae_run"),
-    ("autoencoder, continued", "vae_run2"),
     ("text to image", "unet_run"),
-    ("text to image, continued", "unet_run2"),
     ("with masks", "control_run"),
     ("decoder alone", "decoder_run"),
 )
@@ -25,25 +23,13 @@ KNOWN_FAULTS = """\
   lesion is then the model's choice)."""
 
 
-def last_metrics(folder: Path) -> dict[str, Any]:
-    """The last record of a run's metrics.jsonl; empty where there is none."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    record: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    return record
-
-
 def write_model_card(target: Path, work: Path, n_images: int) -> None:
     """Write README.md into `target` from the logs and figures in `work`."""
     rows = []
     for name, folder in RUNS:
-        last = last_metrics(work / folder)
-        if last:
-            minutes = last["elapsed_s"] / 60
-            speed, loss = last["images_per_s"], last["loss"]
-            rows.append(f"| {name} | {last['step']} | {minutes:.0f} min | {speed} | {loss:.4f} |")
+        if last := logged_figures(work / folder):
+            cells = last["step"], f"{last['elapsed_s'] / 60:.0f} min", last["images_per_s"], f"{last['loss']:.4f}"
+            rows.append(f"| {name} | {' | '.join(map(str, cells))} |")
     reports = [path for path in (work / "vae_refined.json", work / "vae.json") if path.exists()]
     figures = json.loads(reports[0].read_text(encoding="utf-8")) if reports else {}
     figure_rows = [f"| {key} | {value:.4g} |" for key, value in figures.items()]

@@ -21,20 +21,24 @@ STAGES: tuple[tuple[str, str], ...] = (
 )
 
 
-def stage_figures(folder: Path) -> dict[str, Any]:
-    """Last step, loss, speed and validation loss of each stage that has logged, from its metrics.jsonl."""
-    found: dict[str, Any] = {}
-    for name, _ in STAGES:
-        path = folder / name / METRICS
-        if path.exists():
-            merged: dict[str, Any] = {}
-            for line in path.read_text(encoding="utf-8").splitlines():
-                merged |= json.loads(line)
-            keys = ("step", "loss", "validation_loss", "images_per_s", "elapsed_s")
-            found[name] = {key: merged[key] for key in keys if key in merged}
-            if (best := best_observation(folder / name)) is not None:
-                found[name] |= {"kept_step": best[1], "kept_validation_loss": best[0]}
+def logged_figures(folder: Path) -> dict[str, Any]:
+    """Last step, loss, speed and validation loss that a training has logged in its metrics.jsonl; empty without one."""
+    path = folder / METRICS
+    if not path.exists():
+        return {}
+    merged: dict[str, Any] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        merged |= json.loads(line)
+    keys = ("step", "loss", "validation_loss", "images_per_s", "elapsed_s")
+    found = {key: merged[key] for key in keys if key in merged}
+    if (best := best_observation(folder)) is not None:
+        found |= {"kept_step": best[1], "kept_validation_loss": best[0]}
     return found
+
+
+def stage_figures(folder: Path) -> dict[str, Any]:
+    """The :func:`logged_figures` of each stage that has logged."""
+    return {name: figures for name, _ in STAGES if (figures := logged_figures(folder / name))}
 
 
 def train_card(title: str, run_id: str, config: Mapping[str, Any], result: Mapping[str, Any]) -> str:

@@ -213,7 +213,7 @@ def test_a_mask_shared_by_images_is_carried_to_the_device_once(stack: GeneratorS
     large = np.repeat(np.repeat(_mask(), 2, axis=1), 2, axis=2)
     given = [MIXED[1], MIXED[2], MIXED[1], Condition("normal"), Condition(None, large)]
     hint = encode_conditions(stack, given).hint
-    expected = torch.stack([mask_to_hint(one.mask, 2, 32) for one in given])
+    expected = torch.stack([mask_to_hint(one.mask, 2, 32) for one in given]).float()
     assert hint.dtype == torch.float32
     assert torch.equal(hint, expected)
     assert torch.equal(hint[4], hint[0])

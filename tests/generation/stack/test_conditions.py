@@ -190,7 +190,7 @@ def test_samples_closed_to_the_controlnet_see_its_residuals_as_constants() -> No
 
 def guided(stack: GeneratorStack, noisy: torch.Tensor, step: torch.Tensor, batch: ConditionBatch, scale: float):
     """Guidance as the sampler puts it together."""
-    if not needs_guidance(stack, batch, scale):
+    if not needs_guidance(batch, scale):
         return predict_noise(stack.unet, stack.controlnet, noisy, step, batch)
     steps = step.expand(2 * len(batch))
     both = both_branches(stack, batch)
@@ -214,7 +214,7 @@ def test_guidance_of_mask_only_is_skipped_as_there_is_no_text_to_guide_by(
     brought = copy.copy(stack)
     brought.unconditional = unconditional
     batch = encode_conditions(brought, [Condition(None, _mask())])
-    assert not needs_guidance(brought, batch, 3.0)
+    assert not needs_guidance(batch, 3.0)
     noisy, step = _noisy(1), torch.tensor(600)
     plain = predict_noise(stack.unet, stack.controlnet, noisy, step, batch)
     assert torch.equal(guided(brought, noisy, step, batch, 7.0), plain)
