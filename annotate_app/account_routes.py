@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from jinja2 import Environment, FileSystemLoader
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -17,6 +17,8 @@ from radpref.annotate_app.gradio_pages import STATIC
 from radpref.annotate_app.request_parts import identity_of, json_body
 from radpref.data.core.errors import InvalidInput
 from radpref.data.study.study import Study
+
+_TEMPLATES = Environment(loader=FileSystemLoader(STATIC), autoescape=True)
 
 
 def add_login_routes(app: FastAPI, study: Study, sessions: Sessions, backoff: Backoff) -> None:
@@ -126,5 +128,4 @@ def _credentials(content: Any) -> tuple[str, str]:
 
 
 def _page_html(study: Study, name: str, error: str = "") -> str:
-    page = (STATIC / name).read_text(encoding="utf-8")
-    return page.replace("{{title}}", html.escape(study.config.title)).replace("{{error}}", html.escape(error))
+    return _TEMPLATES.get_template(name).render(title=study.config.title, error=error)

@@ -41,11 +41,6 @@ class Worklist:
     opens_at: str | None = None
     next: Presentation | None = None
 
-    @property
-    def n_done(self) -> int:
-        """How many of ``sets`` are done."""
-        return sum(presentation.done for presentation in self.sets)
-
 
 @dataclass(frozen=True)
 class PresentedSet:

@@ -35,17 +35,14 @@ class Rule(NamedTuple):
 
 _TOKEN = r"[A-Za-z0-9_-]{24}"
 _GRADIO = r"(theme\.css|assets/[A-Za-z0-9_-]+\.[a-z0-9]+|static/js/iframeResizer[A-Za-z.]+\.js)"
-RULES: tuple[Rule, ...] = (  # looked through in this order: what is asked most comes first
+RULES: tuple[Rule, ...] = (  # tried in this order: the most frequent requests come first
     Rule("POST", rf"/api/sets/{_TOKEN}/events", "rater"),
     Rule("GET", rf"/api/sets/{_TOKEN}/images/[A-D]", "rater"),
     Rule("GET", rf"/api/sets/{_TOKEN}", "rater"),
     Rule("GET", rf"/api/sets/{_TOKEN}/mask", "rater"),
     Rule("GET", r"/", "any", page=True),
-    Rule("GET", r"/login", "public"),
-    Rule("POST", r"/login", "public"),
-    Rule("POST", r"/logout", "public"),
-    Rule("GET", r"/invite", "public"),
-    Rule("POST", r"/invite", "public"),
+    Rule("GET", r"/(login|invite)", "public"),
+    Rule("POST", r"/(login|logout|invite)", "public"),
     Rule("GET", r"/static/[a-z-]+\.(js|css)", "public"),
     Rule("GET", r"/(manifest\.json|favicon\.ico|robots\.txt)", "public"),
     Rule("GET", r"/api/session", "any"),

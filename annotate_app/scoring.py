@@ -118,7 +118,7 @@ def next_set(study: Study, rater_id: int) -> NextSet:
         room=worklist.outbox_key,
         stage=worklist.stage,
         total=len(worklist.sets),
-        n_done=worklist.n_done,
+        n_done=sum(one.done for one in worklist.sets),
         set=None if worklist.next is None else set_state(study, rater_id, worklist.next.token, worklist.sets),
         last=finished[-1].token if finished else None,
         gate=worklist.gate if worklist.stage == "gate" else None,

@@ -51,7 +51,7 @@ def create_app(study: Study) -> FastAPI:
     app.add_exception_handler(HTTPException, _error)
     sessions = Sessions(study.db, life_hours=config.session_hours, idle_minutes=config.idle_minutes)
     backoff = Backoff()
-    add_scoring_routes(app, study, writer)  # first: routes are tried in order, and these are asked for most
+    add_scoring_routes(app, study, writer)  # first: routes are tried in order, and these are the most frequent
     add_login_routes(app, study, sessions, backoff)
     add_invite_routes(app, study, sessions, backoff)
     add_admin_routes(app, study)

@@ -91,7 +91,8 @@ export class Cell {
   compare(letter, pixels, note) {
     this.tag.textContent = letter;
     this.note.textContent = note;
-    this.panel.show(pixels);
+    this.panel.pixels = pixels;
+    this.panel.draw();
   }
 
   /** @param {Criterion} criterion @param {string[]} anchors words of the scores @param {boolean} withFlags */

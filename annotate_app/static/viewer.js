@@ -132,12 +132,6 @@ export class Panel {
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
-  /** @param {Pixels} pixels */
-  show(pixels) {
-    this.pixels = pixels;
-    this.draw();
-  }
-
   /** Scale (device pixels per image pixel), top-left corner and size of the image on the canvas. @param {Pixels} pixels */
   placement(pixels) {
     const { canvas, view } = this;
