@@ -71,6 +71,7 @@ class HeadMiddleware:
         async def collect(message: Message) -> None:
             if message["type"] == "http.response.start":
                 start.update(message)
+            if message["type"] != "http.response.body":  # Gradio's templates also send http.response.debug
                 return
             body.extend(message.get("body", b""))
             if message.get("more_body"):
