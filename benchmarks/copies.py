@@ -177,7 +177,7 @@ def planted_rows(size: Size) -> list[dict[str, Any]]:
     net = load_measure("fidelity")
     images = phantom_data(size.pool, 9, 0, size.side).images
     looks = Looks.of(images, net)
-    alarms: Counter[str] = Counter()
+    alarms: Counter[tuple[str | None, int, int]] = Counter()  # disguise, copies, held-out
     caught: Counter[str] = Counter()
     for run in track(range(size.runs), "runs", size.runs):
         rng = np.random.default_rng([17, run])
@@ -186,29 +186,25 @@ def planted_rows(size: Size) -> list[dict[str, Any]]:
         rule = Rule(looks.take(training), looks.take(held_out))
         honest = rule.neighbours(looks.take(others))
         for n in size.held_out:
-            alarms[_case(None, 0, n)] += rule.verdict(honest, n).verdict == SUSPICIOUS
+            alarms[None, 0, n] += rule.verdict(honest, n).verdict == SUSPICIOUS
         for name, change in DISGUISES.items():
             planted = rule.neighbours(Looks.of(change(images[training[: max(size.copies)]], rng), net))
             caught[name] += int(np.logical_or(*rule.marks(planted, max(size.held_out))).sum())
             for n in size.held_out:
                 for k in size.copies:
                     mixed = _joined(honest, size.judged - k, planted, k)
-                    alarms[_case(name, k, n)] += rule.verdict(mixed, n).verdict == SUSPICIOUS
+                    alarms[name, k, n] += rule.verdict(mixed, n).verdict == SUSPICIOUS
     of_runs = f"{size.runs} runs of {size.judged} images called suspicious"
-    rows = [row(f"no copies, {n} held-out: {of_runs}", alarms[_case(None, 0, n)] / size.runs, FALSE_ALARMS)
+    rows = [row(f"no copies, {n} held-out: {of_runs}", alarms[None, 0, n] / size.runs, FALSE_ALARMS)
             for n in size.held_out]  # fmt: skip
     for name in DISGUISES:
         share = caught[name] / size.runs / max(size.copies)
         rows.append(row(f"copies, {name}: found image by image, {max(size.held_out)} held-out", share, None))
         for k in size.copies:
             for n in size.held_out:
-                share = alarms[_case(name, k, n)] / size.runs
+                share = alarms[name, k, n] / size.runs
                 rows.append(row(f"{k} copies, {name}, {n} held-out: {of_runs}", share, None))
     return rows
-
-
-def _case(name: str | None, copies: int, held_out: int) -> str:
-    return f"{name}/{copies}/{held_out}"
 
 
 def _joined(honest: Pair, n: int, planted: Pair, k: int) -> Pair:
@@ -216,7 +212,7 @@ def _joined(honest: Pair, n: int, planted: Pair, k: int) -> Pair:
     from radpref.generation.fidelity.memorisation import Neighbours
 
     def both(a: Neighbours, b: Neighbours) -> Neighbours:
-        columns = ((a.distance, b.distance), (a.ratio, b.ratio), (a.index, b.index))
+        columns = zip(vars(a).values(), vars(b).values(), strict=True)
         return Neighbours(*(np.concatenate([x[:n], y[:k]]) for x, y in columns))
 
     return both(honest[0], planted[0]), both(honest[1], planted[1])
@@ -261,10 +257,10 @@ def study_rows(root: Path) -> list[dict[str, Any]]:
     from radpref.data.study.study import Study
     from radpref.generation.fidelity.image_source import record_source
     from radpref.generation.measuring.measuring_network import load_measure
+    from radpref.generation.measuring.network_files import network_path
 
     study = Study(root)
-    own = study.root / "networks" / "fidelity.json"
-    net = load_measure(own if own.is_file() else "fidelity")
+    net = load_measure(network_path(study, "fidelity"))
     sources = [record_source(study, split) for split in ("train", "val", "test")]
     training, held_out, test = (source.batch(range(source.n)) for source in sources)
     study.db.close()

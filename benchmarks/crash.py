@@ -9,6 +9,7 @@ end every acknowledged event is looked for in the database, which is checked as 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.room import Server, free_port, log_in, make_room, result_of, run_client
+from benchmarks.room import Server, free_port, log_in, lost_and_doubled, make_room, result_of, run_client
 from benchmarks.rows import command_line, row, show
 from radpref.data.core.sqlite import sqlite3
 from radpref.data.upkeep.verify import verify
@@ -52,15 +53,15 @@ def crash(root: Path, n: int, raters: int = 12, seed: int = 0) -> dict[str, Any]
             client.kill()
         server.stop()
     problems = verify(study).problems
-    stored = [str(event["uuid"]) for event in study.db.rows("SELECT uuid FROM score_events")]
+    lost, doubled = lost_and_doubled(study, found["sent"], found["acknowledged"])
     study.db.close()
     return {
         "kills": n,
         "sent": len(found["sent"]),
         "acknowledged": len(found["acknowledged"]),
         "sent_again": found["n_resent"],
-        "lost": len(set(found["acknowledged"]) - set(stored)),
-        "doubled": len(stored) - len(set(stored) & set(found["sent"])),
+        "lost": lost,
+        "doubled": doubled,
         "logins_lost": found["n_logins_lost"],
         "errors": found["errors"],
         "unsound": unsound,
@@ -71,11 +72,8 @@ def crash(root: Path, n: int, raters: int = 12, seed: int = 0) -> dict[str, Any]
 
 def is_sound(path: Path) -> bool:
     """Whether SQLite finds the file intact after the kill (this rolls back what was not committed)."""
-    connection = sqlite3.connect(path)
-    try:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         return bool(connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok")
-    finally:
-        connection.close()
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     python -m benchmarks.embedded --size tiny --json
 
 The autoencoder is measured on phantoms that nothing was trained on (`--size full`: the 256 of its model card). The peer
-of sampling is diffusers' own way of doing it: the same stack, scheduler and steps, one set at a time, with
-both guidance branches and the ControlNet always computed. Absolute targets have no peer. Best of repeats.
+of sampling is diffusers' ControlNet pipeline with the same networks, scheduler and steps, one set at a time, both
+guidance branches and the ControlNet always computed. Absolute targets have no peer. Best of repeats.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import command_line, row, show
+from benchmarks.sampling_models import make_conditions
 
 SIZES = {
     "tiny": {"renders": 40, "repeats": 2, "sets": 2, "held_out": 16},
@@ -85,58 +86,24 @@ def weight_rows() -> list[dict[str, Any]]:
 
 def sampling_rows(repeats: int, n_sets: int, n_steps: int = 20, guidance: float = 2.0) -> list[dict[str, Any]]:
     """Seconds per set of four in each mode, ours batched over ``n_sets`` sets, against set by set with every branch."""
-    from radpref.data.phantom.render import STRUCTURES, draw_spec, render
-    from radpref.generation.sampling.sampler import sample
-    from radpref.generation.stack.conditions import Condition
+    from benchmarks.peers.diffusers_sampling import DiffusersPeer
+    from radpref.generation.sampling.sampler import initial_noise, sample
     from radpref.generation.stack.loading import load_stack
 
     stack = load_stack("embedded")
-    specs = [draw_spec(np.random.default_rng([7, i]), normal_fraction=0.0) for i in range(n_sets)]
-    images = [render(spec, stack.image_size) for spec in specs]
-    masks = [np.stack([image.masks[s] for s in STRUCTURES]) for image in images]
-    modes = {
-        "T2I": [Condition(image.caption, None) for image in images],
-        "M2I": [Condition(None, mask) for mask in masks],
-        "TM2I": [Condition(image.caption, mask) for image, mask in zip(images, masks, strict=True)],
-    }
+    pipelines, noise = DiffusersPeer(stack, n_steps, guidance), initial_noise(stack, range(4))
     rows = []
-    for mode, conditions in modes.items():
+    for mode in ("T2I", "M2I", "TM2I"):
+        conditions = make_conditions(stack, mode, n_sets)
         repeated = [c for c in conditions for _ in range(4)]
         seeds = list(range(len(repeated)))
         draw = partial(sample, stack, n_steps=n_steps, guidance_scale=guidance)
         one = best(partial(draw, repeated[:4], [0, 1, 2, 3]), repeats)
         many = best(partial(draw, repeated, seeds, batch_size=32), repeats)
-        peer = best(partial(naive_set, stack, conditions[0], n_steps, guidance), repeats)
+        peer = best(partial(pipelines.sample_set, conditions[0], noise), repeats)
         rows.append(row(f"one set of four, {mode}, s", one, 3.0, peer=peer))
         rows.append(row(f"set of four in a batch of {n_sets}, {mode}, s", many / n_sets, None, peer=peer))
     return rows
-
-
-def naive_set(stack: Any, condition: Any, n_steps: int, guidance: float) -> None:
-    """A set of four as diffusers' ControlNet pipeline computes it: two branches, ControlNet always on."""
-    import torch
-    from diffusers import DPMSolverMultistepScheduler
-
-    from radpref.generation.stack.conditions import encode_conditions
-
-    batch = encode_conditions(stack, [condition] * 4)
-    states = torch.cat([torch.zeros_like(batch.text_states), batch.text_states])
-    hint = torch.cat([batch.hint, batch.hint])
-    scheduler = DPMSolverMultistepScheduler.from_config(stack.scheduler.config)
-    scheduler.set_timesteps(n_steps)
-    latents = torch.randn(4, *stack.latent_shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        for timestep in scheduler.timesteps:
-            twice = torch.cat([latents, latents])
-            down, middle = stack.controlnet(twice, timestep, states, controlnet_cond=hint, return_dict=False)
-            noise = stack.unet(
-                twice, timestep, states, down_block_additional_residuals=down, mid_block_additional_residual=middle
-            ).sample
-            unconditional, conditional = noise.chunk(2)
-            latents = scheduler.step(
-                unconditional + guidance * (conditional - unconditional), timestep, latents
-            ).prev_sample
-        stack.decode_latents(latents)
 
 
 def main() -> None:

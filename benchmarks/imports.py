@@ -11,7 +11,6 @@ little on a shared machine; processor time counts all processes.
 
 from __future__ import annotations
 
-import csv
 import os
 import resource
 import shutil
@@ -19,14 +18,15 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import pandas
 
 from benchmarks.rows import command_line, row, show
 from radpref.data.core.progress import track
@@ -78,7 +78,7 @@ def chexpert_tree(root: Path, n: int, sides: tuple[int, int]) -> Path:
         view = {"Sex": "Female", "Age": "68", "Frontal/Lateral": "Frontal", "AP/PA": "AP"}
         tables[part].append({"Path": f"CheXpert-v1.0-small/{place}", **view, **cells})
     for part, rows in tables.items():
-        write_table(root / f"{part}.csv", rows)
+        pandas.DataFrame(rows).to_csv(root / f"{part}.csv", index=False)
     return root
 
 
@@ -94,16 +94,8 @@ def siim_tree(root: Path, n: int, sides: tuple[int, int]) -> Path:
         uid = f"1.2.276.{i:06d}"
         write_dicom(root / "stage_2_train" / f"{uid}.dcm", drawn(i, sides), f"patient-{i}")
         rows.append({"ImageId": uid, " EncodedPixels": f" {text}" if i % 4 == 0 else " -1"})
-    write_table(root / "stage_2_train.csv", rows)
+    pandas.DataFrame(rows).to_csv(root / "stage_2_train.csv", index=False)
     return root
-
-
-def write_table(path: Path, rows: list[dict[str, str]]) -> None:
-    """Rows as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def write_dicom(path: Path, image: Any, patient: str) -> None:
@@ -129,31 +121,20 @@ def write_dicom(path: Path, image: Any, patient: str) -> None:
     dataset.save_as(path, enforce_file_format=True)
 
 
-@contextmanager
-def workers_are(processes: bool) -> Iterator[None]:
-    """Processes or threads, however many records there are."""
-    from radpref.data.datasets import workers as import_workers
-
-    usual = import_workers.PROCESSES_FROM
-    import_workers.PROCESSES_FROM = 0 if processes else sys.maxsize
-    try:
-        yield
-    finally:
-        import_workers.PROCESSES_FROM = usual
-
-
 def imported(reader: str, tree: Path, root: Path, workers: int, processes: bool = False) -> int:
     """Import into a new study; the number of records.
 
     Raises:
         RuntimeError: not every image came in.
     """
+    from radpref.data.datasets import workers as import_workers
     from radpref.data.datasets.importing import import_records
 
     toml = f'name = "speed"\n[data]\nimage_size = {IMAGE_SIZE}\nstructures = ["pneumothorax"]\n'
     study = Study.create(root, toml)
     try:
-        with workers_are(processes):
+        # Processes or threads as asked, however many records there are.
+        with patch.object(import_workers, "PROCESSES_FROM", 0 if processes else sys.maxsize):
             result = import_records(study, reader, tree, workers=workers)
     finally:
         study.db.close()

@@ -152,50 +152,36 @@ class Rater:
         """Whether the raters go home: time is up, or the file ``job["stop"]`` is there."""
         return time.monotonic() > end or ("stop" in self.job and Path(self.job["stop"]).exists())
 
-    async def get(self, path: str) -> bytes:
-        """A request that is no event; with ``resend`` repeated until the server is back."""
+    async def ask(self, method: str, path: str, times: list[float], content: Any = None) -> bytes:
+        """The answer to a request, its milliseconds added to ``times``; with ``resend`` until the server is back."""
+        started, cut_off = time.perf_counter(), False
         while True:
-            started = time.perf_counter()
             try:
-                status, body = await self.connection.request("GET", path)
+                status, answer = await self.connection.request(method, path, content)
             except GONE:
                 if not self.resend:
                     raise
-                await asyncio.sleep(RETRY_S)
-                continue
-            if status == 200:
-                self.tally.other_ms.append((time.perf_counter() - started) * 1000)
-                return body
-            if status == 401:
-                self.tally.n_logins_lost += 1
-            if status < 500 or not self.resend:
-                raise RuntimeError(f"GET {path}: {status} {body[:200]!r}")
+                cut_off = True
+            else:
+                if status == 200:
+                    times.append((time.perf_counter() - started) * 1000)
+                    self.tally.n_resent += cut_off and content is not None
+                    return answer
+                self.tally.n_logins_lost += status == 401
+                if status < 500 or not self.resend:
+                    raise RuntimeError(f"{method} {path}: {status} {answer[:200]!r}")
             await asyncio.sleep(RETRY_S)
 
+    async def get(self, path: str) -> bytes:
+        """A request that is not an event."""
+        return await self.ask("GET", path, self.tally.other_ms)
+
     async def post(self, state: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
-        """One event, acknowledged; timed from its first sending."""
+        """One event, acknowledged."""
         client = {"shown_ms": self.random.randint(500, 60_000), "first_ms": 700, "active_ms": 5000}
         body = {**event, "client": client, "uuid": str(uuid.uuid4()), "seen": state["version"], "tab": self.tab}
         self.tally.sent.append(body["uuid"])
-        started, again = time.perf_counter(), False
-        while True:
-            try:
-                status, answer = await self.connection.request("POST", f"/api/sets/{state['token']}/events", body)
-            except GONE:
-                if not self.resend:
-                    raise
-                self.tally.n_resent += not again
-                again = True
-                await asyncio.sleep(RETRY_S)
-                continue
-            if status == 200:
-                break
-            if status == 401:
-                self.tally.n_logins_lost += 1
-            if status < 500 or not self.resend:
-                raise RuntimeError(f"event {event}: {status} {answer[:200]!r}")
-            await asyncio.sleep(RETRY_S)
-        self.tally.ack_ms.append((time.perf_counter() - started) * 1000)
+        answer = await self.ask("POST", f"/api/sets/{state['token']}/events", self.tally.ack_ms, body)
         self.tally.acknowledged.append(body["uuid"])
         found: dict[str, Any] = json.loads(answer)
         state["version"] = found["version"]

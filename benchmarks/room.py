@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,6 @@ class Server:
 
     def __init__(self, command: Sequence[str], port: int, ready: str) -> None:
         self.port, self._command, self._ready = port, list(command), ready
-        self._log = ""
         self.start()
 
     def start(self) -> None:
@@ -144,13 +143,14 @@ class Server:
         self.close()
 
     def close(self) -> None:
-        """Reap the process; what it wrote to stderr is kept for :attr:`complaints`."""
-        self._log += self.process.communicate()[1].decode(errors="replace")
+        """Reap the process."""
+        self.process.communicate()
 
-    @property
-    def complaints(self) -> str:
-        """Everything the processes so far wrote to stderr."""
-        return self._log
+
+def lost_and_doubled(study: Study, sent: Iterable[str], acknowledged: Iterable[str]) -> tuple[int, int]:
+    """Acknowledged events that the database lacks, and stored ones that were not sent, or are there twice."""
+    stored = [str(event["uuid"]) for event in study.db.rows("SELECT uuid FROM score_events")]
+    return len(set(acknowledged) - set(stored)), len(stored) - len(set(stored) & set(sent))
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ it is measured, so that a run cut short has reported, and all of them in one lin
 from __future__ import annotations
 
 import json
+import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
 
+LOG = logging.getLogger(__name__)
 SET_SIZE = 4
 MODES = ("TM2I", "M2I", "T2I")
 """In this order: the ones with a target that compiles most come first, should the time run out."""
@@ -109,29 +110,30 @@ class Plan:
 
 def measure(plan: Plan, on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
     """One row per mode and peer, each given to `on_row` as soon as its mode is measured."""
+    from benchmarks.peers.diffusers_sampling import DiffusersPeer
     from benchmarks.sampling_work import cudnn, matrix_speed, our_gflop, peer_gflop
     from radpref.generation.sampling.denoising import PRECISIONS, make_ready
     from radpref.generation.sampling.sampler import initial_noise
     from radpref.generation.stack.parts import quiet_libraries
 
-    scale, say = plan.scale, Clock()
+    scale = plan.scale
     stack = build(plan.size, plan.device)
     noise = initial_noise(stack, range(SET_SIZE)).to(stack.device)
     conditions = {m: make_conditions(stack, m, scale.mask_sets if m == "M2I" else scale.sets) for m in plan.modes}
-    say("built")
+    LOG.info("built")
     peers: dict[str, DiffusersPeer] = {}
     rows: dict[str, list[Row]] = {mode: [{"peer_name": None}] for mode in plan.modes}
     if plan.peers:
-        peers["f32"] = make_peer(stack, scale)
+        peers["f32"] = DiffusersPeer(stack, scale.steps, scale.guidance)
         for mode in plan.modes:
             with cudnn(benchmark=False, tf32=False):
                 rows[mode] = compare(stack, peers["f32"], mode, conditions[mode][0], noise, scale)
-        say("latents compared in float32")
+        LOG.info("latents compared in float32")
     if plan.device == "cuda":
         with quiet_libraries():
             stack.to(stack.device, PRECISIONS[plan.precision])
         if plan.precision in plan.peers and plan.precision != "f32":
-            peers[plan.precision] = make_peer(stack, scale)
+            peers[plan.precision] = DiffusersPeer(stack, scale.steps, scale.guidance)
     speed = matrix_speed(plan.device, plan.precision) if plan.device == "cuda" else None
     for mode in plan.modes:
         work = our_gflop(stack, conditions[mode][0], scale.steps, scale.guidance)
@@ -140,14 +142,14 @@ def measure(plan: Plan, on_row: Callable[[Row], None] = lambda row: None) -> lis
             if row["peer_name"] is not None:
                 quick = peers.get(plan.own_precision, peers["f32"])
                 row["peer_gflop"] = peer_gflop(quick, conditions[mode][0], noise, row["plain"])
-    say("work counted")
+    LOG.info("work counted")
     make_ready(stack, precision=plan.precision, compile_mode=plan.compile_mode)
     finished: list[Row] = []
     for mode in plan.modes:
         for row in measure_mode(plan, stack, peers, conditions[mode], noise, rows[mode], speed):
             finished.append(describe(plan) | row)
             on_row(finished[-1])
-        say(f"{mode} measured")
+        LOG.info("%s measured", mode)
     return finished
 
 
@@ -218,13 +220,6 @@ def describe(plan: Plan) -> Row:
         "torch": torch.__version__, "diffusers": diffusers.__version__,
     }  # fmt: skip
     return described | ({"device_name": torch.cuda.get_device_name()} if plan.device == "cuda" else {})
-
-
-def make_peer(stack: GeneratorStack, scale: Size) -> DiffusersPeer:
-    """The pipelines on copies of the stack's networks as they are now."""
-    from benchmarks.peers.diffusers_sampling import DiffusersPeer
-
-    return DiffusersPeer(stack, scale.steps, scale.guidance)
 
 
 def compare(
@@ -300,19 +295,6 @@ def add_times(row: Row, ours: Timing, peer: Timing | None, speed: float | None, 
             row["peer_share"] = row["peer_gflop"] * 1e9 / peer.wall / speed
 
 
-class Clock:
-    """Says on stderr what is done and how many seconds it took."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.perf_counter()
-
-    def __call__(self, what: str) -> None:
-        """Report that `what` has just been finished."""
-        now = time.perf_counter()
-        print(f"{what}: {now - self.last:.1f} s, {now - self.start:.1f} s in all", file=sys.stderr, flush=True)
-        self.last = now
-
-
 def main() -> None:
     """Entry: print the rows, with ``--json`` one JSON line each and all of them in one line last."""
     parser = command_line("sampling", __doc__, SIZES)
@@ -323,6 +305,7 @@ def main() -> None:
     parser.add_argument("--peer-from-diffusers", action="store_true", help="run diffusers' pipelines beside ours")
     parser.add_argument("--repeats", type=int)
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.size == "sd" and options.device == "cpu":
         parser.error("--size sd needs a GPU: add --device cuda")
     on_gpu = options.device == "cuda"

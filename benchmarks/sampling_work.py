@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.benchmark import Timer
 
 from radpref.generation.sampling.denoising import PRECISIONS
 
@@ -126,31 +127,18 @@ def synchronise(device: str) -> None:
 
 
 def matrix_speed(device: str, precision: str, side: int = 8192) -> float:
-    """The device's FLOP/s on one large matrix product, best of ten after three: the floor's unit."""
+    """The device's FLOP/s on one large matrix product, best of ten: the floor's unit."""
     a = torch.randn(side, side, device=device, dtype=PRECISIONS[precision])
-    best = 0.0
-    for turn in range(13):
-        synchronise(device)
-        started = time.perf_counter()
-        a @ a
-        synchronise(device)
-        if turn >= 3:
-            best = max(best, 2 * side**3 / (time.perf_counter() - started))
-    return best
+    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+    return 2 * side**3 / min(float(timer.timeit(1).mean) for _ in range(10))
 
 
-@contextmanager
-def cudnn(*, benchmark: bool, tf32: bool = True) -> Iterator[None]:
+def cudnn(*, benchmark: bool, tf32: bool = True) -> AbstractContextManager[Any]:
     """cuDNN's two settings for a block: trying its algorithms for each shape; TF32 in float32 convolutions.
 
     Torch's own defaults are no trials and TF32.
     """
-    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = before
+    return torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=tf32)
 
 
 @contextmanager

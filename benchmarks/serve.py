@@ -18,9 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.room import Login, Server, free_port, log_in, make_room, result_of, run_client, serving
+from benchmarks.room import (
+    Login,
+    Server,
+    free_port,
+    log_in,
+    lost_and_doubled,
+    make_room,
+    result_of,
+    run_client,
+    serving,
+)
 from benchmarks.rows import command_line, row, show
-from radpref.data.study.study import Study
 
 SIZES = {
     "tiny": {"raters": 50, "seconds": 40, "peer_seconds": 20, "sets": 60},
@@ -50,12 +59,6 @@ def measure(server: Server, logins: list[Login], kind: str, seconds: float, **mo
     return {**found, "rss_mib": server.rss_mib(), "cpu_ms": found["server_cpu_s"] * 1000 / max(found["n_scores"], 1)}
 
 
-def lost_and_doubled(study: Study, sent: set[str], acknowledged: set[str]) -> tuple[int, int]:
-    """Acknowledged events that the database lacks, and stored ones that were not sent, or are there twice."""
-    stored = [str(event["uuid"]) for event in study.db.rows("SELECT uuid FROM score_events")]
-    return len(acknowledged - set(stored)), len(stored) - len(set(stored) & sent)
-
-
 def ours(root: Path, size: dict[str, int]) -> tuple[list[dict[str, Any]], float, float]:
     """Rows of the reading room; its CPU ms per score event and its p95."""
     study = make_room(root, size["sets"])
@@ -64,19 +67,17 @@ def ours(root: Path, size: dict[str, int]) -> tuple[list[dict[str, Any]], float,
         start = server.rss_mib()
         scores = measure(server, logins, "scores", size["seconds"] / 2, n_open=4)
         whole = measure(server, logins, "room", size["seconds"] / 2)
-    sent = set(scores["sent"]) | set(whole["sent"])
-    lost, doubled = lost_and_doubled(study, sent, set(scores["acknowledged"]) | set(whole["acknowledged"]))
+    sent = scores["sent"] + whole["sent"]
+    lost, doubled = lost_and_doubled(study, sent, scores["acknowledged"] + whole["acknowledged"])
     study.db.close()
     alone, everything = percentiles(scores["ack_ms"]), percentiles(whole["ack_ms"])
     n = f"{size['raters']} raters"
     rows = [
         row(f"score events alone, {n}, p95 acknowledged, ms", alone["p95"], P95_MS),
-        row(f"score events alone, {n}, p50, ms", alone["p50"], None),
-        row(f"score events alone, {n}, p99, ms", alone["p99"], None),
+        *(row(f"score events alone, {n}, {q}, ms", alone[q], None) for q in ("p50", "p99")),
         row("score events alone, server CPU per score, ms", scores["cpu_ms"], CPU_MS),
         row(f"whole sets, {n}, p95 acknowledged, ms", everything["p95"], P95_MS),
-        row(f"whole sets, {n}, p50, ms", everything["p50"], None),
-        row(f"whole sets, {n}, p99, ms", everything["p99"], None),
+        *(row(f"whole sets, {n}, {q}, ms", everything[q], None) for q in ("p50", "p99")),
         row("whole sets, everything included, server CPU per score, ms", whole["cpu_ms"], None),
         row("whole sets, other requests (sets, images), p95, ms", percentiles(whole["other_ms"])["p95"], None),
         row("events sent", len(sent), None),
