@@ -234,8 +234,7 @@ def _show_found(found: tuple[Found, ...]) -> None:
     table.add_column("note", overflow="fold")
     for line in found:
         published = "" if line.expected is None else str(line.expected)
-        differs = line.expected is not None and line.found != line.expected
-        gap = f"{line.found - line.expected:+d}" if differs and line.expected is not None else ""
+        gap = f"{line.found - line.expected:+d}" if line.expected not in (None, line.found) else ""
         table.add_row(line.what, str(line.found), published, "; ".join(part for part in (gap, line.note) if part))
     Console().print(table)
 

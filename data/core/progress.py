@@ -6,15 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
-
-
-def _console() -> object:
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=os.environ.get("RADPREF_QUIET") == "1")
 
 
 @contextmanager
@@ -23,6 +18,7 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield _plain(description, total)
         return
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -40,25 +36,24 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console()) as progress:  # type: ignore[arg-type]
-        task = progress.add_task(description, total=total)
+    with Progress(*columns, console=Console(stderr=True, quiet=_is_quiet())) as progress:
+        yield partial(progress.advance, progress.add_task(description, total=total))
 
-        def advance(n: int = 1) -> None:
-            progress.advance(task, n)
 
-        yield advance
+def _is_quiet() -> bool:
+    return os.environ.get("RADPREF_QUIET") == "1"
 
 
 def _plain(description: str, total: int) -> Callable[[int], None]:
-    state = {"done": 0, "shown": -1}
-    quiet = os.environ.get("RADPREF_QUIET") == "1"
+    done, shown = 0, -1
 
     def advance(n: int = 1) -> None:
-        state["done"] += n
-        tenth = 10 * state["done"] // max(total, 1)
-        if tenth != state["shown"] and not quiet:
-            state["shown"] = tenth
-            sys.stderr.write(f"{description}: {state['done']}/{total}\n")
+        nonlocal done, shown
+        done += n
+        tenth = 10 * done // max(total, 1)
+        if tenth != shown and not _is_quiet():
+            shown = tenth
+            sys.stderr.write(f"{description}: {done}/{total}\n")
             sys.stderr.flush()
 
     return advance

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from radpref.data.config.data import DataConfig
@@ -19,10 +18,12 @@ from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.chexpert_columns import finding_caption, kept_labels
 from radpref.data.datasets.layout import (
     ListedImages,
+    ListedRecords,
     folders_of,
     need_file,
     read_columns,
     set_folder,
+    spread,
     stem_of,
     with_gzip,
 )
@@ -52,22 +53,12 @@ class _Image:
 
 
 @dataclass(frozen=True)
-class _Images:
-    """Records of the set.
+class _Images(ListedRecords):
+    """Rows are EncodedPixels, filename, Report; others: structure that has a file -> image -> texts."""
 
-    Rows are EncodedPixels, filename, Report; others: structure that has a file -> image -> texts.
-    """
-
-    config: DataConfig
-    listed: ListedImages
+    dataset = DATASET
     others: Mapping[str, Mapping[str, tuple[str, ...]]]
     conventions: Mapping[str, Convention]
-
-    def __len__(self) -> int:
-        return len(self.listed)
-
-    def record_id(self, i: int) -> str:
-        return f"{DATASET}/{self.listed.ids[i]}"
 
     def image(self, i: int) -> _Image:
         image, rows = self.listed.ids[i], self.listed.rows_of(i)
@@ -116,8 +107,8 @@ def read_candid(config: DataConfig, path: Path | None) -> ImportPlan:
     listed = ListedImages.of(root, table, "SOPInstanceUID", ["EncodedPixels", "filename", "Report"])
     records = _Images(config, listed, others, conventions)
     images = [records.image(i) for i in range(len(records))]
-    n_files = listed.need_files((image.path for image in images), "the image folder")
-    found = _counts(records, images, n_files, tables)
+    files = listed.need_files((image.path for image in images), "the image folder")
+    found = _counts(records, images, files, tables)
     inputs = (file, *(place for place in tables.values() if place is not None))
     return ImportPlan(records, found, inputs)
 
@@ -152,7 +143,7 @@ def _conventions(
             else [text for rows in others.get(structure, {}).values() for text in rows]
         )
         drawn = [text for text in texts if text and not is_empty(text)]
-        drawn = [drawn[i] for i in sorted({int(i) for i in np.linspace(0, max(len(drawn) - 1, 0), N_SAMPLED)}) if drawn]
+        drawn = [drawn[i] for i in spread(len(drawn), N_SAMPLED)]
         chosen = convention_of(config, structure, None)
         if drawn:
             check_convention(drawn, chosen, config, structure)
@@ -161,7 +152,7 @@ def _conventions(
 
 
 def _counts(
-    records: _Images, images: list[_Image], n_files: int, tables: Mapping[str, Path | None]
+    records: _Images, images: list[_Image], files: Found, tables: Mapping[str, Path | None]
 ) -> tuple[Found, ...]:
     patients = [{_patient(name) for name in image.filenames} for image in images]
     shared = sum(len(names) > 1 for names in patients)
@@ -176,7 +167,7 @@ def _counts(
             "patients", len(set[str]().union(*patients) - {""}), None, f"{shared} images name two and are quarantined"
         ),
         Found("reports", sum(image.report is not None for image in images), None, f"of {len(images)} images"),
-        Found("image files", n_files, None, f"of {len(images)}; a missing one is quarantined"),
+        files,
     ]
     for structure in STRUCTURES:
         positive = sum(_label(image, structure) == 1 for image in images)

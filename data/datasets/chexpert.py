@@ -14,6 +14,7 @@ import pandas as pd
 
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
+from radpref.data.core.progress import track
 from radpref.data.datasets.chexpert_columns import FindingRows, finding_caption, finding_columns
 from radpref.data.datasets.layout import (
     first_file,
@@ -22,7 +23,6 @@ from radpref.data.datasets.layout import (
     need_file,
     probe,
     read_columns,
-    read_tables,
     repeats,
     set_folder,
     spread,
@@ -98,7 +98,7 @@ def read_chexpert(config: DataConfig, path: Path | None) -> ImportPlan:
         part: need_file(root, with_gzip(f"{part}.csv"), f"{part}.csv lies beside the folder {part}/ in the archive")
         for part in ("valid", "train")  # of two equal images the first stays: the test split's
     }
-    tables = read_tables(files, lambda part, file: _read_part(file, part, columns))
+    tables = {part: _read_part(file, part, columns) for part, file in track(files.items(), "read tables", len(files))}
     found = [line for part, table in tables.items() for line in _counts(table, part)]
     both = pd.concat(tables.values(), ignore_index=True)
     test_patients = frozenset(both.loc[both["part"] == "valid", "patient"].unique())

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from radpref.data.config.data import DataConfig, PhantomConfig
+from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
-from radpref.data.datasets.labels import phantom_labels
 from radpref.data.datasets.layout import split_place
 from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
+from radpref.data.phantom.render import render
+from radpref.data.phantom.spec import FINDINGS, SIDES, STRUCTURES, PhantomSpec, draw_spec
+from radpref.data.phantom.text import NOUN
 from radpref.data.study.splits import SPLITS
-
-if TYPE_CHECKING:
-    from radpref.data.phantom.spec import PhantomSpec
 
 STUDY_PATIENTS = 2**32
 """First patient seed of studies: phantoms that trained the shipped networks lie below it, or from 2**33 upwards."""
@@ -27,12 +26,13 @@ def read_phantom(config: DataConfig, path: Path | None = None) -> ImportPlan:
     """``n_train``, ``n_val`` and ``n_test`` phantom patients, one view each; every split has its own patient seeds."""
     if path is not None:
         raise InvalidInput(f"the phantom reader reads no file, got {path}; leave PATH away or choose reader 'table'")
-    from radpref.data.phantom.spec import STRUCTURES
-
-    unknown = sorted(set(config.structures) - set(STRUCTURES))
-    if unknown:
+    if unknown := sorted(set(config.structures) - set(STRUCTURES)):
         raise InvalidInput(f"data.structures has {unknown[0]!r}; the phantom draws {', '.join(STRUCTURES)}")
-    _check_drawn(config.phantom)
+    drawn = config.phantom
+    if unknown := sorted(set(drawn.findings) - set(FINDINGS)):
+        raise InvalidInput(f"data.phantom.findings has {unknown[0]!r}; the phantom shows {', '.join(FINDINGS)}")
+    if drawn.caption and "{finding}" not in drawn.caption:
+        raise InvalidInput(f"data.phantom.caption = {drawn.caption!r} names no finding; write {{finding}} in it")
     sizes = (config.n_train, config.n_val, config.n_test)
     for split, n in zip(SPLITS, sizes, strict=True):
         if n > PATIENTS_PER_SPLIT:
@@ -56,9 +56,6 @@ class _Patients:
         return f"phantom-{self.config.seed}-{SPLITS[split]}-{i:06d}"
 
     def load(self, number: int) -> LoadedRecord:
-        from radpref.data.phantom.render import render
-        from radpref.data.phantom.spec import FINDINGS, draw_spec
-
         config, (split, i) = self.config, split_place(self.sizes, number)
         first = STUDY_PATIENTS + (config.seed % 1000 * len(SPLITS) + split) * PATIENTS_PER_SPLIT
         drawn = config.phantom
@@ -73,25 +70,23 @@ class _Patients:
             split=SPLITS[split],
             image=shown.image,
             masks={name: shown.masks[name] for name in config.structures if shown.masks[name].any()},
-            labels=phantom_labels(shown.labels, spec),
+            labels=_labels(shown.labels, spec),
             caption=_caption(drawn.caption, spec) if drawn.caption else shown.caption,
             report=shown.report,
         )
 
 
-def _check_drawn(phantom: PhantomConfig) -> None:
-    """Raise `InvalidInput` on a finding that the phantom cannot show, or a caption without ``{finding}``."""
-    from radpref.data.phantom.spec import FINDINGS
-
-    unknown = sorted(set(phantom.findings) - set(FINDINGS))
-    if unknown:
-        raise InvalidInput(f"data.phantom.findings has {unknown[0]!r}; the phantom shows {', '.join(FINDINGS)}")
-    if phantom.caption and "{finding}" not in phantom.caption:
-        raise InvalidInput(f"data.phantom.caption = {phantom.caption!r} names no finding; write {{finding}} in it")
+def _labels(labels: Mapping[str, int], spec: PhantomSpec) -> dict[str, float | None]:
+    """Labels of a phantom: its findings and "normal", and ``<finding>/left|right`` of every finding that has sides."""
+    found: dict[str, float | None] = {name: float(value) for name, value in labels.items()}
+    shown = {(finding.name, finding.side) for finding in spec.findings}
+    for name, sides in SIDES.items():
+        for side in ("left", "right"):
+            if side in sides:
+                found[f"{name}/{side}"] = float((name, side) in shown)
+    return found
 
 
 def _caption(template: str, spec: PhantomSpec) -> str:
     """The template with the main finding's name in it, or "normal"."""
-    from radpref.data.phantom.text import NOUN
-
     return template.replace("{finding}", NOUN[spec.findings[0].name] if spec.findings else "normal")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def _import_one(
     run_config = {"reader": name, "path": str(where) if where else None, "data": config.model_dump(mode="json")}
     with start_run(study, "import", run_config, _hashes(plan)) as run:
         with (
-            Quarantine(run.folder / "quarantine.csv") as quarantine,
+            closing(Quarantine(run.folder / "quarantine.csv")) as quarantine,
             open_workers(origin, plan, len(pending), workers) as load,
         ):
             _import_pending(study, pending, load, quarantine)
@@ -174,9 +175,7 @@ def _hashes(plan: ImportPlan) -> dict[str, str]:
         for path in plan.inputs
     ]
     n_bytes = sum(path.stat().st_size for path in plan.inputs)
-    if n_bytes < LARGE:
-        return {key: sha256_file(path) for key, path in zip(keys, plan.inputs, strict=True)}
-    with bar("hash", n_bytes) as advance:
+    with bar("hash", n_bytes) if n_bytes >= LARGE else nullcontext() as advance:
         return {key: sha256_file(path, advance) for key, path in zip(keys, plan.inputs, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""Labels: 1, 0 or unknown (None), from table cells, phantom specs and the study record.
+"""Labels: 1, 0 or unknown (None), from table cells.
 
 A label name is a lower_snake string; a sided finding also has the attributes ``<finding>/left`` and
 ``<finding>/right``. Input: rules such as ``normal=label:normal``. Output: values per record.
@@ -9,12 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from radpref.data.core.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from radpref.data.phantom.spec import PhantomSpec
 
 Uncertain = Literal["blank", "0", "1"]
 UNCERTAIN_PRESETS: dict[str, dict[str, str]] = {
@@ -81,16 +78,3 @@ def uncertain_value(policy: str | Mapping[str, str], label: str) -> float | None
     table = UNCERTAIN_PRESETS[policy] if isinstance(policy, str) else policy
     choice = table.get(label, table.get("others", "blank"))
     return None if choice == "blank" else float(choice)
-
-
-def phantom_labels(labels: Mapping[str, int], spec: PhantomSpec) -> dict[str, float | None]:
-    """Labels of a phantom: its findings and "normal", and ``<finding>/left|right`` of every finding that has sides."""
-    from radpref.data.phantom.spec import SIDES
-
-    found: dict[str, float | None] = {name: float(value) for name, value in labels.items()}
-    shown = {(finding.name, finding.side) for finding in spec.findings}
-    for name, sides in SIDES.items():
-        for side in ("left", "right"):
-            if side in sides:
-                found[f"{name}/{side}"] = float((name, side) in shown)
-    return found

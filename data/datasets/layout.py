@@ -10,16 +10,19 @@ import os
 import sys
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
+from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.data.core.progress import bar, track
+from radpref.data.core.progress import bar
+from radpref.data.datasets.registry import Found
 from radpref.data.datasets.table_file import nearest
 
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg")
@@ -112,11 +115,6 @@ def _stripped(column: pd.Series) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(codes, pd.Index(distinct)))
 
 
-def read_tables(files: Mapping[str, Path], read: Callable[[str, Path], pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Name -> what ``read(name, path)`` makes of each file, under a progress bar."""
-    return {name: read(name, path) for name, path in track(files.items(), "read tables", len(files))}
-
-
 @dataclass(frozen=True)
 class ListedImages:
     """The images of a table that may give one several rows, sorted by name, and their files below ``root``.
@@ -150,16 +148,32 @@ class ListedImages:
         names = (self.ids[i], *others)
         return self.root / next((self.files[name] for name in names if name in self.files), f"{self.ids[i]}.dcm")
 
-    def need_files(self, paths: Iterable[Path], what: str) -> int:
-        """How many of ``paths``, the images' files, are there.
+    def need_files(self, paths: Iterable[Path], what: str) -> Found:
+        """The line of the layout check on ``paths``, the images' files.
 
         Raises:
-            NotFound: none; ``what`` says what to unpack.
+            NotFound: none is there; ``what`` says what to unpack.
         """
         n_files = sum(path.is_file() for path in paths)
         if not n_files:
             raise NotFound(f"none of the table's {len(self)} images is below {self.root}; unpack {what} there")
-        return n_files
+        return Found("image files", n_files, None, f"of {len(self)}; a missing one is quarantined")
+
+
+@dataclass(frozen=True)
+class ListedRecords:
+    """What the records of all sets with a table of images share: one per image, named by it."""
+
+    dataset: ClassVar[str]
+    config: DataConfig
+    listed: ListedImages
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def record_id(self, i: int) -> str:
+        """``<data set>/<image>``."""
+        return f"{self.dataset}/{self.listed.ids[i]}"
 
 
 def image_index(root: Path, n_expected: int) -> dict[str, str]:
@@ -207,9 +221,9 @@ def probe(paths: Sequence[Path], root: Path) -> None:
         raise NotFound(f"none of {len(paths)} images tried is below {root}, for example {paths[0]}; unpack them there")
 
 
-def spread(n: int) -> list[int]:
-    """Up to `N_PROBES` row numbers, evenly spread over ``n`` rows."""
-    return sorted({int(i) for i in np.linspace(0, max(n - 1, 0), min(n, N_PROBES))}) if n else []
+def spread(n: int, most: int = N_PROBES) -> list[int]:
+    """Up to ``most`` row numbers, evenly spread over ``n`` rows."""
+    return sorted({int(i) for i in np.linspace(0, max(n - 1, 0), min(n, most))})
 
 
 def interned(column: pd.Series) -> list[str]:

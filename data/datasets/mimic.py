@@ -17,6 +17,7 @@ import pandas as pd
 
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
+from radpref.data.core.progress import track
 from radpref.data.datasets.chexpert_columns import FindingRows, finding_caption, finding_columns
 from radpref.data.datasets.layout import (
     first_file,
@@ -24,7 +25,6 @@ from radpref.data.datasets.layout import (
     need_file,
     probe,
     read_columns,
-    read_tables,
     repeats,
     set_folder,
     spread,
@@ -123,9 +123,10 @@ def read_mimic(config: DataConfig, path: Path | None) -> ImportPlan:
         "split": ["dicom_id", "subject_id", "split"],
         "chexpert": ["study_id"],
     }
-    repeated = {"chexpert": list(columns)}
-    tables = read_tables(files, lambda name, file: read_columns(file, needed[name], repeated=repeated.get(name, [])))
-    metadata, split, findings = (tables[name] for name in needed)
+    metadata, split, findings = (
+        read_columns(files[name], needed[name], repeated=list(columns) if name == "chexpert" else ())
+        for name in track(needed, "read tables", len(needed))
+    )
     metadata["row"] = np.arange(len(metadata)) + 2
     owners = pd.concat([metadata[["dicom_id", "subject_id"]], split[["dicom_id", "subject_id"]]]).drop_duplicates()
     two_patients = frozenset(owners.loc[owners["dicom_id"].duplicated(), "dicom_id"])

@@ -43,19 +43,18 @@ def fits(texts: Sequence[str], convention: Convention, first: int) -> int:
     return count
 
 
-def check_convention(texts: Sequence[str], chosen: Convention | None, config: DataConfig, structure: str) -> int:
-    """How many of the sampled ``texts`` fit the convention of study.toml.
+def check_convention(texts: Sequence[str], chosen: Convention | None, config: DataConfig, structure: str) -> None:
+    """Try the convention of study.toml on the sampled ``texts``.
 
     Raises:
         InvalidInput: none is named, or the other one fits more; the line says how many fit each.
     """
     counts: dict[Convention, int] = {name: fits(texts, name, config.rle_first) for name in CONVENTIONS}
-    told = ", ".join(f"{count} of {len(texts)} fit {name}" for name, count in counts.items())
+    fitting = ", ".join(f"{count} of {len(texts)} fit {name}" for name, count in counts.items())
     if chosen is None:
-        raise InvalidInput(f'masks of {structure}: set data.rle = "relative" or "absolute" in study.toml; {told}')
+        raise InvalidInput(f'masks of {structure}: set data.rle = "relative" or "absolute" in study.toml; {fitting}')
     if counts[chosen] < max(counts.values()):
-        raise InvalidInput(f"masks of {structure} are not {chosen} as data.rle says: {told}; set the other one")
-    return counts[chosen]
+        raise InvalidInput(f"masks of {structure} are not {chosen} as data.rle says: {fitting}; set the other one")
 
 
 def decode_masks(

@@ -10,8 +10,6 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from radpref.data.core.files import storage_errors
 from radpref.data.datasets.workers import Refused
@@ -27,14 +25,10 @@ class Quarantine:
 
     def __init__(self, path: Path) -> None:
         self.path, self.n, self.first = path, 0, ""
+        path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Self:
-        self.path.unlink(missing_ok=True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Say how many there are, where the log did not repeat every reason."""
         if self.n > SHOWN:
             log.warning("quarantined %d records; all reasons are in %s", self.n, self.path)
 

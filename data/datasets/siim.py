@@ -16,7 +16,7 @@ from pathlib import Path
 from radpref.data.config.data import DataConfig
 from radpref.data.core.errors import InvalidInput
 from radpref.data.datasets.chexpert_columns import finding_caption, kept_labels
-from radpref.data.datasets.layout import ListedImages, need_file, read_columns, set_folder, with_gzip
+from radpref.data.datasets.layout import ListedImages, ListedRecords, need_file, read_columns, set_folder, with_gzip
 from radpref.data.datasets.outlines import convention_of, decode_masks, is_empty
 from radpref.data.datasets.registry import Found, ImportPlan, LoadedRecord, Record
 from radpref.data.imaging.framing import frame, read_radiograph
@@ -30,17 +30,8 @@ TABLES = ("stage_2_train.csv", "train-rle.csv")
 
 
 @dataclass(frozen=True)
-class _Images:
-    """Records of the set."""
-
-    config: DataConfig
-    listed: ListedImages
-
-    def __len__(self) -> int:
-        return len(self.listed)
-
-    def record_id(self, i: int) -> str:
-        return f"{DATASET}/{self.listed.ids[i]}"
+class _Images(ListedRecords):
+    dataset = DATASET
 
     def texts(self, i: int) -> list[str]:
         return [text for (text,) in self.listed.rows_of(i)]
@@ -76,11 +67,11 @@ def read_siim(config: DataConfig, path: Path | None) -> ImportPlan:
     file = need_file(root, names, "it comes with the competition's data")
     table = read_columns(file, ["ImageId", "EncodedPixels"])
     images = _Images(config, ListedImages.of(root, table, "ImageId", ["EncodedPixels"]))
-    n_files = images.listed.need_files(map(images.listed.path, range(len(images))), "the .dcm files")
-    return ImportPlan(images, _counts(images, file, n_files), (file,))
+    files = images.listed.need_files(map(images.listed.path, range(len(images))), "the .dcm files")
+    return ImportPlan(images, (*_counts(images, file), files), (file,))
 
 
-def _counts(images: _Images, file: Path, n_files: int) -> tuple[Found, ...]:
+def _counts(images: _Images, file: Path) -> tuple[Found, ...]:
     n_rows, n_images, n_positive = PUBLISHED
     texts = [images.texts(i) for i in range(len(images))]
     positive = sum(any(text and not is_empty(text) for text in rows) for rows in texts)
@@ -92,7 +83,6 @@ def _counts(images: _Images, file: Path, n_files: int) -> tuple[Found, ...]:
         Found(f"rows of {file.name}", len(images.listed.rows), n_rows, "published: stage 2"),
         Found("images", len(images), n_images, f"{several} have several rows, which are united"),
         Found("images with pneumothorax", positive, n_positive, masks),
-        Found("image files", n_files, None, f"of {len(images)}; a missing one is quarantined"),
     )
 
 

@@ -56,8 +56,33 @@ class _Table:
     def record_id(self, i: int) -> str:
         return self.ids[i]
 
+    def _row(self, position: int) -> Row:
+        return {str(key): str(cell) for key, cell in self.cells.iloc[position].items()}
+
     def load(self, i: int) -> LoadedRecord:
-        return _load(self, i)
+        columns, row = self.config.columns, self._row(self.firsts[i])
+        problem = _row_problem(row, columns, self.splits) or self.problems.get(i)
+        if problem is not None:
+            raise InvalidInput(problem)
+        patient = row[columns.patient or ""].strip()
+        caption, report = _texts(row, columns)
+        labels = {rule.name: rule.read(row, columns.uncertain) for rule in self.rules}
+        rows = [row, *(self._row(k) for k in self.united.get(i, ()))]
+        image, masks = _load_images(self.path.parent, rows, self.config)
+        path = self.path.parent / row[columns.image or ""].strip()
+        facts = dicom_facts(path) if is_dicom(path) else {}
+        return Record(
+            record_id=self.ids[i],
+            dataset=self.path.resolve().parent.name,
+            patient_id=patient,
+            split=self.splits[patient],
+            image=image,
+            masks=masks,
+            labels=labels,
+            caption=caption,
+            report=report,
+            extra=facts | {key: cell for key, cell in row.items() if cell and key not in _used(columns)},
+        )
 
 
 def read_table(config: DataConfig, path: Path | None = None) -> ImportPlan:
@@ -127,10 +152,6 @@ def _probe(table: _Table) -> Found:
     return Found(f"image files of the first {n}", there, n)
 
 
-def _row(table: _Table, position: int) -> Row:
-    return {str(key): str(cell) for key, cell in table.cells.iloc[position].items()}
-
-
 def _row_problem(row: Row, columns: ColumnsConfig, splits: dict[str, str]) -> str | None:
     patient = row[columns.patient or ""].strip()
     if not patient:
@@ -145,33 +166,6 @@ def _row_problem(row: Row, columns: ColumnsConfig, splits: dict[str, str]) -> st
         if split != splits[patient]:
             return f"patient {patient} is in {split} and in {splits[patient]}; keep a patient in one split"
     return None
-
-
-def _load(table: _Table, i: int) -> LoadedRecord:
-    columns, row = table.config.columns, _row(table, table.firsts[i])
-    problem = _row_problem(row, columns, table.splits) or table.problems.get(i)
-    if problem is not None:
-        raise InvalidInput(problem)
-    patient = row[columns.patient or ""].strip()
-    caption, report = _texts(row, columns)
-    labels = {rule.name: rule.read(row, columns.uncertain) for rule in table.rules}
-    image, masks = load_images(
-        table.path.parent, [row, *(_row(table, k) for k in table.united.get(i, ()))], table.config
-    )
-    path = table.path.parent / row[columns.image or ""].strip()
-    facts = dicom_facts(path) if is_dicom(path) else {}
-    return Record(
-        record_id=table.ids[i],
-        dataset=table.path.resolve().parent.name,
-        patient_id=patient,
-        split=table.splits[patient],
-        image=image,
-        masks=masks,
-        labels=labels,
-        caption=caption,
-        report=report,
-        extra=facts | {key: cell for key, cell in row.items() if cell and key not in _used(columns)},
-    )
 
 
 def _used(columns: ColumnsConfig) -> set[str | None]:
@@ -206,13 +200,8 @@ def clean_caption(text: str) -> str:
     return ", ".join(joined).strip(" .;,")
 
 
-def load_images(folder: Path, rows: Sequence[Row], config: DataConfig) -> tuple[GrayImage, dict[str, Mask]]:
-    """The image of some rows and the union of their masks, on the study's square.
-
-    Raises:
-        NotFound, InvalidInput: a file is missing, unreadable, synthetic, a mask has another size than its image, or run
-            lengths do not fit.
-    """
+def _load_images(folder: Path, rows: Sequence[Row], config: DataConfig) -> tuple[GrayImage, dict[str, Mask]]:
+    """The image of some rows and the union of their masks, on the study's square."""
     columns = config.columns
     image = read_radiograph(folder / rows[0][columns.image or ""].strip())
     masks: dict[str, Mask] = {}

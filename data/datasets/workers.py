@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -89,11 +89,8 @@ def open_workers(source: Source, plan: ImportPlan, n_pending: int, workers: int 
     """
     n = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if n > 1 and n_pending >= PROCESSES_FROM:
-        pool = _Processes(source, plan, n)
-        try:
+        with closing(_Processes(source, plan, n)) as pool:
             yield pool.load
-        finally:
-            pool.close()
         return
     threads = ThreadPoolExecutor(workers or N_THREADS)
     try:

@@ -84,7 +84,7 @@ FINDINGS: tuple[Finding, ...] = (
     Finding("atelectasis", "lung collapse", r"(?<!vertebral )(?:collapse(?:d lung)?)(?! of the vertebra)"),
     Finding("atelectasis", "atelectasis", r"atelecta(?:sis|ses|tic(?: (?:changes?|opacit(?:y|ies)))?)", main=True),
     Finding("lung_opacity", "infiltrate", r"infiltrat(?:es?|ions?)", "infiltrates"),
-    Finding("lung_opacity", "airspace disease", r"air-? ?space (?:disease|process|opacit(?:y|ies))", sided=True),
+    Finding("lung_opacity", "airspace disease", r"air-? ?space (?:disease|process|opacit(?:y|ies))"),
     Finding(
         "lung_opacity",
         "lung opacity",
