@@ -9,7 +9,7 @@ import typer
 
 from radpref.data.core.console import JsonOption, StudyOption
 
-app = typer.Typer(no_args_is_help=True, help="Train the downstream grid and write the report.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("run")

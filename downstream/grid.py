@@ -140,11 +140,7 @@ def _outcomes(jobs: Sequence[Job], n_workers: int) -> Iterator[tuple[Job, Outcom
 
 
 def run_grid(study: Study, *, tasks: Sequence[str] | None = None, n_workers: int = 1) -> GridResult:
-    """Train every cell that is not there yet, compare, store the run; returns its result.
-
-    Raises:
-        InvalidInput, NotFound, Conflict: see `plan_grid` and `downstream.tasks`.
-    """
+    """Train every cell that is not there yet, compare, store the run; returns its result."""
     settings = study.config.downstream
     wanted = [task for task in settings.tasks if tasks is None or task.name in tasks]
     names = [task.name for task in wanted]

@@ -41,10 +41,8 @@ def balanced_subset(
 ) -> dict[str, Indices]:
     """Rows of each arm's pool, sorted: as many in every arm, and of each class as `class_shares` says.
 
-    Rows of a class are a prefix of one seeded order. Where a pool holds too few of a class, others take their places.
-
-    Raises:
-        InvalidInput: a pool is more than 10 % too small.
+    Rows of a class are a prefix of one seeded order. Where a pool holds too few of a class, others take their places;
+    `synthetic_subset` refuses a pool that is too small in all.
     """
     sizes = {arm: len(labels) for arm, labels in pools.items()}
     n = len(synthetic_subset(sizes, n_wanted, task, rng))

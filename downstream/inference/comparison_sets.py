@@ -31,13 +31,11 @@ Pictures = tuple[tuple[str, npt.NDArray[np.uint8]], ...]
 """(arm, picture) of each image of a set, equal seeds side by side."""
 
 _SETS = """
-SELECT s.set_id, s.condition_id, c.mode, c.text, r.config
+SELECT s.set_id, s.condition_id, c.mode, c.text, r.config,
+  (SELECT json_group_array(json_array(slot, arm, seed, image_sha))
+   FROM (SELECT * FROM set_images i WHERE i.set_id = s.set_id ORDER BY slot)) AS images
 FROM image_sets s JOIN conditions c USING (condition_id) JOIN runs r USING (run_id)
 WHERE s.purpose = 'comparison' AND r.status = 'done' ORDER BY r.started_at, s.run_id, s.ordinal
-"""
-_IMAGES = """
-SELECT i.set_id, i.slot, i.arm, i.seed, i.image_sha FROM set_images i JOIN image_sets s USING (set_id)
-WHERE s.purpose = 'comparison' ORDER BY i.set_id, i.slot
 """
 _COUNTED = """
 SELECT p.presentation_id, p.set_id, p.rater_id, r.username, r.kind FROM counted_presentations p
@@ -181,13 +179,10 @@ def _pictures(study: Study, about: ComparisonSet) -> Pictures:
 
 def _sets(db: StudyDatabase) -> dict[str, ComparisonSet]:
     """Sets of finished runs by their id, in the order of the runs."""
-    images: dict[str, list[SetImage]] = defaultdict(list)
-    for row in db.rows(_IMAGES):
-        images[row["set_id"]].append(SetImage(row["slot"], row["arm"], row["seed"], row["image_sha"]))
     found = {}
     for row in db.rows(_SETS):
         arms = tuple((str(arm), str(identity)) for arm, identity in json.loads(row["config"])["arms"])
-        own = tuple(images[row["set_id"]])
+        own = tuple(SetImage(*image) for image in json.loads(row["images"]))
         found[str(row["set_id"])] = ComparisonSet(row["condition_id"], row["mode"], row["text"], arms, own)
     return found
 

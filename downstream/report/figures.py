@@ -1,7 +1,4 @@
-"""Figures of the report as SVG text: score distributions, alignment curves, downstream values, forest, power, samples.
-
-Pure functions from data to SVG (matplotlib, Agg, no global state).
-"""
+"""Figures of the report as SVG text: score distributions, alignment curves, downstream values, power, samples."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tables of the downstream grid: cells, comparisons with their verdicts, power, the published figures beside.
-
-Pure functions of a grid's result (`radpref.downstream.inference.grid_result`).
-"""
+"""Tables of the downstream grid: cells, comparisons with their verdicts, power, the published figures beside."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Charts of the reader comparison: gains and win rates with intervals, shares of pairs won, example sets.
-
-Pure functions of `radpref.downstream.inference.reader_comparison`'s result.
-"""
+"""Charts of the reader comparison: gains and win rates with intervals, shares of pairs won, example sets."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tables of scores, agreement, runs and nested results.
-
-Pure functions of the evidence's parts.
-"""
+"""Tables of scores, agreement, runs and nested results."""
 
 from __future__ import annotations
 

@@ -26,38 +26,22 @@ from radpref.data.core.console import JsonOption, StudyOption, emit
 from radpref.data.core.errors import InvalidInput, RadprefError
 from radpref.data.core.files import system_error
 
-EPILOG = (
-    "The loop: study new, data import, generate sets, annotate serve, align pairs, align train, align evaluate, "
-    "generate pool, downstream run, downstream report. See docs/tutorial.md."
-)
-
 app = typer.Typer(
-    name="radpref",
-    help="Radiologist preferences for synthetic chest X-rays: sample sets, score them blinded, "
-    "align the generator, prove it downstream.",
-    epilog=EPILOG,
+    epilog="The loop: study new, data import, generate sets, annotate serve, align pairs, align train, align evaluate, "
+    "generate pool, downstream run, downstream report. See docs/tutorial.md.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(radpref.data.cli.study_app, name="study", help="Make, show, verify, back up and export a study.")
-app.add_typer(
-    radpref.data.cli.data_app, name="data", help="Import real (or phantom) images with labels, masks and reports."
-)
-app.add_typer(
-    radpref.generation.cli.app, name="generate", help="Train the generator; sample sets and pools; measure fidelity."
-)
-app.add_typer(
-    radpref.annotate_app.cli.app,
-    name="annotate",
-    help="Serve the reading room, manage raters, measure agreement, simulate raters.",
-)
-app.add_typer(radpref.alignment.cli.app, name="align", help="Scores to pairs, Diffusion-DPO, held-out evaluation.")
-app.add_typer(
-    radpref.downstream.cli.app,
-    name="downstream",
-    help="Train classifiers and segmenters on real and augmented data; report.",
-)
+for _name, _room, _help in (
+    ("study", radpref.data.cli.study_app, "Make, show, verify, back up and export a study."),
+    ("data", radpref.data.cli.data_app, "Import real (or phantom) images with labels, masks and reports."),
+    ("generate", radpref.generation.cli.app, "Train the generator; sample sets and pools; measure fidelity."),
+    ("annotate", radpref.annotate_app.cli.app, "Serve the reading room, manage raters, measure agreement, simulate."),
+    ("align", radpref.alignment.cli.app, "Scores to pairs, Diffusion-DPO, held-out evaluation."),
+    ("downstream", radpref.downstream.cli.app, "Train classifiers and segmenters on real and augmented data; report."),
+):
+    app.add_typer(_room, name=_name, help=_help)
 round_app = typer.Typer(
     help="One full round of the loop; stops where people must score and resumes after.", no_args_is_help=True
 )
@@ -76,7 +60,7 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Sample sets of synthetic chest X-rays, score them blinded, align the generator, prove it downstream."""
+    """Radiologist preferences for synthetic chest X-rays: sample sets, score blinded, align, prove it downstream."""
 
 
 radpref.annotate_app.cli.app.command("simulate")(radpref.alignment.cli.simulate)
