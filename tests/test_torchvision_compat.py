@@ -23,7 +23,7 @@ from tests.support import ROOT
         ("", None, False),
     ],
 )
-def test_only_a_cuda_build_beside_cpu_torch_is_mended(version: str, cuda: str | None, expected: bool) -> None:
+def test_only_a_cuda_build_beside_cpu_torch_is_repaired(version: str, cuda: str | None, expected: bool) -> None:
     assert is_mismatched(version, cuda) is expected
 
 

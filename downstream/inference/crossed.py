@@ -26,7 +26,7 @@ from radpref.downstream.inference.power import CONFIDENCE, noncentrality
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 MIN_RESIDUAL = 1e-4
-"""Smallest residual variance, as a share of all variance: raters who agree wholly leave none."""
+"""Smallest residual variance, as a share of all variance: raters who agree completely leave none."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _optimise(sums: _Sums, scale: float | None) -> Float:
 
 
 def fit_crossed(y: Float, raters: Index, conditions: Index) -> Crossed | None:
-    """REML fit; None where nothing varies, so that there is no error to speak of.
+    """REML fit; None where nothing varies, so that there is no standard error.
 
     raters, conditions: number of the rater and of the condition of each value, counted from 0.
     """

@@ -4,8 +4,8 @@ Input: comparison sets with their readings. Output: :class:`ReaderComparison` fo
 second arm per mode and criterion with intervals and verdicts, flags, what the design could have found. People and
 simulated raters are never mixed.
 
-Rules, fixed before any study: the gain in score over all modes is the primary figure, the modes stand behind it as a
-family of their own (Holm); P is two-sided; fewer than `MIN_RATERS` raters or `MIN_CONDITIONS` conditions never
+Rules, fixed before any study: the gain in score over all modes is the primary figure, the modes behind it are a
+family apart (Holm); P is two-sided; fewer than `MIN_RATERS` raters or `MIN_CONDITIONS` conditions never
 conclude; "no difference shown" needs 80 % power for `RELEVANT_GAIN`.
 """
 

@@ -1,6 +1,6 @@
 """Tests of "a is better than b" over paired seeds, their corrections, effect sizes and verdicts (paper, pipeline 7).
 
-Pure functions on arrays with one value per seed. One-tailed P values as the study has them stand beside two-sided
+Pure functions on arrays with one value per seed. One-tailed P values as the study has them are beside two-sided
 confidence intervals, so that "worse" can be seen. n < 2 is refused, n = 2 is flagged.
 """
 

@@ -1,4 +1,4 @@
-"""The figures of the study that defines the method, with where they stand and why they must be read with care.
+"""The figures of the study that defines the method, and why they must be read with care.
 
 Source: the study's results section (real only against best augmented); its hypotheses H1 to H3 and its statistics.
 """
@@ -60,5 +60,5 @@ CAVEATS: tuple[str, ...] = (
     "equal 191,027 training frontals + 202, about the number of frontals in the validation set used for test.",
     "Its public scripts score each set by one rater only, so agreement cannot be measured, and weight the two DPO "
     "terms by score, which breaks the pairwise contrast.",
-    "Other data, other networks, other sizes: the columns stand beside each other for orientation, not for comparison.",
+    "Other data, other networks, other sizes: the columns are side by side for orientation, not for comparison.",
 )

@@ -157,7 +157,7 @@ def result_table(part: ArmsRead, name: str) -> Table:
     notes = (
         "Gain: mean score of the second arm minus the first, 0 to 5. Win rate: of all pairs of one image of each arm "
         "in a set, as each rater scored them; a tie is half a win. Intervals are for other raters and conditions.",
-        "Primary: all modes together. The modes are a family of their own (Holm); single criteria are not tested. "
+        "Primary: all modes together. The modes are a separate family (Holm); single criteria are not tested. "
         f"P is two-sided. Fewer than {MIN_RATERS} raters or {MIN_CONDITIONS} sets get no interval and no conclusion; "
         f"no difference shown needs 80 % power for {RELEVANT_GAIN:g} points.",
     )

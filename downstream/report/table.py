@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Table:
-    """A table: ``shown`` are the HTML cells, ``rows`` the CSV content, ``text_columns`` how many stand at the left."""
+    """A table: ``shown`` are the HTML cells, ``rows`` the CSV content, the first ``text_columns`` columns hold text."""
 
     name: str
     caption: str

@@ -1,4 +1,4 @@
-"""Mends torchvision where its compiled operators do not load beside the installed torch.
+"""Repairs torchvision where its compiled operators do not load beside the installed torch.
 
 A CUDA build of torchvision beside a CPU build of torch fails on import with ``operator torchvision::nms does not
 exist``, which then breaks open_clip, segmentation-models-pytorch, torchmetrics and peft. ``install()`` puts a finder
@@ -55,7 +55,7 @@ def declare_missing_operators() -> list[str]:
 
 
 class _TorchvisionFinder(MetaPathFinder):
-    """Sees the first import of torchvision, mends what is needed, and steps aside."""
+    """Sees the first import of torchvision, declares what is missing, and steps aside."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
