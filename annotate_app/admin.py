@@ -129,10 +129,9 @@ def seconds_per_set(study: Study, rater_id: int) -> float | None:
 
 
 def _report_folder(study: Study) -> Path | None:
-    if not study.reports.is_dir():
-        return None
-    found = [path.parent for path in study.reports.glob("*/index.html")]
-    return max(found, key=lambda path: ((path / "index.html").stat().st_mtime, path.name), default=None)
+    pages = study.reports.glob("*/index.html")
+    newest = max(pages, key=lambda page: (page.stat().st_mtime, page.parent.name), default=None)
+    return newest and newest.parent
 
 
 def latest_report(study: Study) -> Path:

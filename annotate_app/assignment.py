@@ -74,10 +74,8 @@ def scored_sets(study: Study, presentations: list[Presentation]) -> list[Present
 
 def group_of(study: Study, presentations: list[Presentation], token: str) -> list[Presentation]:
     """The presentations among which a set is counted: its training attempt, or everything but training."""
-    for attempt in training_attempts(presentations):
-        if any(presentation.token == token for presentation in attempt):
-            return attempt
-    return scored_sets(study, presentations)
+    of_training = (one for one in training_attempts(presentations) if any(shown.token == token for shown in one))
+    return next(of_training, None) or scored_sets(study, presentations)
 
 
 def current_worklist(study: Study, rater_id: int) -> Worklist:
@@ -128,20 +126,14 @@ def next_open(study: Study, group: list[Presentation], after: int = -1) -> Prese
 
     Repeats that come too soon are passed over.
     """
-    now = datetime.now(UTC)
-    ready: dict[int, datetime] | None = None
-    later: Presentation | None = None
-    for presentation in group:
-        if presentation.done or presentation.position == after or (later is not None and presentation.position < after):
-            continue
-        if presentation.repeat_of is not None and presentation.purpose != "training":
-            ready = openings(study, group) if ready is None else ready
-            if ready.get(presentation.presentation_id, now) >= now:
-                continue
-        if presentation.position > after:
-            return presentation
-        later = presentation
-    return later
+    now, ready = datetime.now(UTC), openings(study, group)
+
+    def is_open(one: Presentation) -> bool:
+        is_repeat = one.repeat_of is not None and one.purpose != "training"
+        return not one.done and not (is_repeat and ready.get(one.presentation_id, now) >= now)
+
+    found = [one for one in group if one.position != after and is_open(one)]
+    return min(found, key=lambda one: (one.position < after, one.position), default=None)
 
 
 def in_order_of_finishing(group: list[Presentation]) -> list[Presentation]:

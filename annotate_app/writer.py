@@ -62,9 +62,14 @@ class Writer:
     def _serve(self) -> None:
         try:
             ends = False
-            while not ends and (first := self._tasks.get()) is not None:
-                batch, ends = self._batch(first)
-                self._commit(batch)
+            while not ends:
+                found = [self._tasks.get()]
+                while len(found) < MAX_BATCH and not self._tasks.empty():  # nobody is made to wait for company
+                    found.append(self._tasks.get())
+                ends = None in found
+                batch = [task for task in found if task is not None]
+                if batch:
+                    self._commit(batch)
                 for task in batch:
                     if task.error is None:
                         task.future.set_result(task.result)
@@ -72,19 +77,6 @@ class Writer:
                         task.future.set_exception(task.error)
         finally:
             self._db.close()
-
-    def _batch(self, first: _Task) -> tuple[list[_Task], bool]:
-        """``first`` and all that wait already; nobody is made to wait for company."""
-        batch = [first]
-        while len(batch) < MAX_BATCH:
-            try:
-                task = self._tasks.get_nowait()
-            except queue.Empty:
-                break
-            if task is None:
-                return batch, True
-            batch.append(task)
-        return batch, False
 
     def _commit(self, batch: list[_Task]) -> None:
         try:
