@@ -56,14 +56,15 @@ def run_sets(
     sets.n of study.toml says, or as the patients that no rating set used allow.
 
     Raises:
-        InvalidInput: a bad mix, arms other than one, or two, or too few patients for a comparison.
-        NotFound: an arm is not trained yet.
+        InvalidInput: a bad mix, arms other than one, or two, no record for a mode that is wanted, no ControlNet for
+            masks, or too few patients for a comparison.
+        NotFound: no such arm or generator, or an empty validation split.
         Conflict: the study is locked.
         StorageFull: the disk is full; the same command resumes.
     """
     settings = study.config.sets
     wanted, mix, seed = n or settings.n, tuple(mix or settings.mix), settings.seed if seed is None else seed
-    check_sets(study, wanted, mix, arms)
+    _check_sets(study, wanted, mix, arms)
     from radpref.generation.stack.adapters import arm_identity  # torch comes with it
 
     config: dict[str, Any] = {
@@ -77,7 +78,7 @@ def run_sets(
         config |= {"conditions": "unrated", "at_most": n is None}
 
     def work(run: Run) -> dict[str, Any]:
-        refuse_locked(study)
+        _refuse_locked(study)
         if len(arms) == 1:
             return _sample_sets(study, run, draw_conditions(study, wanted, mix, seed), arms, seed)
         planned = _planned(study, run) or draw_unrated(study, wanted, mix, seed, at_most=n is None)
@@ -86,31 +87,21 @@ def run_sets(
     return once(study, "sets", config, work).outcome
 
 
-def check_sets(study: Study, n: int, mix: Sequence[int], arms: Sequence[str]) -> None:
-    """Refuse sets that cannot be sampled, by what study.toml, database and disk say alone.
-
-    Raises:
-        InvalidInput: a bad mix, arms other than one, or two, no record for a mode that is wanted, or no ControlNet.
-        NotFound: no such arm or generator, or an empty validation split.
-        Conflict: the study is locked before it has any sets.
-    """
+def _check_sets(study: Study, n: int, mix: Sequence[int], arms: Sequence[str]) -> None:
+    """Refuse sets that cannot be sampled, by what study.toml, database and disk say alone; loads no torch."""
     if len(arms) not in (1, 2) or len(set(arms)) != len(arms):
         raise InvalidInput(f"--arms {','.join(arms)}: give one arm, or two different ones for a comparison")
     modes = allot_modes(n, mix)
     require_arms(study, arms)
     if not study.db.value("SELECT 1 FROM runs WHERE kind = 'sets' LIMIT 1"):  # else these may be sampled already
-        refuse_locked(study)
+        _refuse_locked(study)
     require_conditions(study, modes)
     if masked := [mode for mode, count in zip(MODES, modes, strict=True) if count and mode != "T2I"]:
         require_masks(study, f"{' and '.join(masked)} sets")
 
 
-def refuse_locked(study: Study) -> None:
-    """Say before any sampling what the database would say after it.
-
-    Raises:
-        Conflict: the study is locked or frozen.
-    """
+def _refuse_locked(study: Study) -> None:
+    """Say before any sampling what the database would say after it."""
     if (found := stage(study.db)) in ("locked", "frozen"):
         raise Conflict(
             f"the study is {found}: its sets are fixed. Sample comparison sets before the lock"

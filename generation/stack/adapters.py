@@ -1,4 +1,4 @@
-"""Adapters of an arm: a LoRA on the UNet and a ControlNet of its own; attaching, saving, loading, merging.
+"""Adapters of an arm: its LoRA on the UNet and its ControlNet; attaching, saving, loading, merging.
 
 Input: a `GeneratorStack` and a folder ``models/<run_id>/`` with ``unet_lora/`` (peft layout) and, where masks were
 trained, ``controlnet/`` (diffusers layout). Output: the stack of an arm, ready to sample.
@@ -39,7 +39,7 @@ LORA_TARGETS: tuple[str, ...] = (
 )  # fmt: skip
 """Attention, feed-forward, projection, convolution and time layers."""
 MODEL_CARD = "README.md"
-"""A better model card is no other model: it does not count in an arm's identity."""
+"""A better model card does not make another model: it does not count in an arm's identity."""
 LORA_FOLDER, CONTROLNET_FOLDER = "unet_lora", "controlnet"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -47,7 +47,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 def attach_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> dict[str, nn.Parameter]:
     """Add the trainable LoRA of rank `rank`, without effect at first; {name: parameter}, sorted by name.
 
-    The down projections are drawn (Kaiming uniform, as peft does) from a generator of their own: equal for equal seeds.
+    The down projections are drawn (Kaiming uniform, as peft does) from one generator: equal for equal seeds.
 
     Raises:
         Conflict: the UNet already carries it.
@@ -105,7 +105,7 @@ def save_adapters(stack: GeneratorStack, folder: Path, *, with_controlnet: bool,
         stack.unet.save_lora_adapter(draft / LORA_FOLDER, adapter_name=ADAPTER, safe_serialization=True)
         if with_controlnet and stack.controlnet is not None:
             stack.controlnet.save_pretrained(draft / CONTROLNET_FOLDER, safe_serialization=True)
-    write_atomic(draft / "README.md", card)
+    write_atomic(draft / MODEL_CARD, card)
     shutil.rmtree(folder, ignore_errors=True)
     draft.replace(folder)
     return sha256_tree(folder)
@@ -182,11 +182,7 @@ def arm_identity(study: Study, arm: str) -> str:
 
 
 def _model_on(study: Study, arm: str, base: str) -> dict[str, Any]:
-    """The row of table ``models`` of an arm that was trained on the generator of identity `base`.
-
-    Raises:
-        InvalidInput: the arm's adapters were trained on another generator; added to this one they mean nothing.
-    """
+    """The row of table ``models`` of an arm; refused where it was trained on another generator than `base`."""
     row = find_model(study, arm)
     trained_on = study.db.value("SELECT json_extract(config, '$.base') FROM runs WHERE run_id = ?", [row["run_id"]])
     if trained_on not in (None, base):  # None: a run that did not record it

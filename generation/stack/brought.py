@@ -12,7 +12,7 @@ from pathlib import Path
 from diffusers import ControlNetModel
 
 from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.generation.stack.fitting import SUPPORTED, check_controlnet, check_parts, check_size, trained_size
+from radpref.generation.stack.fitting import SUPPORTED, brought_stack, check_controlnet, check_parts, check_size
 from radpref.generation.stack.lora import fuse_loras
 from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.stack.options import ModelOptions
@@ -70,17 +70,9 @@ def _load_directory(folder: Path, options: ModelOptions) -> GeneratorStack:
     refuse_other_families(folder)
     networks = {name: read_network(folder, name, kind, options.variant) for name, kind in NETWORKS.items()}
     schedule = part_folder(folder, "scheduler") / "scheduler_config.json"
-    positions = int(networks["text_encoder"].config.max_position_embeddings)
-    return GeneratorStack(
-        **networks,
-        controlnet=None,
-        tokenizer=read_tokenizer(folder, positions),
-        scheduler=noise_schedule(read_json(schedule), options.prediction_type, str(schedule)),
-        structures=options.structures,
-        image_size=trained_size(networks["unet"], networks["vae"], options.image_size, str(folder)),
-        unconditional="empty_prompt",
-        model_id=folder.name,
-    )
+    scheduler = noise_schedule(read_json(schedule), options.prediction_type, str(schedule))
+    tokenizer = read_tokenizer(folder, int(networks["text_encoder"].config.max_position_embeddings))
+    return brought_stack(networks, tokenizer, scheduler, options, folder, folder.name)
 
 
 def refuse_other_families(folder: Path) -> None:

@@ -193,8 +193,8 @@ def masked_rows(batch: ConditionBatch) -> Masked:
     return "all" if all(present) else "some" if any(present) else "none"
 
 
-def choose_colours(structures: Sequence[str], palette: Mapping[str, str]) -> list[tuple[int, int, int]]:
-    """(red, green, blue) of each structure, 0-255: from ``palette``, else `PALETTE`; a single structure is white.
+def choose_colours(structures: Sequence[str], palette: Mapping[str, str]) -> list[list[int]]:
+    """[red, green, blue] of each structure, 0-255: from ``palette``, else `PALETTE`; a single structure is white.
 
     Raises:
         InvalidInput: a structure has no colour or is black, which means nothing; the palette names an unknown one.
@@ -208,20 +208,14 @@ def choose_colours(structures: Sequence[str], palette: Mapping[str, str]) -> lis
         code = palette.get(name, known.get(name))
         if code is None:
             raise InvalidInput(f"structure '{name}' has no colour: set generator.palette.{name} = '#rrggbb'")
-        red, green, blue = bytes.fromhex(code.removeprefix("#"))
-        if not (red or green or blue):
+        colours.append(list(bytes.fromhex(code.removeprefix("#"))))
+        if not any(colours[-1]):
             raise InvalidInput(f"generator.palette.{name} = '{code}': black means no structure; take another colour")
-        colours.append((red, green, blue))
     return colours
 
 
-def set_hint_colours(controlnet: ControlNetModel, colours: Sequence[tuple[int, int, int]] | None) -> None:
-    """Write the colours of the structures into the ControlNet's configuration, so that copies of it keep them."""
-    controlnet.register_to_config(hint_colours=None if colours is None else [list(one) for one in colours])
-
-
 def hint_colours(controlnet: ControlNetModel) -> list[list[int]] | None:
-    """(red, green, blue) of each structure, 0-255, for a ControlNet that reads RGB; else None."""
+    """[red, green, blue] of each structure, 0-255, for a ControlNet that reads RGB; else None."""
     colours: list[list[int]] | None = controlnet.config.get("hint_colours")
     return colours
 

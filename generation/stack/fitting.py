@@ -6,27 +6,48 @@ Input: a `GeneratorStack`, or networks. Output: nothing, or `InvalidInput` that 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import DDPMScheduler
+from transformers import CLIPTokenizer
 
 from radpref.data.core.errors import InvalidInput
 from radpref.generation.stack.autoencoder import vae_factor
-from radpref.generation.stack.conditions import choose_colours, hint_colours, set_hint_colours
+from radpref.generation.stack.conditions import choose_colours, hint_colours
 from radpref.generation.stack.models import GeneratorStack
+from radpref.generation.stack.options import ModelOptions
 
 SUPPORTED = "only Stable Diffusion 1.x/2.x works"
 OTHER_INPUTS = {9: "an inpainting model", 8: "an image-editing model", 7: "an upscaler", 5: "a depth-to-image model"}
 
 
-def trained_size(unet: UNet2DConditionModel, vae: AutoencoderKL, wanted: int | None, label: str) -> int:
-    """Side of the images the UNet was trained at, pixels; ``wanted`` where it is given."""
-    if wanted is not None:
-        return wanted
-    side = unet.config.sample_size
-    if not isinstance(side, int):
-        raise InvalidInput(f"{label}: the UNet's sample_size is {side!r}; say generator.image_size in pixels")
-    return side * vae_factor(vae)
+def brought_stack(
+    networks: Mapping[str, Any],
+    tokenizer: CLIPTokenizer,
+    scheduler: DDPMScheduler,
+    options: ModelOptions,
+    configuration: Path,
+    model_id: str,
+) -> GeneratorStack:
+    """A stack of brought networks, without a ControlNet yet; its image size is the one that the UNet was trained at.
+
+    Raises:
+        InvalidInput: the UNet's `configuration` does not say the size, nor do the options.
+    """
+    size, side = options.image_size, networks["unet"].config.sample_size
+    if size is None and not isinstance(side, int):
+        raise InvalidInput(f"{configuration}: the UNet's sample_size is {side!r}; say generator.image_size in pixels")
+    return GeneratorStack(
+        **networks,
+        controlnet=None,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        structures=options.structures,
+        image_size=side * vae_factor(networks["vae"]) if size is None else size,
+        unconditional="empty_prompt",
+        model_id=model_id,
+    )
 
 
 def check_parts(stack: GeneratorStack, label: str) -> None:
@@ -106,7 +127,7 @@ def check_controlnet(
             + ("set it to 'rgb', " if reads == 3 else "")
             + f"name {reads} data.structures in the order of its channels, or take another ControlNet"
         )
-    set_hint_colours(own, colours)
+    own.register_to_config(hint_colours=colours)  # so that copies of it keep them
 
 
 def _plain(value: Any) -> Any:

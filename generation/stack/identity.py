@@ -51,8 +51,9 @@ def _digest(files: list[tuple[str, Path]], said: dict[str, Any]) -> str:
     takes_long = total >= SHOW_HASHING_FROM
     with bar("hashing the generator", total >> 20) if takes_long else nullcontext(lambda _: None) as advance:
         for name, file in files:
-            digest.update(f"{name}\n{_hashed(file, *_stamp(file))}\n".encode())
-            advance(file.stat().st_size >> 20)
+            status = file.stat()
+            digest.update(f"{name}\n{_hashed(file, status.st_size, status.st_mtime_ns)}\n".encode())
+            advance(status.st_size >> 20)
     digest.update(json.dumps(said, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -95,11 +96,6 @@ def _network_files(name: str, folder: Path, kind: Any, variant: str | None) -> l
     if missing:
         raise InvalidInput(f"{missing[0]} is missing: copy it from where the model came from")
     return [(f"{name}/{file.name}", file) for file in files]
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=256)

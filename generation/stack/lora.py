@@ -1,10 +1,9 @@
 """LoRAs of a brought generator: read in the formats diffusers converts and added into the weights of the baseline.
 
 Input: a file or folder made by diffusers' training scripts (keys ``unet.``, ``text_encoder.``), by kohya
-(``lora_unet_``, ``lora_te_``), by peft (``adapter_model.safetensors``), or here
-(``models/<run>/unet_lora``). Output: the same stack with
-changed weights and no adapter layers, so that adapters trained here sit on top and the reference of preference training
-holds the LoRA.
+(``lora_unet_``, ``lora_te_``), by peft (``adapter_model.safetensors``), or here (``models/<run>/unet_lora``). Output:
+the same stack with changed weights and no adapter layers, so that adapters trained here sit on top and the reference of
+preference training holds the LoRA.
 """
 
 from __future__ import annotations
@@ -158,11 +157,7 @@ def _flattened(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fuse(stack: GeneratorStack) -> None:
-    """Add the adapter layers into the weights and take them out.
-
-    Raises:
-        InvalidInput: the sum is not finite.
-    """
+    """Add the adapter layers into the weights and take them out."""
     from diffusers.loaders.lora_base import fuse_text_encoder_lora
     from diffusers.utils import recurse_remove_peft_layers
 

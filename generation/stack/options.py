@@ -34,16 +34,12 @@ class ModelOptions:
 
 def options_of(settings: GeneratorConfig, structures: tuple[str, ...], root: Path) -> ModelOptions:
     """The options of a study whose folder is ``root``: paths are relative to it."""
+    same = ("unconditional", "hint", "palette", "prediction_type", "image_size", "variant")
     return ModelOptions(
+        **{name: getattr(settings, name) for name in same},
         structures=structures,
         controlnet=resolved(settings.controlnet, root) if settings.controlnet else None,
         lora=tuple(resolved(name, root) for name in settings.lora),
-        unconditional=settings.unconditional,
-        hint=settings.hint,
-        palette=dict(settings.palette),
-        prediction_type=settings.prediction_type,
-        image_size=settings.image_size,
-        variant=settings.variant,
         config=resolved(settings.config, root) if settings.config else None,
     )
 

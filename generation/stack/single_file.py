@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import safe_open
 
 from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.generation.stack.fitting import SUPPORTED, trained_size
+from radpref.generation.stack.fitting import SUPPORTED, brought_stack
 from radpref.generation.stack.models import GeneratorStack
 from radpref.generation.stack.parts import (
     NETWORKS,
@@ -56,7 +56,7 @@ def inspect_file(path: Path) -> FileFacts:
     """Find out what a safetensors file is from its keys, without reading weights.
 
     Raises:
-        InvalidInput: it is no safetensors, another family, or not a whole model; says what it is.
+        InvalidInput: it is not a safetensors file, another family, or not a whole model; says what it is.
     """
     if path.suffix in PICKLES:
         raise InvalidInput(f"{path} is pickled, which runs code: {TO_SAFETENSORS}")
@@ -109,16 +109,7 @@ def load_single_file(path: Path, options: ModelOptions) -> GeneratorStack:
     else:
         tokenizer = clip_tokenizer(PADDING[facts.family])
     networks = _read_networks(path, folder, tokenizer, scheduler)
-    return GeneratorStack(
-        **networks,
-        controlnet=None,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        structures=options.structures,
-        image_size=trained_size(networks["unet"], networks["vae"], options.image_size, str(folder)),
-        unconditional="empty_prompt",
-        model_id=path.stem,
-    )
+    return brought_stack(networks, tokenizer, scheduler, options, folder, path.stem)
 
 
 def _prediction_type(path: Path, facts: FileFacts, options: ModelOptions) -> str:
@@ -137,11 +128,7 @@ def _prediction_type(path: Path, facts: FileFacts, options: ModelOptions) -> str
 
 
 def _read_networks(path: Path, folder: Path, tokenizer: Any, scheduler: Any) -> dict[str, Any]:
-    """The converted networks, float32.
-
-    Raises:
-        InvalidInput: the weights do not fit the configuration, or some are missing.
-    """
+    """The converted networks, float32."""
     from diffusers import StableDiffusionPipeline
 
     with refusing(f"{path} does not fit the configuration in {folder}", "give its own as generator.config"):

@@ -60,11 +60,7 @@ def has_mask_stage(settings: TrainConfig, *, masks: bool) -> bool:
 
 
 def _require_validation(study: Study) -> None:
-    """Refuse ``keep = "best"`` where a stage's losses would not be of what it trains: they would rank nothing of it.
-
-    Raises:
-        InvalidInput: no validation image has a caption (text steps) or a mask (mask steps).
-    """
+    """Refuse ``keep = "best"`` where no validation image has what a stage trains: its losses would rank nothing."""
     settings, masks = study.config.train, has_masks(study, "train")
     needs = (
         (has_text_stage(settings), has_captions, "text", "caption", "write captions with `radpref data caption`"),
@@ -98,7 +94,7 @@ def check_fresh_size(size: int) -> None:
     """Refuse an image size that the halvings of a fresh model do not divide, pixels.
 
     Raises:
-        InvalidInput: it is no multiple of `FRESH_MULTIPLE`.
+        InvalidInput: it is not a multiple of `FRESH_MULTIPLE`.
     """
     if size % FRESH_MULTIPLE:
         raise InvalidInput(

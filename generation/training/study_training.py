@@ -199,7 +199,13 @@ def _train_stages(
             stack.controlnet = grow_controlnet(stack, settings.seed + 5)
         stage("masks", settings.control_steps, recipe.masks, settings.seed + 2)
     if settings.decoder_steps and compute.is_main:
-        _refine(stack, corpus, latents.latents, folder / "decoder", settings)
+        shape = _vae_settings(settings, DECODER_RATE)
+        shape = replace(shape, loop=replace(shape.loop, warmup_steps=20))
+        own = latents.latents[: len(corpus)]  # of the images as they are; augmented ones come after
+        budget = Budget(settings.decoder_steps)
+        stack.vae = refine_decoder(
+            stack.vae, own, corpus.images, folder / "decoder", budget, shape, settings.seed + 3, ADVERSARIAL_WEIGHT
+        )
         result["autoencoder_refined"] = reconstruction_report(stack.vae, _vae_validation(study, large))
     return result | {
         "n_images": len(corpus),
@@ -217,7 +223,7 @@ def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Pa
     finished = folder / "vae" / "result.safetensors"
     if compute.is_main:
         validation = _vae_validation(study, stack_is_large(stack))
-        result["autoencoder_before"] = reconstruction_report(stack.vae, validation)
+        before = after = reconstruction_report(stack.vae, validation)
         if settings.vae_steps:
             vae_settings = _vae_settings(settings, FRESH_VAE_RATE if settings.start == FRESH else VAE_RATE)
             scale = float(stack.vae.config.scaling_factor)
@@ -234,11 +240,8 @@ def _autoencoder(study: Study, stack: GeneratorStack, corpus: Corpus, folder: Pa
             if compute.world > 1:
                 weights = {name: value.contiguous() for name, value in stack.vae.state_dict().items()}
                 save_file(weights, finished)
-        result["autoencoder_after"] = (
-            reconstruction_report(stack.vae.eval().requires_grad_(False), validation)
-            if settings.vae_steps
-            else result["autoencoder_before"]
-        )
+            after = reconstruction_report(stack.vae.eval().requires_grad_(False), validation)
+        result = {"autoencoder_before": before, "autoencoder_after": after}
     compute.wait()
     if settings.vae_steps and not compute.is_main:
         stack.vae.load_state_dict(load_file(finished))
@@ -257,17 +260,6 @@ def _vae_validation(study: Study, large: bool) -> np.ndarray:
     """Images, uint8 (N, H, W), on which autoencoders are measured."""
     records = record_conditions(study, "val") or training_records(study)
     return read_images(study, spread(records, 8 if large else VAE_VALIDATION_IMAGES))
-
-
-def _refine(stack: GeneratorStack, corpus: Corpus, latents: np.ndarray, folder: Path, settings: TrainConfig) -> None:
-    """The decoder against a patch discriminator, on the images as they are (the first ``len(corpus)`` latents)."""
-    shape = _vae_settings(settings, DECODER_RATE)
-    shape = replace(shape, loop=replace(shape.loop, warmup_steps=20))
-    budget = Budget(settings.decoder_steps)
-    own = latents[: len(corpus)]
-    stack.vae = refine_decoder(
-        stack.vae, own, corpus.images, folder, budget, shape, settings.seed + 3, ADVERSARIAL_WEIGHT
-    )
 
 
 def _validation(

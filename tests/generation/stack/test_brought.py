@@ -230,8 +230,8 @@ def test_three_structures_are_channels_unless_rgb_is_said(folders: dict[str, Pat
 
 
 def test_colours_need_a_palette_for_unknown_structures() -> None:
-    assert choose_colours(["nodule"], {}) == [(255, 255, 255)]
-    assert choose_colours(["lungs", "nodule"], {"nodule": "#010203"}) == [(0, 0, 255), (1, 2, 3)]
+    assert choose_colours(["nodule"], {}) == [[255, 255, 255]]
+    assert choose_colours(["lungs", "nodule"], {"nodule": "#010203"}) == [[0, 0, 255], [1, 2, 3]]
     with refuses(InvalidInput, "generator.palette.nodule", "nodule"):
         choose_colours(["lungs", "nodule"], {})
     with refuses(InvalidInput, "generator.palette.heart", "#000000"):
@@ -344,7 +344,7 @@ def test_parts_of_different_models_are_refused(folders: dict[str, Path], tmp_pat
     )
     assert "Stable Diffusion XL" in _refused(xl)
     assert "image_size" in _refused(variant("sizes", sample_size=(8, 8)))
-    assert "no multiple" in _refused(folders["sd1"], ModelOptions(image_size=34))
+    assert "image_size = 34" in _refused(folders["sd1"], ModelOptions(image_size=34))
     _edit(tmp_path / "classes" / "vae" / "config.json", _class_name="AutoencoderTiny")
     assert "AutoencoderTiny, not a AutoencoderKL" in _refused(tmp_path / "classes")
 
