@@ -51,7 +51,7 @@ def training_request(
     n_steps: int | None = None,
     device: str = "auto",
 ) -> TrainingRequest:
-    """What is asked for, or why it cannot begin.
+    """What is to be trained, or why it cannot begin.
 
     Args:
         kind: "finetune" for an arm called finetuned, else "align", where it is not given.
@@ -107,7 +107,7 @@ def check_evaluation(
     require_arms(study, arms or trained_arms(study))
     card_path(network_path(study, judge))
     if not study.db.value("SELECT 1 FROM runs WHERE kind = 'evaluate' AND status = 'done' LIMIT 1"):
-        require_unrated(study)  # else it may be that one which is asked for again
+        require_unrated(study)  # otherwise a finished one may be meant
 
 
 def trained_arms(study: Study) -> list[str]:

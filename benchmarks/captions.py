@@ -32,7 +32,7 @@ CODED_NORMAL = ["normal"]
 
 @dataclass(frozen=True)
 class Report:
-    """The text as a report of a study stands, section by section, and the headings that people gave it."""
+    """The text, section by section as a study keeps reports, and the headings that people gave it."""
 
     text: str
     headings: list[str]
@@ -54,10 +54,10 @@ def read_reports(archive: Path, n: int | None) -> Iterator[Report]:
     """The first ``n`` reports of OpenI's archive.
 
     Raises:
-        NotFound: no such file. InvalidInput: no archive of XML reports.
+        NotFound: no such file. InvalidInput: not an archive of XML reports.
     """
     if not archive.is_file():
-        raise NotFound(f"{archive} is no file: name OpenI's archive of reports (NLMCXR_reports.tgz)")
+        raise NotFound(f"{archive} is not a file: name OpenI's archive of reports (NLMCXR_reports.tgz)")
     try:
         with tarfile.open(archive) as files:
             names = sorted((m for m in files.getmembers() if m.name.endswith(".xml")), key=lambda m: m.name)[:n]
@@ -66,7 +66,7 @@ def read_reports(archive: Path, n: int | None) -> Iterator[Report]:
                 assert content is not None  # a regular file
                 yield _report(ElementTree.fromstring(content.read()))
     except (tarfile.TarError, ElementTree.ParseError, EOFError) as error:
-        raise InvalidInput(f"{archive} is no archive of XML reports; get NLMCXR_reports.tgz again") from error
+        raise InvalidInput(f"{archive} is not an archive of XML reports; get NLMCXR_reports.tgz again") from error
 
 
 def _report(root: ElementTree.Element) -> Report:

@@ -57,7 +57,7 @@ SIZES = {
 
 
 def drawn(seed: int, sides: tuple[int, int]) -> Any:
-    """A smooth picture of its own for every seed: a PIL image, mode L."""
+    """A smooth picture, another for every seed: a PIL image, mode L."""
     from PIL import Image
 
     coarse = np.random.default_rng(seed).integers(0, 256, (24, 20), dtype=np.uint8)
@@ -169,7 +169,7 @@ def timed(action: Callable[[], int]) -> tuple[float, float]:
 
 
 def speed_rows(reader: str, name: str, tree: Path, work: Path) -> list[dict[str, Any]]:
-    """Each way once, in a study of its own, then the peer."""
+    """Each way once, in a separate study, then the peer."""
     rows: list[dict[str, Any]] = []
     alone = 0.0
     for way, (workers, processes) in WAYS.items():

@@ -15,101 +15,36 @@ import random
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 # What Chromium sends with a fetch of the page; servers pay for parsing it.
-BROWSER = (
-    'Connection: keep-alive\r\nsec-ch-ua-platform: "Linux"\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)'
-    ' AppleWebKit/537.36 (KHTML, like Gecko) Chrome/139.0.0.0 Safari/537.36\r\nsec-ch-ua: "Chromium";v="139",'
-    ' "Not;A=Brand";v="99"\r\nsec-ch-ua-mobile: ?0\r\nAccept: */*\r\nSec-Fetch-Site: same-origin\r\n'
-    "Sec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
-    "Accept-Language: en-GB,en;q=0.9\r\n"
-)
+BROWSER = {
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/139.0.0.0"
+    " Safari/537.36",
+    "sec-ch-ua": '"Chromium";v="139", "Not;A=Brand";v="99"',
+    "sec-ch-ua-mobile": "?0",
+    "sec-ch-ua-platform": '"Linux"',
+    "Sec-Fetch-Site": "same-origin",
+    "Sec-Fetch-Mode": "cors",
+    "Sec-Fetch-Dest": "empty",
+    "Accept-Encoding": "gzip, deflate, br, zstd",
+    "Accept-Language": "en-GB,en;q=0.9",
+}
 ANSWER_WITHIN_S = 30.0
 RETRY_S = 0.2
-GONE = (OSError, asyncio.IncompleteReadError, TimeoutError)
 
 
-class Connection:
-    """One keep-alive HTTP/1.1 connection."""
-
-    def __init__(self, port: int, cookie: str) -> None:
-        self._port = port
-        self._fixed = (
-            f"Host: 127.0.0.1:{port}\r\n{BROWSER}Referer: http://127.0.0.1:{port}/read/\r\nCookie: {cookie}\r\n"
-        )
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-        return self._streams
-
-    def drop(self) -> None:
-        """Close; the next request opens a new connection."""
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
-
-    async def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, dict[str, str]]:
-        reader, writer = await self._open()
-        head = f"{method} {path} HTTP/1.1\r\n{self._fixed}"
-        if body is not None:
-            head += f"Origin: http://127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
-            head += f"Content-Length: {len(body)}\r\n"
-        writer.write(f"{head}\r\n".encode() + (body or b""))
-        status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        fields = dict(line.lower().split(": ", 1) for line in lines if line)
-        return int(status.split(" ")[1]), fields
-
-    async def request(self, method: str, path: str, content: Any = None) -> tuple[int, bytes]:
-        """Status and body of one request.
-
-        Raises:
-            ConnectionError, TimeoutError, asyncio.IncompleteReadError: the server went away.
-        """
-        body = None if content is None else json.dumps(content, separators=(",", ":")).encode()
-        reused = self._streams is not None
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                try:
-                    status, fields = await self._send(method, path, body)
-                except GONE:
-                    if not reused:
-                        raise
-                    self.drop()  # the server closed an idle connection: browsers open another one
-                    status, fields = await self._send(method, path, body)
-                reader = (await self._open())[0]
-                if fields.get("transfer-encoding") == "chunked":
-                    return status, b"".join([chunk async for chunk in _chunks(reader)])
-                answer = await reader.readexactly(int(fields.get("content-length", "0")))
-        except BaseException:
-            self.drop()
-            raise
-        if fields.get("connection") == "close":
-            self.drop()
-        return status, answer
-
-    async def frames(self, path: str) -> AsyncIterator[dict[str, Any]]:
-        """The data frames of a stream of server-sent events."""
-        await self._send("GET", path, None)
-        reader, rest = (await self._open())[0], b""
-        async for chunk in _chunks(reader):
-            *whole, rest = (rest + chunk).split(b"\n\n")
-            for frame in whole:
-                if frame.startswith(b"data: "):
-                    yield json.loads(frame[6:])
-
-
-async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while size := int(await reader.readuntil(b"\r\n"), 16):
-        yield (await reader.readexactly(size + 2))[:-2]
-    await reader.readuntil(b"\r\n")
+def browser(port: int, cookie: str) -> httpx.AsyncClient:
+    """One keep-alive connection, as a browser on the scoring page has it."""
+    origin = f"http://127.0.0.1:{port}"
+    headers = BROWSER | {"Referer": f"{origin}/read/", "Origin": origin, "Cookie": cookie}
+    limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
+    return httpx.AsyncClient(base_url=origin, headers=headers, timeout=ANSWER_WITHIN_S, limits=limits, trust_env=False)
 
 
 @dataclass
@@ -138,7 +73,7 @@ class Rater:
     """One rater at their pace. ``resend``: hold on to what is not acknowledged, as the page's outbox does."""
 
     def __init__(self, job: dict[str, Any], cookie: str, seed: int, tally: Tally) -> None:
-        self.connection = Connection(int(job["port"]), cookie)
+        self.connection = browser(job["port"], cookie)
         self.job, self.tally, self.random, self.tab = job, tally, random.Random(seed), str(uuid.uuid4())
         self.resend = bool(job.get("resend"))
         self.ready: list[dict[str, Any]] = []
@@ -157,19 +92,19 @@ class Rater:
         started, cut_off = time.perf_counter(), False
         while True:
             try:
-                status, answer = await self.connection.request(method, path, content)
-            except GONE:
+                answer = await self.connection.request(method, path, json=content)
+            except httpx.TransportError:
                 if not self.resend:
                     raise
                 cut_off = True
             else:
-                if status == 200:
+                if answer.status_code == 200:
                     times.append((time.perf_counter() - started) * 1000)
                     self.tally.n_resent += cut_off and content is not None
-                    return answer
-                self.tally.n_logins_lost += status == 401
-                if status < 500 or not self.resend:
-                    raise RuntimeError(f"{method} {path}: {status} {answer[:200]!r}")
+                    return answer.content
+                self.tally.n_logins_lost += answer.status_code == 401
+                if answer.status_code < 500 or not self.resend:
+                    raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text[:200]!r}")
             await asyncio.sleep(RETRY_S)
 
     async def get(self, path: str) -> bytes:
@@ -251,7 +186,7 @@ class Rater:
     async def gradio(self, end: float) -> None:
         """Change a radio every now and then: join the queue, read the stream until the event is through."""
         session, radios = uuid.uuid4().hex[:11], self.job["radios"]
-        stream = Connection(int(self.job["port"]), "")
+        stream = browser(self.job["port"], "")
         while True:
             await self.think()
             if self.over(end):
@@ -259,14 +194,14 @@ class Rater:
             index, trigger = self.random.choice(radios)
             body = {"data": [self.random.randint(0, 5)], "event_data": None, "fn_index": index, "trigger_id": trigger}
             started = time.perf_counter()
-            await self.connection.request(
-                "POST", "/gradio_api/queue/join?__theme=system", {**body, "session_hash": session}
-            )
+            join = "/gradio_api/queue/join?__theme=system"
+            await self.connection.post(join, json={**body, "session_hash": session})
             done = False
-            async for frame in stream.frames(f"/gradio_api/queue/data?session_hash={session}"):
-                if frame["msg"] == "process_completed":
-                    self.tally.ack_ms.append((time.perf_counter() - started) * 1000)
-                    done = bool(frame["success"])
+            async with stream.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as answer:
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: ") and (frame := json.loads(line[6:]))["msg"] == "process_completed":
+                        self.tally.ack_ms.append((time.perf_counter() - started) * 1000)
+                        done = bool(frame["success"])
             if not done:
                 raise RuntimeError("Gradio: the event failed")
             self.tally.n_scores += 1
@@ -292,7 +227,7 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(rater.random.uniform(0, job["pace_s"][1]))  # people do not start together
         try:
             await work(rater, end)
-        except (RuntimeError, *GONE) as error:
+        except (RuntimeError, httpx.TransportError) as error:
             tally.note(f"{type(error).__name__}: {error}")
 
     await asyncio.gather(*(one(rater) for rater in raters))

@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.memory --size sd --json      # about 12 GB, minutes
 
 Two steps (`--size sd`: one) of `radpref generate train` and their checkpoint on random images of the model's size, each
-way in a process of its own: the peak is that process's resident memory above the loaded model. Activations are counted:
+way in a separate process: the peak is that process's resident memory above the loaded model. Activations are counted:
 the bytes of all tensors that autograd holds at once, weights left out. Parts (`train.accumulation`) and
 `train.checkpointing` give the same step with less of them. `--size sd` is the study's recipe on a model of Stable
 Diffusion 2.1's size with random weights: a new ControlNet on a frozen UNet, 256 px, checkpointing, parts of one image,
@@ -194,7 +194,7 @@ def weight_rows() -> list[dict[str, Any]]:
 
 
 def run(size: str) -> list[dict[str, Any]]:
-    """All rows of a size, each way in a process of its own."""
+    """All rows of a size, each way in a separate process."""
     rows, scale = [], SIZES[size]
     for way in track(scale.ways, f"ways to train, {size}", len(scale.ways)):
         command = [sys.executable, "-m", "benchmarks.memory", "--size", size, PART, way]

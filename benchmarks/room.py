@@ -1,7 +1,7 @@
 """A study with many logged-in raters, and the real server process over it; for the benchmarks of the reading room.
 
 Input: a folder. Output: a study of random images, one session cookie per rater, and ``radpref annotate serve`` as a
-process of its own whose CPU time and memory can be read.
+separate process whose CPU time and memory can be read.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def serving(study: Path, *options: str) -> Iterator[Server]:
 
 
 def run_client(job: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """Start the load generator (:mod:`benchmarks.load`) in a process of its own; give its job by stdin."""
+    """Start the load generator (:mod:`benchmarks.load`) in a separate process; give its job by stdin."""
     client = subprocess.Popen([sys.executable, "-m", "benchmarks.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert client.stdin is not None
     client.stdin.write(json.dumps(job).encode())

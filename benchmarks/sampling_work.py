@@ -136,7 +136,7 @@ def matrix_speed(device: str, precision: str, side: int = 8192) -> float:
 def cudnn(*, benchmark: bool, tf32: bool = True) -> AbstractContextManager[Any]:
     """cuDNN's two settings for a block: trying its algorithms for each shape; TF32 in float32 convolutions.
 
-    Torch's own defaults are no trials and TF32.
+    Torch's own defaults: no trials, TF32.
     """
     return torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=tf32)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve --size tiny --json
 
-Three measurements in one run, each with a server process of its own and durable commits: score events alone; whole
+Three measurements in one run, each with its own server process and durable commits: score events alone; whole
 sets (next, images, prefetch, events, submit), everything included; and the peer: the same rows stored by an ordinary
 Gradio app, radio by radio through its queue. CPU is the server process's own, user and system. Every acknowledged
 event is looked for in the database.

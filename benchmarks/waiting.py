@@ -2,7 +2,7 @@
 
     python -m benchmarks.waiting --size full --json
 
-Each measurement is a process of its own that loads the embedded generator's UNet and trains it, forward and backward,
+Each measurement is a separate process that loads the embedded generator's UNet and trains it, forward and backward,
 on one batch; the policies take turns. "Beside another program": a second process of the same kind runs all the while.
 Targets: alone at least 0.97 of the spinning threads' speed; beside, faster than them.
 """
@@ -57,7 +57,7 @@ def environment(policy: str) -> dict[str, str]:
 
 
 def measured(policy: str, n_steps: int) -> float:
-    """Seconds of the steps in a process of its own."""
+    """Seconds of the steps in a separate process."""
     command = [sys.executable, "-m", "benchmarks.waiting", "--steps", str(n_steps)]
     done = subprocess.run(command, env=environment(policy), capture_output=True, text=True, check=True)
     return float(done.stdout)

@@ -85,13 +85,8 @@ def run_evaluate(
 ) -> dict[str, Any]:
     """Sample `n_images` of each of `n_conditions` fresh conditions from every arm, and measure them.
 
-    Both numbers default to ``align.evaluation_images`` and ``align.evaluation_conditions``.
-
-    Resumes; the same call again returns the finished evaluation as long as the arms are the same.
-
-    Raises:
-        NotFound: no trained arm, or no judge.
-        InvalidInput: bad numbers, or too few unused validation records.
+    Both numbers default to ``align.evaluation_images`` and ``align.evaluation_conditions``. Resumes; the same call
+    again returns the finished evaluation as long as the arms are the same. Errors as `check_evaluation`.
     """
     settings = study.config.align
     n_conditions = settings.evaluation_conditions if n_conditions is None else n_conditions

@@ -1,9 +1,9 @@
-"""Simulated raters: each scores what a measuring network of its own sees, with severity, noise and inattention.
+"""Simulated raters: each scores what its own measuring network sees, with severity, noise and inattention.
 
 Input: rating sets and study.toml's ``simulate`` section. Output: score events of raters of kind ``simulated`` (they
 can never log in, and are marked as simulated wherever they appear).
 
-    text   f = geometric mean over the asked attributes (finding, side) of the network's belief in [0, 1], 0.5 standing
+    text   f = geometric mean over the asked attributes (finding, side) of the network's belief in [0, 1], which is 0.5
            at the attribute's own threshold;            quality = 2.5 + 2.5 clip(logit(f) / 4, -1, 1)
     mask   d = mean Dice of the asked structures as segmented;      quality by MASK_CALIBRATION, the page's anchors
     score  = round(quality - severity + noise * N(0, 1)) clipped to 0-5;  with P = inattention: uniform 0-5
@@ -66,7 +66,7 @@ def text_belief(net: MeasureNet, images: Images, asked: Mapping[str, int]) -> Sc
     """How far images (N, H, W) show what a text asks for, as `net` sees them: (N,) in [0, 1].
 
     Probabilities of rare findings are low even where the finding is there: each is first moved on the logit scale so
-    that 0.5 stands at the threshold the network's validation chose for that attribute.
+    that 0.5 is at the threshold that validation chose for the attribute.
 
     Raises:
         InvalidInput: nothing that is asked is known to the network.
@@ -209,7 +209,6 @@ def load_raters(study: Study) -> list[tuple[SimulatedRater, MeasureNet]]:
     """Every configured rater with its network.
 
     Raises:
-        InvalidInput: study.toml names no simulated rater.
         Conflict: two raters share a network (a shared blind spot would count as agreement), or a name.
     """
     settings = configured_raters(study)
@@ -223,7 +222,7 @@ def load_raters(study: Study) -> list[tuple[SimulatedRater, MeasureNet]]:
                 f"raters '{owner[net.sha256]}' and '{one.name}' share network '{one.network}': each needs its own"
             )
         if one.name.casefold() in names:
-            raise Conflict(f"simulated rater '{one.name}' is twice in study.toml: give each a name of its own")
+            raise Conflict(f"simulated rater '{one.name}' is in study.toml twice: give each another name")
         owner[net.sha256] = one.name
         names.add(one.name.casefold())
         found.append((one, net))
@@ -236,8 +235,7 @@ def run_simulate(study: Study, *, n_sets: int | None = None) -> dict[str, Any]:
     Args:
         n_sets: each rater submits at most so many sets in this call (None: all).
 
-    Raises:
-        NotFound: there is nothing to score.
+    Errors as `check_simulation` and `load_raters`.
     """
     check_simulation(study)
     raters = load_raters(study)

@@ -57,7 +57,7 @@ LEFT JOIN records t ON t.record_id = c.text_record LEFT JOIN records m ON m.reco
 
 @dataclass(frozen=True)
 class Score:
-    """One current score, with the event it stands in, and the place among equals if the rater gave one (1 is best)."""
+    """One current score, with its event, and the place among equals if the rater gave one (1 is best)."""
 
     event_id: int
     presentation_id: int

@@ -68,11 +68,7 @@ class StoredSets:
 
 
 def read_sets(study: Study, pairs_run: str, structures: Sequence[str]) -> dict[Split, StoredSets]:
-    """Everything that a training reads of a pairs run but the images themselves; a split without sets is left out.
-
-    Raises:
-        NotFound: a set has lost an image.
-    """
+    """Everything that a training reads of a pairs run but the images themselves; a split without sets is left out."""
     rows = study.db.rows(
         "SELECT DISTINCT p.split, p.set_id, s.condition_id FROM pairs p JOIN image_sets s USING (set_id)"
         " WHERE p.run_id = ? ORDER BY p.set_id",
@@ -98,11 +94,7 @@ def read_sets(study: Study, pairs_run: str, structures: Sequence[str]) -> dict[S
 
 
 def encode_sets(study: Study, stack: GeneratorStack, stored: Mapping[Split, StoredSets]) -> dict[Split, PreferenceSets]:
-    """The sets of each split, encoded by `stack`'s VAE and text encoder; all on its device.
-
-    Raises:
-        InvalidInput: an image has another size than the generator's.
-    """
+    """The sets of each split, encoded by `stack`'s VAE and text encoder; all on its device."""
     found: dict[Split, PreferenceSets] = {}
     for split, one in stored.items():
         latents = encode_stored(study, stack, one.shas, f"encoding {split.replace('_', '-')} sets")

@@ -137,7 +137,7 @@ def implicit_accuracy(logits: Tensor, p: Tensor, weights: Tensor) -> Tensor:
 def error_shifts(errors: Tensor, reference_errors: Tensor, p: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of e - e_ref of the winners and of the losers over judged, untied pairs; NaN where there are none.
 
-    Both rise in every sound run, the loser's more: alone that is no alarm.
+    Both rise in every sound run, the loser's more: alone that is not alarming.
     """
     first, second = pair_indices(errors.shape[1])
     shift = errors - reference_errors

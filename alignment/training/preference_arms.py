@@ -41,11 +41,7 @@ def run_finetune(study: Study, *, arm: str = "finetuned", **options: Any) -> dic
 
 
 def train_preference_arm(request: TrainingRequest) -> dict[str, Any]:
-    """Train what was asked for, unless that was done before; returns the figures of the run.
-
-    Raises:
-        InvalidInput: the device is not there.
-    """
+    """Train what was asked for, unless that was done before; returns the figures of the run."""
     study, device = request.study, pick_device(request.device)
     base = generator_identity(request.generator)
     config = {

@@ -44,9 +44,7 @@ def run_proxy(
         n_steps: instead of proxy.finetune_steps.
         device: of the training; "auto" takes a CUDA device where there is one.
 
-    Raises:
-        InvalidInput: another arm, a bad number of steps, or a class that comes out short.
-        NotFound, Conflict: the proxy cannot be loaded, or has another role in this study.
+    Errors as `check_proxy` and `radpref.generation.pools.proxy_filter.filter_pool`.
     """
     wanted = list(dict.fromkeys(arms or PROXY_ARMS))
     check_proxy(study, wanted, n_steps, device)

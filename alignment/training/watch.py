@@ -39,7 +39,7 @@ PIXEL_GRID = 16
 
 
 def pixel_features(images: Images) -> FeatureRows:
-    """Block means on a 16 x 16 grid, (N, H, W) -> (N, 256): the stand-in where there is no fidelity network."""
+    """Block means on a 16 x 16 grid, (N, H, W) -> (N, 256): used where there is no fidelity network."""
     n, height, width = images.shape
     rows, columns = (np.linspace(0, side, PIXEL_GRID + 1).astype(int)[:-1] for side in (height, width))
     sums = np.add.reduceat(np.add.reduceat(images.astype(np.float64), rows, axis=1), columns, axis=2)

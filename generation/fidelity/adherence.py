@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,11 +160,7 @@ def chance_rates(
         known = [rate for rate in rates if rate is not None]
         return round(float(np.mean(known)), 4) if known else None
 
-    return ChanceRates(
-        mean(hits.finding.rate for hits in draws),
-        mean(hits.side.rate for hits in draws),
-        mean(hits.finding_and_side.rate for hits in draws),
-    )
+    return ChanceRates(*(mean(getattr(hits, one.name).rate for hits in draws) for one in fields(ChanceRates)))
 
 
 def mask_dice(

@@ -147,9 +147,6 @@ def arm_source(study: Study, arm: str, request: FidelityRequest) -> ImageSource:
 
     They are kept as drawn. A generator of another image size than the study's is measured at the study's: its images
     are set to `data.image_size` exactly as real ones were when they were imported.
-
-    Raises:
-        NotFound: no such arm. InvalidInput: nothing to ask for.
     """
     from radpref.generation.stack.adapters import arm_identity
 

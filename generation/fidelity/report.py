@@ -56,8 +56,7 @@ FIGURES_VERSION = 3
 def run_fidelity(study: Study, request: FidelityRequest | None = None) -> FidelityReport:
     """Measure the arms or the folder that `request` names, and write the page; a finished report is read back.
 
-    Raises:
-        InvalidInput: a bad option. NotFound: no such arm or folder, or a split without images.
+    Errors as `FidelityRequest.check`.
     """
     request = request or FidelityRequest()
     request.check(study)

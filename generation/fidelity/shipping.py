@@ -61,9 +61,7 @@ def ship(study: Study, out: Path, name: str, structures: Sequence[str], credits_
     The fidelity of exactly these weights is measured first (`run_fidelity`; at once where that is done).
 
     Raises:
-        NotFound: no generator trained in this study.
-        InvalidInput: ``out`` holds something, or the study samples from a shipped model, not from what it trained.
-        Conflict: the check found what may be copies; nothing is written.
+        Conflict: the check found what may be copies; nothing is written. Further those of `check_share`.
     """
     from radpref.generation.fidelity.report import run_fidelity
     from radpref.generation.stack.adapters import load_arm

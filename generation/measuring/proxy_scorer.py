@@ -42,12 +42,7 @@ class ProxyScorer:
 
     @classmethod
     def load(cls, source: str | Path = "embedded", *, device: str = "cpu") -> ProxyScorer:
-        """Load "embedded", a local open_clip folder, or a hub or built-in name that open_clip knows.
-
-        Raises:
-            NotFound: no such folder, or the embedded proxy is missing.
-            InvalidInput: the folder is not an open_clip model, or open_clip refuses the name.
-        """
+        """Load "embedded", a local open_clip folder, or a hub or built-in name; errors as `load_open_clip`."""
         model, tokenizer, sha256 = load_open_clip(source, device)
         preprocess = dict(getattr(model.visual, "preprocess_cfg", {}))
         size = getattr(model.visual, "image_size", None) or preprocess.get("size", 224)

@@ -53,7 +53,7 @@ class Material:
 
 
 def gather(study: Study, task: TaskConfig) -> Material:
-    """Read the training records once, keeping names and counts only (hundreds of thousands are no matter)."""
+    """Read the training records once, keeping names and counts only (there may be hundreds of thousands)."""
     found = Material(real=dict.fromkeys(task.labels, 0))
     for record in material(study, "train", task.where):
         found.n_usable += is_usable(task, record)

@@ -121,11 +121,7 @@ def places(
 
 
 def load_proxy(study: Study) -> ProxyScorer:
-    """The proxy of study.toml, on a CUDA device where there is one, entered in the study: what filters never judges.
-
-    Raises:
-        NotFound, InvalidInput: it cannot be loaded. Conflict: it has another role here already.
-    """
+    """The proxy of study.toml, on a CUDA device where there is one, entered in the study: what filters never judges."""
     name = study.config.proxy.model
     own = study.root / name.removeprefix("local-dir:")
     device = "cuda" if torch.cuda.is_available() else "cpu"
