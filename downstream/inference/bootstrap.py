@@ -44,7 +44,8 @@ def bootstrap_difference(
         )
     n_seeds, n_patients = len(a), len(a[0])
     weights = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=n_boot).astype(np.float64)
-    columns = [_scores(weights, x, score) - _scores(weights, y, score) for x, y in zip(a, b, strict=True)]
+    summed = ([np.tensordot(weights, sums, axes=1) for sums in arm] for arm in (a, b))  # (n_boot, ...) per seed
+    columns = [score(x) - score(y) for x, y in zip(*summed, strict=True)]
     drawn_seeds = rng.integers(n_seeds, size=(n_boot, n_seeds))
     means = np.take_along_axis(np.stack(columns, axis=1), drawn_seeds, axis=1).mean(axis=1)  # (n_boot,)
     return percentile_interval(means[np.isfinite(means)])
@@ -55,8 +56,3 @@ def percentile_interval(draws: Float) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(draws, [tail, 1 - tail]) if len(draws) else (math.nan, math.nan)
     return float(low), float(high)
-
-
-def _scores(weights: Float, sums: Float, score: Score) -> Float:
-    """The metric under each row of patient weights: weights (B, P), sums (P, ...) -> (B,)."""
-    return score(np.tensordot(weights, sums, axes=1))

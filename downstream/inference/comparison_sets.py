@@ -41,15 +41,12 @@ _COUNTED = """
 SELECT p.presentation_id, p.set_id, p.rater_id, r.username, r.kind FROM counted_presentations p
 JOIN raters r USING (rater_id) WHERE p.purpose = 'comparison' AND p.state = 'submitted' ORDER BY p.presentation_id
 """
-_SCORES = """
-SELECT v.presentation_id, v.slot, v.criterion, v.value FROM current_scores v
-JOIN counted_presentations p USING (presentation_id) WHERE p.purpose = 'comparison' AND p.state = 'submitted'
+_VALUES = """
+SELECT presentation_id, slot, criterion, value FROM {} v JOIN counted_presentations p USING (presentation_id)
+WHERE p.purpose = 'comparison' AND p.state = 'submitted'
 """
-_FLAGS = """
-SELECT e.presentation_id, e.slot, e.criterion, e.value FROM score_events e
-JOIN counted_presentations p USING (presentation_id)
-WHERE p.purpose = 'comparison' AND p.state = 'submitted' AND e.kind = 'flag' ORDER BY e.event_id
-"""
+_SCORES = _VALUES.format("current_scores")
+_FLAGS = _VALUES.format("score_events") + "AND v.kind = 'flag' ORDER BY v.event_id"
 _PROGRESS = """
 SELECT count(*) AS n, coalesce(sum(p.state <> 'open'), 0) AS n_done, count(DISTINCT p.rater_id) AS n_raters
 FROM counted_presentations p JOIN raters r USING (rater_id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -183,17 +184,12 @@ def _pool_pairs(study: Study) -> list[PoolPair]:
     per_task = max(1, MAX_PAIRS_ON_SHEET // max(1, len(tasks)))
     for task in tasks:
         rows: dict[str, dict[tuple[str, int], str]] = {}
-        for arm in study.config.downstream.arms:
-            if arm == PROXY_FILTERED:
-                continue
-            try:
+        for arm in (arm for arm in study.config.downstream.arms if arm != PROXY_FILTERED):
+            with suppress(NotFound):
                 pool = pool_rows(study, task.name, arm)
-            except NotFound:
-                continue
-            rows[arm] = {(row["condition_id"], row["seed"]): row["image_sha"] for row in pool}
-        if len(rows) < 2:
-            continue
-        shared = [key for key in next(iter(rows.values())) if all(key in images for images in rows.values())]
+                rows[arm] = {(row["condition_id"], row["seed"]): row["image_sha"] for row in pool}
+        first = next(iter(rows.values())) if len(rows) > 1 else {}
+        shared = [key for key in first if all(key in images for images in rows.values())]
         for key in shared[:per_task]:
             text = study.db.value("SELECT text FROM conditions WHERE condition_id = ?", [key[0]])
             label = text or f"mask of {task.structure}"

@@ -76,18 +76,16 @@ def win_bars(part: ArmsRead) -> str:
 
     def plot(figure: Figure) -> None:
         ax = figure.subplots()
-        names = [label(row) for row in rows]
         shares = np.array([[row.wins, row.ties, 1 - row.wins - row.ties] for row in rows]) * 100
         left = np.zeros(len(rows))
         colours = (arm_style(part.second)[0], TIE, arm_style(part.first)[0])
-        for k, (text, colour) in enumerate(
-            zip((f"{part.second} higher", "tie", f"{part.first} higher"), colours, strict=True)
-        ):
+        texts = (f"{part.second} higher", "tie", f"{part.first} higher")
+        for k, (text, colour) in enumerate(zip(texts, colours, strict=True)):
             bars = ax.barh(range(len(rows)), shares[:, k], left=left, color=colour, height=0.66, label=text)
             labels = [f"{share:.0f}" if share >= 7 else "" for share in shares[:, k]]  # a narrow bar has no room
             ax.bar_label(bars, labels, label_type="center", fontsize=8.5, color=INK if k == 1 else "white")
             left += shares[:, k]
-        ax.set_yticks(range(len(rows)), names)
+        ax.set_yticks(range(len(rows)), [label(row) for row in rows])
         ax.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="share of image pairs, %")
         ax.axvline(50, color=INK, linewidth=0.8, linestyle=":")
         ax.grid(visible=False)

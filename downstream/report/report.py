@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shutil
 import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -102,18 +101,14 @@ def _write(target: Path, html: str, page: Page) -> None:
     """Write the folder beside its place and rename it."""
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".report."))
-        try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".report.") as beside:
+            draft = Path(beside) / "report"
             for name, svg in page.figures.items():
                 write_atomic(draft / "figures" / f"{name}.svg", svg)
             for name, table in page.tables.items():
                 write_atomic(draft / f"{name}.csv", table.csv())
             write_atomic(draft / "index.html", html)
-            draft.chmod(0o755)
             draft.replace(target)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
 
 
 def build_context(config: StudyConfig, evidence: Evidence, page: Page, written_at: datetime) -> Context:
@@ -224,13 +219,10 @@ def _samples_part(evidence: Evidence, page: Page) -> Context | None:
 
 def _sheet(path: Path) -> dict[str, str]:
     """A PNG as a data URI, reduced where it is very wide."""
-    with Image.open(path) as opened:
-        picture: Image.Image = opened.copy()
-    if picture.width > MAX_SHEET_WIDTH:
-        height = round(picture.height * MAX_SHEET_WIDTH / picture.width)
-        picture = picture.resize((MAX_SHEET_WIDTH, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    with Image.open(path) as picture:
+        picture.thumbnail((MAX_SHEET_WIDTH, picture.height), Image.Resampling.LANCZOS)  # never makes it larger
+        picture.save(buffer, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     index, _, mode = path.stem.partition("-")
     name = f"{int(index)}, {mode.upper()}" if index.isdigit() else path.stem.replace("-", " ").replace("_", " ")

@@ -124,8 +124,7 @@ def proxy_steps(study: Study) -> list[Step]:
         return []
     from radpref.alignment.training.proxy_arm import run_proxy
 
-    title = "Filter and fine-tune by the proxy (control arm)"
-    return [(title, lambda: run_proxy(study, arms=arms))]
+    return [("Filter and fine-tune by the proxy (control arm)", lambda: run_proxy(study, arms=arms))]
 
 
 def comparison_steps(study: Study, *, simulated: bool) -> list[Step]:
