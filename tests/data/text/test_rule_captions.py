@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from radpref.data.phantom.spec import CHEXPERT_LABELS, draw_spec
 from radpref.data.phantom.text import canonical_caption, paraphrases, report
 from radpref.data.study.conditions import asked_attributes
-from radpref.data.text.caption_rules import MAX_WORDS, broken_rules, n_words
+from radpref.data.text.caption_rules import MAX_CHARACTERS, MAX_WORDS, broken_rules, n_words
 from radpref.data.text.findings import ALIASES, FINDINGS, main_finding, of_label
 from radpref.data.text.mentions import mentions
 from radpref.data.text.rule_captions import caption_of_labels, caption_of_report, caption_of_text, rule_caption
@@ -64,8 +64,17 @@ BROKEN: list[tuple[str | None, str]] = [
 @pytest.mark.parametrize(("caption", "rule"), BROKEN)
 def test_a_broken_rule_is_named(caption: str | None, rule: str) -> None:
     found = broken_rules(caption)
+    assert not any(one.reason[0].isupper() for one in found)  # a message reads on with it
     assert rule in [one.rule for one in found]
     assert all("\n" not in one.reason and one.reason for one in found)
+
+
+def test_a_caption_may_have_as_many_characters_as_fit() -> None:
+    words = "a" * (MAX_CHARACTERS - 7)
+    assert broken_rules(f"{words} edema") == [
+        one for one in broken_rules(f"{words} edema") if "characters" not in one.reason
+    ]
+    assert any(str(MAX_CHARACTERS + 1) in one.reason for one in broken_rules(f"{words}ab edema"))
 
 
 def test_every_broken_rule_is_told() -> None:

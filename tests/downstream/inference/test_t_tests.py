@@ -29,6 +29,7 @@ from radpref.downstream.inference.t_tests import (  # fmt: skip
     paired_t,
     verdict,
 )
+from tests.support.errors import refuses
 
 A = np.array([0.31, 0.35, 0.29, 0.40, 0.33])
 B = np.array([0.30, 0.31, 0.30, 0.36, 0.30])
@@ -104,16 +105,63 @@ def test_no_spread_is_no_crash():
     assert compare([0.5, 0.5, 0.5], [0.4, 0.4, 0.4], 0.05, 3).seeds_needed is None
 
 
-@pytest.mark.parametrize(("a", "b"), [([0.1], [0.2]), ([], []), ([0.1, 0.2], [0.1]), ([0.1, math.nan], [0.1, 0.2])])
-def test_too_few_or_undefined_values_are_refused_on_one_line(a, b):
-    with pytest.raises(InvalidInput) as caught:
+@pytest.mark.parametrize(
+    ("a", "b", "named"),
+    [
+        ([0.1], [0.2], ("a", 1)),
+        ([], [], ("a", 0)),
+        ([0.1, 0.2], [0.1], ("b", 1)),
+        ([0.1, 0.2, 0.3], [0.1, 0.2], (3, 2)),
+        ([0.1, math.nan], [0.1, 0.2], ("a", "nan")),
+        ([0.1, 0.2], [math.inf, 0.2], ("b", "inf")),
+    ],
+)
+def test_too_few_or_undefined_values_are_refused_on_one_line(a, b, named):
+    with refuses(InvalidInput, *named):
         compare(a, b, 0.05, 1)
-    assert "\n" not in str(caught.value)
+
+
+def test_a_comparison_holds_the_figures_of_scipy_and_numpy():
+    row = compare(list(A), list(B), 0.05, 3)
+    paired = stats.ttest_rel(A, B, alternative="greater")
+    pooled, welch = (stats.ttest_ind(A, B, equal_var=equal, alternative="greater") for equal in (True, False))
+    ours = (row.n, row.mean_a, row.sd_a, row.mean_b, row.sd_b, row.difference, row.sd_difference)
+    deltas = A - B
+    theirs = (5, np.mean(A), np.std(A, ddof=1), np.mean(B), np.std(B, ddof=1), deltas.mean(), deltas.std(ddof=1))
+    assert ours == pytest.approx(theirs)
+    assert (row.t, row.df, row.p, row.p_worse) == pytest.approx((paired.statistic, 4, paired.pvalue, 1 - paired.pvalue))
+    assert (row.p_independent, row.p_welch) == pytest.approx((pooled.pvalue, welch.pvalue))
+    assert row.p_independent != row.p_welch
+    assert row.ci == pytest.approx(tuple(stats.ttest_rel(A, B).confidence_interval(row.confidence)))
+    assert row.confidence == 0.95
+    assert [test.p for test in row.tests] == pytest.approx([paired.pvalue, pooled.pvalue, welch.pvalue])
+    assert [test.n for test in row.tests] == [5, 5, 5]
+    assert row.test == row.tests[0].name == "paired t, one-tailed"
+    assert [test.name.split()[0] for test in row.tests] == ["paired", "independent", "Welch"]
+    assert (row.cohen_d.name, row.d_z.name, row.flag) == ("Cohen's d", "d_z", "")
+
+
+def test_an_effect_without_spread_has_no_interval():
+    effect = compare([0.5, 0.5, 0.5], [0.25, 0.25, 0.25], 0.05, 1).d_z
+    assert (effect.name, effect.value) == ("d_z", math.inf)
+    assert np.isnan(effect.ci).all()
+    assert len(effect.ci) == 2
+
+
+def test_a_spread_of_rounding_errors_alone_counts_as_none():
+    a = np.array([0.1 + 0.2, 0.3, 0.3])  # 0.30000000000000004
+    assert paired_t(a, [0.2, 0.2, 0.2]).t == math.inf
+    assert paired_t([0.3 + 1e-9, 0.3, 0.3], [0.2, 0.2, 0.2]).t < math.inf
+
+
+def test_arms_of_unequal_size_count_the_smaller():
+    assert [independent_t(A, B[:3], equal_var=equal).n for equal in (True, False)] == [3, 3]
+    assert independent_t([0.5, 0.5], [0.5, 0.5, 0.5], equal_var=False).df == 3  # no variance: the pooled degrees
 
 
 def test_two_seeds_are_flagged_and_never_conclude():
     row = compare([0.9, 0.95], [0.1, 0.14], 0.05, 1)
-    assert "n = 2" in row.flag
+    assert row.flag.startswith("n = 2")
     assert verdict(2, 1e-9, 1.0, 0.0, 0.05) == "too small to conclude"
 
 
@@ -175,11 +223,43 @@ def test_detectable_effect_and_seeds_needed_invert_the_power():
     assert seeds_needed(1e-4, 0.05) is None
 
 
+def test_the_power_table_agrees_with_statsmodels():
+    from statsmodels.stats.power import TTestPower
+
+    for row in power_table(7, 9, 0.05):
+        single, family = (
+            TTestPower().solve_power(None, row.n_seeds, level, 0.8, "larger") for level in (0.05, 0.05 / 9)
+        )
+        assert row.detectable_dz_single == pytest.approx(float(single), rel=1e-4)
+        assert row.detectable_dz_family == pytest.approx(float(family), rel=1e-4)
+        one = TTestPower().power(1.0, row.n_seeds, 0.05 / 9, alternative="larger")
+        assert row.power_dz_1_family == pytest.approx(float(one), abs=1e-5)
+    assert power_table(5, 1, 0.05) == power_table(5, 0, 0.05)
+    assert {row.detectable_dz_single == row.detectable_dz_family for row in power_table(5, 1, 0.05)} == {True}
+    assert [row.n_seeds for row in power_table(0, 1, 0.05)] == [2, 3, 5, 10, 20]
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 0.0, 1.0, 1.5])
+def test_a_level_lies_between_0_and_1(alpha):
+    with refuses(InvalidInput, alpha):
+        power_paired(1.0, 5, alpha)
+
+
+def test_seeds_needed_up_to_the_most_that_are_tried():
+    n = seeds_needed(0.5, 0.05)
+    assert seeds_needed(0.5, 0.05, max_seeds=n) == n
+    assert seeds_needed(0.5, 0.05, max_seeds=n - 1) is None
+    assert seeds_needed(-0.5, 0.05) is None
+
+
 def test_the_published_design_has_about_five_percent_power():
+    design = study_example()
+    assert (design.n_per_arm, design.family_size, design.d) == (2, 48, 5.0)  # the study: two trials, 48 comparisons
+    assert design.power == power_independent(5.0, 2, 0.05 / 48)
     assert study_example().power == pytest.approx(0.05, abs=0.01)
     assert power_paired(0.0, 5, 0.05) == 0.05
     assert [row.n_seeds for row in power_table(7, 9, 0.05)] == [2, 3, 5, 7, 10, 20]
-    with pytest.raises(InvalidInput):
+    with refuses(InvalidInput, 1):
         power_paired(1.0, 1, 0.05)
 
 
@@ -191,6 +271,9 @@ def test_the_published_design_has_about_five_percent_power():
         (5, 0.4, 0.9, 0.01, "no difference shown"),
         (5, 0.4, 0.9, 0.2, "too small to conclude"),
         (4, 0.001, 0.99, 0.01, "too small to conclude"),
+        (5, 0.05, 0.99, 0.2, "too small to conclude"),  # a P equal to the level does not pass it
+        (5, 0.99, 0.05, 0.2, "too small to conclude"),
+        (5, 0.4, 0.9, 0.02, "no difference shown"),  # exactly the relevant difference could be found
     ],
 )
 def test_verdicts(n, p_better, p_worse, detectable, expected):
