@@ -3,15 +3,8 @@
 
 import { measure } from './timing.js';
 
-/** @import { Acknowledgement, RatingEvent, Waiting } from './types' */
-/**
- * @typedef {object} OutboxListener
- * @property {(text: string, kind: 'saved' | 'saving' | 'offline') => void} status
- * @property {() => void} stale the set was changed in another window; nothing more is sent
- * @property {() => void} login the session has ended; call drain() after a new login
- * @property {(message: string, token: string) => void} refused an event was dropped
- * @property {(token: string, answer: Acknowledgement) => void} acknowledged
- */
+/** @import { ScoringPage } from './scoring.js' */
+/** @import { RatingEvent, Waiting } from './types' */
 
 const RETRY_MS = [1000, 2000, 4000, 8000, 10000];
 const TIMEOUT_MS = 15000;
@@ -40,10 +33,9 @@ export class Outbox {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   timer = undefined;
 
-  /** @param {URL} base address of the reading room @param {OutboxListener} on */
-  constructor(base, on) {
-    this.base = base;
-    this.on = on;
+  /** @param {ScoringPage} page */
+  constructor(page) {
+    this.page = page;
     window.addEventListener('online', () => this.drain());
   }
 
@@ -60,7 +52,7 @@ export class Outbox {
       }
     }
     this.items.sort((a, b) => (a.key < b.key ? -1 : 1));
-    if (this.items.length) this.on.status(`Saving (${this.size})`, 'saving');
+    if (this.items.length) this.page.frame.status(`Saving (${this.size})`, 'saving');
   }
 
   /** @param {string} token */
@@ -96,7 +88,7 @@ export class Outbox {
       // storage is full or closed: the event stays in memory
     }
     this.items.push(item);
-    if (this.trouble) this.on.status(`${this.trouble} (${this.size})`, 'offline');
+    if (this.trouble) this.page.frame.status(`${this.trouble} (${this.size})`, 'offline');
     this.drain();
   }
 
@@ -109,12 +101,12 @@ export class Outbox {
 
   async run() {
     while (this.items.length && !this.stopped) {
-      if (!this.failures) this.on.status('Saving', 'saving');
+      if (!this.failures) this.page.frame.status('Saving', 'saving');
       const [item] = this.items;
       const sent = performance.now();
       let response;
       try {
-        response = await fetch(new URL(`api/sets/${item.token}/events`, this.base), {
+        response = await fetch(new URL(`api/sets/${item.token}/events`, this.page.base), {
           method: 'POST',
           headers: { 'content-type': 'application/json' },
           body: JSON.stringify(item.body),
@@ -129,7 +121,7 @@ export class Outbox {
     }
     if (this.items.length) return;
     this.failures = 0;
-    this.on.status('Saved', 'saved');
+    this.page.frame.status('Saved', 'saved');
     for (const resolve of this.whenEmpty.splice(0)) resolve();
   }
 
@@ -141,8 +133,8 @@ export class Outbox {
       return false;
     }
     if (response.status === 401) {
-      this.on.status(`Signed out (${this.size} waiting)`, 'offline');
-      this.on.login();
+      this.page.frame.status(`Signed out (${this.size} waiting)`, 'offline');
+      this.page.connection.login(); // drains the outbox when it is done
       return false;
     }
     if (response.status >= 500 || response.status === 429 || response.status === 403) {
@@ -153,13 +145,13 @@ export class Outbox {
     this.trouble = '';
     if (response.status === 409 && answer.reason === 'stale' && !item.old) {
       this.stopped = true;
-      this.on.status('Not saved: changed in another window', 'offline');
-      this.on.stale();
+      this.page.frame.status('Not saved: changed in another window', 'offline');
+      this.page.stop('This set was changed in another window. Reload to see what is stored.');
       return false;
     }
     this.drop(item);
-    if (response.ok) this.on.acknowledged(item.token, answer);
-    else this.on.refused(answer.error || `the server answered ${response.status}`, item.token);
+    if (response.ok) this.page.acknowledged(item.token, answer);
+    else this.page.refused(answer.error || `the server answered ${response.status}`, item.token);
     return true;
   }
 
@@ -176,7 +168,7 @@ export class Outbox {
   /** Send again after a wait that grows with every failure. @param {string} trouble shown beside the number of unsent entries */
   retry(trouble) {
     this.trouble = trouble;
-    this.on.status(`${trouble} (${this.size})`, 'offline');
+    this.page.frame.status(`${trouble} (${this.size})`, 'offline');
     const wait = RETRY_MS[Math.min(this.failures, RETRY_MS.length - 1)];
     this.failures += 1;
     this.timer = setTimeout(() => this.drain(), wait);

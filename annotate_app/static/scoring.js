@@ -54,27 +54,11 @@ export class ScoringPage {
   attach = () => {};
 
   constructor() {
-    const { rating } = this;
     this.grid = new ImageGrid(this);
-    this.outbox = new Outbox(this.base, {
-      status: (text, kind) => this.frame.status(text, kind),
-      stale: () => this.stop('This set was changed in another window. Reload to see what is stored.'),
-      login: () => this.connection.login(),
-      refused: (message, token) => this.refused(message, token),
-      acknowledged: (token, answer) => this.acknowledged(token, answer),
-    });
+    this.outbox = new Outbox(this);
     this.connection = new Connection(this);
     this.sets = new Sets(this.base, this.outbox);
-    this.ties = new Ties({
-      send: (event) => rating.send(event),
-      finish: () => rating.finish(),
-      say: (text) => this.frame.say(text),
-      show: (question, letters, criterion) => {
-        this.frame.question(question);
-        this.grid.single(letters);
-        if (question) for (const letter of [letters[1], letters[0]]) this.grid.focus(letter, criterion); // C compares these two
-      },
-    });
+    this.ties = new Ties(this);
     this.frame = new Frame(this);
     this.frame.main.append(this.grid.element);
     this.frame.updateTools();

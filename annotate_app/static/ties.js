@@ -5,14 +5,8 @@ import { h } from './dom.js';
 import { IMAGE_KEYS } from './keys.js';
 import { LETTERS } from './sets.js';
 
-/** @import { Criterion, Letter, RatingEvent, SetState, Tie } from './types' */
-/**
- * @typedef {object} TieListener
- * @property {(event: RatingEvent) => void} send
- * @property {() => void} finish every question was answered or passed over: submit
- * @property {(question: HTMLElement | null, letters: Letter[], criterion?: Criterion) => void} show the question and the images it is about; null takes it away
- * @property {(text: string) => void} say
- */
+/** @import { ScoringPage } from './scoring.js' */
+/** @import { Criterion, Letter, SetState, Tie } from './types' */
 
 /** Groups of images that share a score within a criterion and are not all ranked yet. @param {SetState} state @returns {Tie[]} */
 export function openTies(state) {
@@ -31,9 +25,9 @@ export class Ties {
   /** @type {Letter[]} images of the present group, best first */
   ranked = [];
 
-  /** @param {TieListener} on */
-  constructor(on) {
-    this.on = on;
+  /** @param {ScoringPage} page */
+  constructor(page) {
+    this.page = page;
   }
 
   get active() {
@@ -59,7 +53,7 @@ export class Ties {
     const button = (/** @type {string} */ id, /** @type {string} */ name, /** @type {string} */ key, /** @type {() => void} */ action, kind = '') =>
       h('button', { type: 'button', class: kind, 'data-testid': `tie-${id}`, onclick: action }, name, ' ', h('kbd', {}, key));
     const keyOf = (/** @type {Letter} */ letter) => Object.keys(IMAGE_KEYS).find((key) => IMAGE_KEYS[key] === letter)?.toUpperCase() ?? '';
-    this.on.show(h('div', { class: 'tie', role: 'group', 'aria-label': 'Tie-break', 'data-testid': 'tie' },
+    this.show(h('div', { class: 'tie', role: 'group', 'aria-label': 'Tie-break', 'data-testid': 'tie' },
       h('span', { class: 'question', role: 'alert' }, h('b', {}, CRITERIA[criterion]), `: ${same}. ${best}`),
       h('span', { class: 'answers' },
         ...left.map((letter) => button(letter, letter, keyOf(letter), () => this.choose(letter), 'pick')),
@@ -68,10 +62,18 @@ export class Ties {
         button('skip', 'No answer', 'Enter', () => this.skip()))), left, criterion);
   }
 
+  /** Show a question and the images it is about; null takes it away. @param {HTMLElement | null} question @param {Letter[]} letters @param {Criterion} [criterion] */
+  show(question, letters, criterion) {
+    const { frame, grid } = this.page;
+    frame.question(question);
+    grid.single(letters);
+    if (question) for (const letter of [letters[1], letters[0]]) grid.focus(letter, criterion); // C compares these two
+  }
+
   /** The best of those left. @param {Letter} letter */
   choose(letter) {
     if (!this.left.includes(letter)) {
-      this.on.say(`${letter} is not one of them`);
+      this.page.frame.say(`${letter} is not one of them`);
       return;
     }
     this.ranked.push(letter);
@@ -83,7 +85,7 @@ export class Ties {
   equal() {
     const { left, ranked, groups: [{ criterion }, ...others] } = this;
     for (const [index, letter] of [...ranked, ...left].entries()) {
-      this.on.send({ kind: 'rank', letter, criterion, value: Math.min(index, ranked.length) + 1 });
+      this.page.rating.send({ kind: 'rank', letter, criterion, value: Math.min(index, ranked.length) + 1 });
     }
     if (others.length) this.ask(others);
     else this.skip();
@@ -92,12 +94,12 @@ export class Ties {
   /** Submit without an answer to what is still open. */
   skip() {
     this.cancel();
-    this.on.finish();
+    this.page.rating.finish();
   }
 
   /** Back to the scores. */
   cancel() {
     this.groups = [];
-    this.on.show(null, LETTERS);
+    this.show(null, LETTERS);
   }
 }

@@ -8,6 +8,7 @@ import { beforeEach, mock, test } from 'node:test';
 import { Outbox, uuid } from '../../../annotate_app/static/outbox.js';
 import { BASE, json, serve, settled } from './browser.js';
 
+/** @import { ScoringPage } from '../../../annotate_app/static/scoring.js' */
 /** @import { RatingEvent } from '../../../annotate_app/static/types' */
 
 /** @type {unknown[][]} what the outbox reported, status lines aside */
@@ -25,10 +26,11 @@ beforeEach(() => {
 /** A page's outbox, opened. */
 function opened(room = 'study-ann') {
   const note = (/** @type {string} */ name) => (/** @type {unknown[]} */ ...given) => { reports.push([name, ...given]); };
-  const outbox = new Outbox(BASE, {
-    status: (text) => { lines.push(text); },
-    stale: note('stale'), login: note('login'), refused: note('refused'), acknowledged: note('acknowledged'),
-  });
+  const page = {
+    base: BASE, frame: { status: (/** @type {string} */ text) => { lines.push(text); } }, connection: { login: note('login') },
+    stop: () => note('stale')(), refused: note('refused'), acknowledged: note('acknowledged'),
+  };
+  const outbox = new Outbox(/** @type {ScoringPage} */ (/** @type {unknown} */ (page)));
   outbox.open(room);
   return outbox;
 }

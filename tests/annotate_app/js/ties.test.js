@@ -8,7 +8,8 @@ import { test } from 'node:test';
 import { openTies, Ties } from '../../../annotate_app/static/ties.js';
 import { openSet } from './browser.js';
 
-/** @import { Criterion, Letter, Mode } from '../../../annotate_app/static/types' */
+/** @import { ScoringPage } from '../../../annotate_app/static/scoring.js' */
+/** @import { Criterion, Letter, Mode, RatingEvent } from '../../../annotate_app/static/types' */
 
 /** @param {Mode} mode @param {Partial<Record<Criterion, (number | null)[]>>} given scores of A, B, C, D */
 function scored(mode, given) {
@@ -22,12 +23,16 @@ function scored(mode, given) {
 /** A tie-break on a set: the ranks sent as letter/value, questions shown, and how often it has finished. @param {ReturnType<typeof scored>} state */
 function asked(state) {
   const found = { ranks: /** @type {Record<string, string>} */ ({}), questions: /** @type {(string | null)[]} */ ([]), finished: 0, said: '', ties: /** @type {Ties | null} */ (null) };
-  const ties = new Ties({
-    send: (event) => { if (event.kind === 'rank') found.ranks[event.criterion] = `${found.ranks[event.criterion] ?? ''}${event.letter}${event.value}`; },
+  const rating = {
+    send: (/** @type {RatingEvent} */ event) => { if (event.kind === 'rank') found.ranks[event.criterion] = `${found.ranks[event.criterion] ?? ''}${event.letter}${event.value}`; },
     finish: () => { found.finished += 1; },
-    show: (question) => found.questions.push(question && (question.querySelector('.question')?.textContent ?? '')),
-    say: (text) => { found.said = text; },
-  });
+  };
+  const frame = {
+    question: (/** @type {Element | null} */ question) => found.questions.push(question && (question.querySelector('.question')?.textContent ?? '')),
+    say: (/** @type {string} */ text) => { found.said = text; },
+  };
+  const grid = { single: () => {}, focus: () => {} };
+  const ties = new Ties(/** @type {ScoringPage} */ (/** @type {unknown} */ ({ rating, frame, grid })));
   ties.ask(openTies(state));
   return { found, ties };
 }
