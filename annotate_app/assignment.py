@@ -21,7 +21,7 @@ from radpref.annotate_app import calibration
 from radpref.annotate_app.calibration import Gate
 from radpref.annotate_app.presentations import Presentation, rater_presentations, training_attempts
 from radpref.data.core.errors import NotFound
-from radpref.data.reader_study.presentations import STARTED_ANEW, ensure_presentations
+from radpref.data.reader_study.presentations import STARTED_ANEW
 from radpref.data.study.study import Study
 
 Stage = Literal["training", "gate", "rating", "waiting", "done", "closed"]
@@ -56,19 +56,13 @@ class PresentedSet:
     text: str | None
 
 
-def assign_sets(study: Study, rater_id: int) -> None:
-    """Give the rater presentations of what there is by now."""
-    settings = study.config.annotate
-    ensure_presentations(study.db, rater_id, settings.seed, settings)
-
-
 def scored_sets(study: Study, presentations: list[Presentation]) -> list[Presentation]:
     """All but the training: of the main phase only, where the lock left the pilot's scores out."""
-    anew = bool(study.db.value(f"SELECT {STARTED_ANEW}"))
+    started_again = bool(study.db.value(f"SELECT {STARTED_ANEW}"))
     return [
         presentation
         for presentation in presentations
-        if presentation.purpose != "training" and (presentation.phase == "main" or not anew)
+        if presentation.purpose != "training" and (presentation.phase == "main" or not started_again)
     ]
 
 

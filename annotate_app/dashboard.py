@@ -26,7 +26,7 @@ Version = tuple[int | str | None, ...]
 
 
 class CachedFigures:
-    """The last answer of a costly function of a study; computed anew when the record moved on, but not all the time.
+    """The last answer of a costly function of a study; computed again when the record changed, but not all the time.
 
     A change by the study office (raters, stage) shows at once; new scores wait until the answer is old enough.
     """

@@ -1,4 +1,4 @@
-"""The two Gradio pages: the reading room at /read and the dashboard at /admin, each a Blocks of its own.
+"""The two Gradio pages: the reading room at /read and the dashboard at /admin, each a separate Blocks.
 
 Each holds one ``gr.HTML`` component, whose script is ours and talks to our own routes only. Gradio sees no score, no
 image and no name; it has no event, no State and no upload.

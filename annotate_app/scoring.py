@@ -15,7 +15,7 @@ from radpref.annotate_app import assignment, blinding, calibration
 from radpref.annotate_app.assignment import PresentedSet, Stage
 from radpref.annotate_app.presentations import Presentation, rater_presentations
 from radpref.data.core.errors import Conflict, InvalidInput
-from radpref.data.reader_study.presentations import present_training_again
+from radpref.data.reader_study.presentations import ensure_presentations, present_training_again
 from radpref.data.reader_study.scores import CRITERIA, Asked, ScoreEvent, append_event
 from radpref.data.study.conditions import NORMAL_PHRASES
 from radpref.data.study.study import Study
@@ -108,12 +108,12 @@ class SavedEvent:
 
 def next_set(study: Study, rater_id: int) -> NextSet:
     """Where the rater goes on: the stage, the next set, and the rater's own progress."""
-    assignment.assign_sets(study, rater_id)
+    settings = study.config.annotate
+    ensure_presentations(study.db, rater_id, settings.seed, settings)  # of what there is by now
     worklist = assignment.current_worklist(study, rater_id)
     if worklist.gate is not None and worklist.gate.is_open:
         calibration.admit(study.db, rater_id, worklist.gate)
     finished = assignment.in_order_of_finishing(worklist.sets)
-    settings = study.config.annotate
     return NextSet(
         room=worklist.outbox_key,
         stage=worklist.stage,

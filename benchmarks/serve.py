@@ -93,10 +93,10 @@ def ours(root: Path, size: dict[str, int]) -> tuple[list[dict[str, Any]], float,
 
 def peer(root: Path, size: dict[str, int]) -> dict[str, Any]:
     """The ordinary Gradio app under the same raters; half as many, and again, where it does not keep their pace."""
-    from radpref.annotate_app.assignment import assign_sets
+    from radpref.annotate_app.scoring import next_set
 
     study = make_room(root, 9, size=32)
-    assign_sets(study, log_in(study, 1)[0].rater_id)
+    next_set(study, log_in(study, 1)[0].rater_id)
     n_raters = size["raters"]
     while True:
         port = free_port()

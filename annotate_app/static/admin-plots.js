@@ -190,7 +190,7 @@ function flagged({ username, measure, value, threshold, n }) {
   return [username, name, `${format(value)}${unit}`, `${word}${measure === 'position_p' ? fixed(threshold) : format(threshold)}`, `${n} ${counted}`];
 }
 
-/** All flags, and the plots of what has no section of its own. @param {KindQuality} part @param {Quality} report @param {Kind} kind */
+/** All flags, and the plots that belong to no other section. @param {KindQuality} part @param {Quality} report @param {Kind} kind */
 export function flags(part, { too_fast_s: limit, thresholds }, kind) {
   const options = { least: /** @type {[number, number]} */ ([0, 0.3]), axis: 'share of sets', kind, format: percent };
   /** @type {HTMLElement[]} */

@@ -60,7 +60,7 @@ function showLink(office, name, path) {
 }
 
 /**
- * A dialog whose main button sends what `read` says; a refusal is shown in it, a link in a dialog of its own.
+ * A dialog whose main button sends what `read` says; a refusal is shown in it, a link in another dialog.
  * @param {Dashboard} office
  * @param {string} title
  * @param {string} text

@@ -1,4 +1,4 @@
-// The dashboard of the study office. It refreshes by itself; a section is drawn anew only when its figures changed.
+// The dashboard of the study office. It refreshes itself; a section is redrawn only when its figures changed.
 
 import * as plots from './admin-plots.js';
 import { raters, since } from './admin-raters.js';
@@ -190,7 +190,7 @@ export class Dashboard {
     this.part(place, figures, make);
   }
 
-  /** Draw a part anew if its figures changed; tables that are open and the focus stay as they are. @param {HTMLElement} place @param {unknown} figures @param {() => Child[]} make */
+  /** Redraw a part if its figures changed; tables that are open and the focus stay as they are. @param {HTMLElement} place @param {unknown} figures @param {() => Child[]} make */
   part(place, figures, make) {
     const key = JSON.stringify(figures);
     if (this.drawn.get(place) === key) return;

@@ -25,8 +25,7 @@ export class Frame {
   readout = h('span', { class: 'readout', 'data-testid': 'readout', title: 'Zoom, window width, window level' });
   tools = h('div', { class: 'tools', role: 'toolbar', 'aria-label': 'Viewer and set', onkeydown: (event) => this.walkTools(event) });
   main = h('main');
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  toastTimer = undefined;
+  toastTimer = 0;
 
   /** @param {ScoringPage} page what the tools act on */
   constructor(page) {
@@ -104,7 +103,7 @@ export class Frame {
     this.toast.textContent = text;
     this.toast.classList.add('shown');
     clearTimeout(this.toastTimer);
-    this.toastTimer = setTimeout(() => this.toast.classList.remove('shown'), ms);
+    this.toastTimer = window.setTimeout(() => this.toast.classList.remove('shown'), ms);
   }
 
   /** A line between header and images. @param {string | null} text null takes it away */
@@ -114,7 +113,7 @@ export class Frame {
     this.note.textContent = text ?? '';
   }
 
-  /** Why the page cannot go on, with a button that loads it anew. @param {string} text */
+  /** Why the page cannot go on, with a button that reloads it. @param {string} text */
   banner(text) {
     const button = h('button', { type: 'button', class: 'main', onclick: () => this.page.reload() }, 'Reload');
     this.root.append(h('div', { class: 'banner', role: 'alert', 'data-testid': 'banner' }, text, button));

@@ -55,7 +55,7 @@ async function submit(event, token) {
 async function start() {
   const token = location.hash.slice(1);
   if (!token) {
-    refuse('This address lacks its last part. Open the whole link that the study office sent you.');
+    refuse('The end of this address is missing. Open the whole link that the study office sent you.');
     return;
   }
   try {

@@ -71,7 +71,7 @@ export class Pace {
     try {
       sessionStorage.setItem(KEY, JSON.stringify({ work: Math.round(this.work), sets: this.sets, at: Date.now() }));
     } catch {
-      // a closed storage only means that a reload starts the count anew
+      // without storage, a reload only starts the count again
     }
   }
 }

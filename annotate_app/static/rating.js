@@ -10,7 +10,7 @@ import { measure, painted } from './timing.js';
 /** @import { Criterion, Flag, Letter, RatingEvent } from './types' */
 
 export class Rating {
-  blocked = false; // for good: the page must be loaded anew
+  blocked = false; // until the page is reloaded
   busy = false; // for a moment: another set or an answer is on its way
   taught = false; // the set on the page shows the feedback of the training
 

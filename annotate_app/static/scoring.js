@@ -45,8 +45,7 @@ export class ScoringPage {
   /** @type {string[]} finished in this window, in order */
   trail = [];
   ticket = 0; // counts the sets that were opened, so that a late answer is known
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  opening = undefined;
+  opening = 0; // timer of the next look for a set
   /** @type {{token: string, resolve: (answer: Acknowledgement | null) => void} | null} */
   awaited = null;
   /** @type {number | undefined} good answers among all of the training so far */
@@ -75,7 +74,7 @@ export class ScoringPage {
     location.reload();
   }
 
-  /** Nothing more can be scored before the page is loaded anew. @param {string} text why */
+  /** Nothing more can be scored until the page is reloaded. @param {string} text why */
   stop(text) {
     this.frame.banner(text);
     this.rating.blocked = true;
@@ -197,7 +196,7 @@ export class ScoringPage {
     this.frame.paintPlace();
     this.frame.updateTools();
     const due = opensAt ? new Date(opensAt).getTime() - Date.now() + 1000 : 0;
-    if (name === 'waiting' && opensAt) this.opening = setTimeout(() => this.open(), Math.min(3600000, Math.max(5000, due)));
+    if (name === 'waiting' && opensAt) this.opening = window.setTimeout(() => this.open(), Math.min(3600000, Math.max(5000, due)));
     if (name !== 'pending') this.afterPaint('', null);
   }
 

@@ -101,7 +101,7 @@ function levels({ centre, width, invert }, bits, key) {
 /** @param {HTMLCanvasElement} canvas */
 const context2d = (canvas) => /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d'));
 
-/** The image under a view's window, on a canvas of its own that stays with the pixels until the window changes. @param {Pixels} pixels @param {View} view */
+/** The image under a view's window, on a canvas that is kept with the pixels until the window changes. @param {Pixels} pixels @param {View} view */
 export function shaded(pixels, view) {
   const key = `${view.centre}/${view.width}/${view.invert}/${pixels.bits}`;
   if (pixels.canvas && pixels.shades === key) return pixels.canvas;

@@ -14,7 +14,6 @@ from starlette.testclient import TestClient
 
 from radpref.annotate_app import admin, scoring
 from radpref.annotate_app.accounts import Sessions
-from radpref.annotate_app.assignment import assign_sets
 from radpref.annotate_app.guard import RULES, find_rule
 from radpref.annotate_app.server import create_app
 from radpref.data.core.errors import StorageFull
@@ -524,7 +523,7 @@ def test_dashboard_marks_simulated_raters(login: Login, study: Study) -> None:
 
 def test_people_table_counts_what_is_analysed(login: Login, study: Study) -> None:
     ann = login("ann")
-    assign_sets(study, get_rater(study.db, "ann").rater_id)
+    scoring.next_set(study, get_rater(study.db, "ann").rater_id)
     with study.db.write() as connection:  # how a check comes into the order is not what this is about
         connection.execute("UPDATE image_sets SET purpose = 'attention' WHERE set_id = 'set-0-1'")
     tokens = dict(study.db.connection.execute("SELECT set_id, token FROM presentations").fetchall())
