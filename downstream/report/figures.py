@@ -16,25 +16,27 @@ from radpref.downstream.inference.comparisons import Comparison, PairedCompariso
 from radpref.downstream.inference.power import detectable_effect
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SCORE_COLOURS = ("#7f2f12", "#c4561a", "#eaa477", "#9dbad6", "#4f86b8", "#1d4e80")
 
 
-def score_distribution(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> str:
-    """Share of each score 0-5 per rater. counts: criterion -> rater -> six counts."""
-    n_rows = sum(len(raters) for raters in counts.values())
+def score_distribution(counts: pd.DataFrame) -> str:
+    """Share of each score 0-5 per rater. counts: a row per criterion and rater, six columns."""
+    criteria = list(counts.index.unique(0))
 
     def plot(figure: Figure) -> None:
-        axes = figure.subplots(1, len(counts), squeeze=False, sharex=True)[0]
-        for ax, (criterion, raters) in zip(axes, counts.items(), strict=True):
-            names = list(raters)
-            values = np.array([raters[name] for name in names], dtype=np.float64)
-            shares = 100 * values / np.maximum(values.sum(axis=1, keepdims=True), 1)
-            left = np.zeros(len(names))
+        axes = figure.subplots(1, len(criteria), squeeze=False, sharex=True)[0]
+        for ax, criterion in zip(axes, criteria, strict=True):
+            own = counts.loc[criterion]
+            shares = 100 * own.to_numpy() / own.sum(axis=1).to_numpy()[:, None]
+            left = np.zeros(len(own))
             for score in range(6):
-                ax.barh(names, shares[:, score], left=left, color=SCORE_COLOURS[score], height=0.68, label=str(score))
+                ax.barh(
+                    own.index, shares[:, score], left=left, color=SCORE_COLOURS[score], height=0.68, label=str(score)
+                )
                 left += shares[:, score]
             ax.set(xlim=(0, 100), xlabel="share of scores, %", title=f"{criterion} criterion")
             ax.invert_yaxis()
@@ -42,7 +44,7 @@ def score_distribution(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> str
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=6, title="score", title_fontsize=8.5)
 
-    return draw(8.6, 1.5 + 0.3 * max(n_rows / max(len(counts), 1), 2), plot)
+    return draw(8.6, 1.5 + 0.3 * max(len(counts) / len(criteria), 2), plot)
 
 
 def alignment_curves(lines: Sequence[Mapping[str, float | None]]) -> str:

@@ -7,14 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from radpref.data.agreement.reliability import Agreement, Coefficient, NotComputable, icc_basis_text
 from radpref.downstream.report.evidence import RunRecord
 from radpref.downstream.report.table import Table, interval, number
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from radpref.data.agreement.reliability import AgreementReport
 
 NOTHING = Coefficient(None, None, None)
@@ -64,28 +63,21 @@ def _icc_note(criterion: str, found: Agreement) -> str:
     return f"ICC from {icc_basis_text(criterion, found)}"
 
 
-def score_counts(scores: pd.DataFrame) -> dict[str, dict[str, list[int]]]:
-    """criterion -> rater (marked where simulated) -> number of scores 0 to 5."""
-    counts: dict[str, dict[str, list[int]]] = {}
-    for (criterion, username, kind), part in scores.groupby(["criterion", "username", "rater_kind"]):
-        name = f"{username} (simulated)" if kind == "simulated" else str(username)
-        values = np.bincount(part["value"].to_numpy(dtype=np.int64), minlength=6)
-        counts.setdefault(str(criterion), {})[name] = [int(v) for v in values]
-    return counts
+def score_counts(scores: pd.DataFrame) -> pd.DataFrame:
+    """How often each score 0 to 5 (columns) was given: a row per criterion and rater (marked where simulated)."""
+    raters = scores["username"] + np.where(scores["rater_kind"] == "simulated", " (simulated)", "")
+    counts = pd.crosstab([scores["criterion"], raters.rename("rater")], scores["value"])
+    return counts.reindex(columns=range(6), fill_value=0)
 
 
-def score_table_of(counts: dict[str, dict[str, list[int]]]) -> Table:
+def score_table_of(counts: pd.DataFrame) -> Table:
     """The score counts as a table."""
-    rows: list[dict[str, Any]] = [
-        {"criterion": criterion, "rater": rater, **{f"score_{i}": n for i, n in enumerate(values)}, "n": sum(values)}
-        for criterion, raters in counts.items()
-        for rater, values in raters.items()
-    ]
-    shown = []
-    for row in rows:
-        values = [row[f"score_{i}"] for i in range(6)]
-        mean = sum(i * n for i, n in enumerate(values)) / max(row["n"], 1)
-        shown.append([row["rater"], row["criterion"], *map(number, values), number(row["n"]), number(mean, 2)])
+    rows, shown = [], []
+    for (criterion, rater), values in zip(counts.index, counts.to_numpy().tolist(), strict=True):
+        n, given = sum(values), {f"score_{i}": count for i, count in enumerate(values)}
+        rows.append({"criterion": criterion, "rater": rater, **given, "n": n})
+        mean = sum(i * count for i, count in enumerate(values)) / n
+        shown.append([rater, criterion, *map(number, values), number(n), number(mean, 2)])
     header = ("Rater", "Criterion", *map(str, range(6)), "n", "mean")
     return Table("scores", "Scores given, 0 (low) to 5 (high)", header, shown, rows, text_columns=2)
 
