@@ -25,13 +25,13 @@ from radpref.generation.stack.parts import (
     read_network,
     read_tokenizer,
 )
-from radpref.generation.stack.places import CONTROLNET, SHIPPED
+from radpref.generation.stack.places import CONTROLNET, no_generator
 from radpref.generation.stack.schedules import noise_schedule
 from radpref.generation.stack.single_file import load_single_file
 
 
 def load_brought(path: Path, options: ModelOptions) -> GeneratorStack:
-    """Load a directory or a single file; LoRAs are added into its weights, a ControlNet of its own is put in place.
+    """Load a directory or a single file; LoRAs are added into its weights, its own ControlNet is put in place.
 
     Raises:
         NotFound: there is nothing at ``path``, or no ControlNet or LoRA where study.toml says.
@@ -42,7 +42,7 @@ def load_brought(path: Path, options: ModelOptions) -> GeneratorStack:
     elif path.is_dir():
         stack = _load_directory(path, options)
     else:
-        raise NotFound(f"no generator at {path}: give a folder, a safetensors file, or one of {', '.join(SHIPPED)}")
+        raise no_generator(path)
     check_parts(stack, str(path))
     return apply_options(stack, options, own_controlnet=path / CONTROLNET if path.is_dir() else None)
 

@@ -71,9 +71,14 @@ def require_generator(study: Study, name: str | None = None) -> Path:
     """
     folder = model_path(study, name or study.config.generator.model)
     if not folder.exists():
-        choices = ", ".join(map(repr, SHIPPED))
-        raise NotFound(f"no generator at {folder}: set generator.model in study.toml to {choices} or a stack folder")
+        raise no_generator(folder)
     return folder
+
+
+def no_generator(place: Path) -> NotFound:
+    """The error for a generator that is not there: names the choices."""
+    choices = ", ".join(map(repr, SHIPPED))
+    return NotFound(f"no generator at {place}: name a folder, a safetensors file, or {choices} (generator.model)")
 
 
 def named_generator(study: Study | None, name: str) -> str:
@@ -91,7 +96,7 @@ def named_generator(study: Study | None, name: str) -> str:
     elif name == TRAINED:
         raise InvalidInput("'trained' is the model of a study: give its folder as --study")
     elif not (place := place_of(name, Path.cwd())).exists():
-        raise NotFound(f"no generator at {place}: give a folder, a safetensors file, or one of {', '.join(SHIPPED)}")
+        raise no_generator(place)
     return name
 
 

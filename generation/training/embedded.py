@@ -158,27 +158,20 @@ def export_stage(work: Path, settings: EmbeddedSettings, target: Path) -> None:
 
 def train_embedded(work: Path, target: Path, settings: EmbeddedSettings, stages: Sequence[str] = STAGES) -> None:
     """Run the given stages in order; a finished stage (its output exists) is skipped."""
-    outputs = {
-        "corpus": work / "held_out" / "corpus.jsonl",
-        "vae": work / "vae.json",
-        "latents": work / "latents" / "latents.npy",
-        "unet": work / "unet_stack" / MANIFEST,
-        "control": work / "stack" / MANIFEST,
-        "decoder": work / "vae_refined.json",
-    }
-    actions: dict[str, Callable[[], object]] = {
-        "corpus": lambda: corpus_stage(work, settings),
-        "vae": lambda: vae_stage(work, settings),
-        "latents": lambda: latents(work, untrained_stack(work, settings)),
-        "unet": lambda: unet_stage(work, settings),
-        "control": lambda: control_stage(work, settings),
-        "decoder": lambda: decoder_stage(work, settings),
-        "export": lambda: export_stage(work, settings, target),
+    steps: dict[str, tuple[Path, Callable[[], object]]] = {
+        "corpus": (work / "held_out" / "corpus.jsonl", lambda: corpus_stage(work, settings)),
+        "vae": (work / "vae.json", lambda: vae_stage(work, settings)),
+        "latents": (work / "latents" / "latents.npy", lambda: latents(work, untrained_stack(work, settings))),
+        "unet": (work / "unet_stack" / MANIFEST, lambda: unet_stage(work, settings)),
+        "control": (work / "stack" / MANIFEST, lambda: control_stage(work, settings)),
+        "decoder": (work / "vae_refined.json", lambda: decoder_stage(work, settings)),
+        "export": (target / MANIFEST, lambda: export_stage(work, settings, target)),
     }
     for stage in stages:
-        if stage in outputs and outputs[stage].exists():
+        output, action = steps[stage]
+        if stage != "export" and output.exists():
             log.info("stage %s is finished: skipped", stage)
             continue
         started = time.monotonic()
-        actions[stage]()
+        action()
         log.info("stage %s took %.0f s", stage, time.monotonic() - started)

@@ -48,24 +48,12 @@ class LatentCorpus:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def hints(self, rows: np.ndarray) -> Tensor:
-        """Masks of some rows as float32 (n, S, H, W) in {0, 1}."""
-        packed = np.asarray(self.packed_masks[rows])
-        return torch.from_numpy(np.unpackbits(packed, axis=-1, count=self.image_size)).float()
-
-    def hints_on(self, rows: np.ndarray, compute: Compute) -> Tensor:
-        """As :meth:`hints`, on a device; a GPU gets the packed bits, a 32nd of the bytes, and unpacks them."""
-        if compute.device.type == "cpu":
-            return self.hints(rows)
+    def hints(self, rows: np.ndarray, compute: Compute) -> Tensor:
+        """Masks of some rows on the device, float32 (n, S, H, W) in {0, 1}; it gets the bits, a 32nd of the bytes."""
         packed = compute.put(torch.from_numpy(np.ascontiguousarray(self.packed_masks[rows])))
-        return unpack_bits(packed, self.image_size)
-
-
-def unpack_bits(packed: Tensor, width: int) -> Tensor:
-    """Bits of uint8 (..., W/8), the highest first, as float32 (..., width) in {0, 1}."""
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
-    bits = (packed.unsqueeze(-1) >> shifts) & 1
-    return bits.flatten(-2)[..., :width].float()
+        shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)  # the highest bit comes first
+        bits = (packed.unsqueeze(-1) >> shifts) & 1
+        return bits.flatten(-2)[..., : self.image_size].float()
 
 
 def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
 from radpref.data.config.generation import TrainConfig
 from radpref.data.core.errors import InvalidInput
-from radpref.generation.stack.adapters import attach_lora, lora_parameters, merge_lora
+from radpref.generation.stack.adapters import lora_parameters, merge_lora
 from radpref.generation.stack.architecture import (
     UnetSettings,
     build_controlnet,
@@ -200,12 +200,6 @@ def fit_structures(
     stack.controlnet = None
     stack.structures = structures
     return structures
-
-
-def add_lora(stack: GeneratorStack, settings: TrainConfig) -> None:
-    """Give the UNet its trainable LoRA where study.toml asks for one."""
-    if settings.unet == "lora" and not lora_parameters(stack.unet):
-        attach_lora(stack.unet, settings.lora_rank, settings.seed + 4)
 
 
 def grow_controlnet(stack: GeneratorStack, seed: int) -> ControlNetModel:

@@ -25,6 +25,7 @@ from radpref.data.study.study import Study
 from radpref.generation.stack.adapters import (
     ADAPTER,
     LORA_FOLDER,
+    attach_lora,
     generator_identity,
     load_generator,
     lora_parameters,
@@ -42,7 +43,6 @@ from radpref.generation.training.latents import encode_corpus
 from radpref.generation.training.loop import Budget
 from radpref.generation.training.recipes import (
     Recipe,
-    add_lora,
     check_recipe,
     fit_structures,
     fresh_stack,
@@ -81,7 +81,7 @@ def run_train(study: Study, *, device: str = "auto") -> dict[str, Any]:
 
     Raises:
         InvalidInput: the start model does not fit study.toml, the batch cannot be shared, the device is not there, or
-            the loss became no number.
+            the loss is no longer a number.
         RadprefError: the device's memory did not suffice.
     """
     check_training(study, device)
@@ -115,7 +115,8 @@ def _train(study: Study, run: Run, records: list[StudyRecord], large: bool, comp
     if compute.is_main:
         warn_without_validation(study)
     corpus = records_corpus(study, records, stack.structures, run.folder / "corpus", compute)
-    add_lora(stack, settings)
+    if settings.unet == "lora" and not lora_parameters(stack.unet):
+        attach_lora(stack.unet, settings.lora_rank, settings.seed + 4)
     run.result = _train_stages(study, stack, corpus, run.folder, recipe, compute)
     run.result |= {
         "learning_rate": recipe.learning_rate,

@@ -61,20 +61,19 @@ class TrainSettings:
     loop: LoopSettings = field(default_factory=LoopSettings)
 
 
-TEXT_STAGE = TrainSettings(text_rate=0.5, loop=LoopSettings(learning_rate=1e-3, ema_decay=0.998, warmup_steps=100))
+TEXT_STAGE = TrainSettings(text_rate=0.5, loop=LoopSettings(ema_decay=0.998))
 MASK_STAGE = TrainSettings(
     mode_mix=(0.0, 0.5, 0.5),
     unet_rate=0.0,
     control_rate=1.0,
-    loop=LoopSettings(learning_rate=1e-3, ema_decay=0.997, warmup_steps=50),
+    loop=LoopSettings(ema_decay=0.997, warmup_steps=50),
 )
 """The ControlNet alone: text to image stays exactly what the first stage made it."""
 FINE_TUNE = TrainSettings(
     mode_mix=(0.4, 0.2, 0.4),
-    unet_rate=1.0,
     text_rate=0.5,
     control_rate=1.0,
-    loop=LoopSettings(learning_rate=3e-4, ema_decay=0.998, warmup_steps=100),
+    loop=LoopSettings(learning_rate=3e-4, ema_decay=0.998),
 )
 """All three networks, for real images starting from the embedded weights."""
 
@@ -151,7 +150,7 @@ def load_rows(corpus: LatentCorpus, draw: Draw, own: slice, compute: Compute) ->
     rows, keep = draw.rows[own], draw.keep[own]
     size, width = corpus.image_size, keep.shape[1]
     if bool(keep.any()):
-        hint = corpus.hints_on(rows, compute) * compute.put(keep)[:, :, None, None]
+        hint = corpus.hints(rows, compute) * compute.put(keep)[:, :, None, None]
     else:
         hint = torch.zeros(len(rows), width, size, size, device=compute.device)
     return TrainingBatch(
@@ -292,7 +291,7 @@ def train(
 
     Raises:
         InvalidInput: masks are asked for and the stack has no ControlNet; a batch that the processes cannot share;
-            fp16 without CUDA; a loss that became no number.
+            fp16 without CUDA; a loss that is no longer a number.
         RadprefError: the device's memory did not suffice.
     """
     if sum(settings.mode_mix[1:]) > 0 and stack.controlnet is None:

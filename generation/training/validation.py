@@ -1,4 +1,4 @@
-"""What is looked at while a generator trains: a sheet of samples with captions, and the loss at fixed noise.
+"""What a researcher watches while a generator trains: a sheet of samples with captions, and the loss at fixed noise.
 
 Input: conditions and images of the validation split. Output: one PNG per observation and figures for metrics.jsonl.
 Conditions, seeds, times and noise are the same every time, so that sheets and losses of one run compare step by step.

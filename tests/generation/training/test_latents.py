@@ -13,7 +13,7 @@ import torch
 from radpref.generation.stack.models import GeneratorStack, tiny_stack
 from radpref.generation.training import kept_arrays
 from radpref.generation.training.compute import Compute
-from radpref.generation.training.latents import cache_text_states, encode_corpus, hash_weights, unpack_bits
+from radpref.generation.training.latents import cache_text_states, encode_corpus, hash_weights
 from tests.support.training import training_corpus
 
 
@@ -39,8 +39,8 @@ def test_arrays_are_mapped_and_know_which_masks_are_there(tmp_path: Path) -> Non
     assert isinstance(latents.latents, np.memmap)
     assert isinstance(latents.packed_masks, np.memmap)
     assert latents.present.tolist() == [[True, False]] * 24  # lungs known, heart not
-    packed = torch.from_numpy(np.array(latents.packed_masks[:3]))
-    assert torch.equal(unpack_bits(packed, 32), latents.hints(np.arange(3)))
+    expected = np.unpackbits(np.array(latents.packed_masks[:3]), axis=-1, count=32)
+    assert np.array_equal(latents.hints(np.arange(3), Compute()).numpy(), expected)
 
 
 def test_interrupted_encoding_goes_on_to_the_same_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

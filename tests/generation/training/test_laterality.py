@@ -79,7 +79,7 @@ def test_what_unet_and_controlnet_are_trained_on_keeps_its_side(tmp_path: Path, 
     everything = torch.from_numpy(np.array(latents.latents, dtype=np.float32))
     assert len(everything) == N_DRAWS
     assert turned(everything[:, 0]) == []
-    assert turned(latents.hints(np.arange(N_DRAWS))[:, 0]) == []
+    assert turned(latents.hints(np.arange(N_DRAWS), Compute())[:, 0]) == []
     for seed in range(N_DRAWS // 2):  # a mirror of a whole batch would be as rare as that
         draw = draw_batch(latents, MIXED, torch.Generator().manual_seed(seed))
         batch = load_rows(latents, draw, slice(0, MIXED.batch_size), Compute())

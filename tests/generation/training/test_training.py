@@ -184,7 +184,7 @@ def test_augmented_variants_move_image_and_mask_alike(tmp_path: Path) -> None:
     assert (moved - masks).abs().sum() > 0
     corpus = encode_corpus(tiny_stack(0), training_corpus(), tmp_path, n_variants=3)
     assert len(corpus) == 36
-    assert corpus.hints(np.array([0, 13])).shape == (2, 2, 32, 32)
+    assert corpus.hints(np.array([0, 13]), Compute()).shape == (2, 2, 32, 32)
 
 
 def test_corpora_that_do_not_fit_the_stack_are_refused(tmp_path: Path) -> None:
