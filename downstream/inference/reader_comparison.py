@@ -11,6 +11,7 @@ conclude; "no difference shown" needs 80 % power for `RELEVANT_GAIN`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -161,12 +162,10 @@ def reader_comparison(study: Study) -> ReaderComparison | None:
     if source is None:
         return None
     parts = []
-    for arms in source.arms:
-        for kind in ("human", "simulated"):
-            own = [one for one in source.readings if (one.about.arms, one.kind) == (arms, kind)]
-            if own and (part := _arms_read(arms, kind, own, study.config.downstream.alpha)) is not None:
-                parts.append(part)
-    return ReaderComparison(source, tuple(parts))
+    for arms, kind in itertools.product(source.arms, ("human", "simulated")):
+        own = [one for one in source.readings if (one.about.arms, one.kind) == (arms, kind)]
+        parts.append(_arms_read(arms, kind, own, study.config.downstream.alpha))
+    return ReaderComparison(source, tuple(part for part in parts if part is not None))
 
 
 def _arms_read(arms: Arms, kind: str, readings: Sequence[Reading], alpha: float) -> ArmsRead | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from radpref.data.reader_study.lifecycle import Unblinding
-from radpref.downstream.inference.comparison_sets import ComparisonSet, ComparisonSets, TrainedOn
+from radpref.downstream.inference.comparison_sets import ComparisonSets, TrainedOn
 from radpref.downstream.inference.crossed import Crossed
 from radpref.downstream.inference.reader_comparison import (
     ALL,
@@ -116,11 +116,6 @@ def proof(counted: TrainedOn) -> str:
         f"one; {shared} of the comparison’s patients {'is' if shared == 1 else 'are'} among those whose sets gave "
         "pairs."
     )
-
-
-def example_title(example: ComparisonSet) -> str:
-    """What a set asked for."""
-    return f"{example.mode}: {example.text or 'masks only'}"
 
 
 def suffix(parts: Sequence[ArmsRead], index: int) -> str:

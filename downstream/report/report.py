@@ -196,7 +196,7 @@ def _comparison_part(evidence: Evidence, page: Page) -> Context | None:
             "flag_table": page.table(reader_views.flag_table(part, f"{name}-flags")),
             "plan_table": page.table(plan) if plan else None,
         })  # fmt: skip
-    examples = [(reader_views.example_title(about), pictures) for about, pictures in found.source.examples]
+    examples = [(f"{one.mode}: {one.text or 'masks only'}", pictures) for one, pictures in found.source.examples]
     sheet = page.figure("reader-comparison-examples", reader_figures.example_sets(examples)) if examples else None
     people, proof = reader_views.people_state(found.source), reader_views.proof(found.source.trained_on)
     return {"source": found.source, "parts": parts, "sheet": sheet, "people": people, "proof": proof}

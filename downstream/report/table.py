@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Table:
     shown: list[list[str]]
     rows: Sequence[Mapping[str, object]]
     text_columns: int = 1
-    notes: tuple[str, ...] = field(default=())
-    tones: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    tones: tuple[str, ...] = ()
     """A tone per row for its last cell (verdicts), or empty."""
 
     def csv(self) -> str:

@@ -5,6 +5,7 @@ Everything here calls what the commands call and resumes as they do; nothing is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,8 +41,6 @@ def scores(study: Study, raters: Literal["human", "simulated"] | None = None) ->
 
 def conditions(study: Study) -> pd.DataFrame:
     """What images were asked for: id, mode (T2I, M2I, TM2I), text, ``asked`` (finding -> 0 or 1), source records."""
-    import json
-
     import pandas as pd
 
     table = pd.DataFrame(study.db.rows(_CONDITIONS))
