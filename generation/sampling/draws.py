@@ -91,11 +91,7 @@ def draw_conditions(study: Study, n: int, mix: Sequence[int], seed: int, split: 
     """Draw ``n`` conditions with modes allotted exactly, in shuffled order, from the records of ``split``.
 
     Conditions are drawn evenly over what the captions ask for; among those that ask for the same, every record is used
-    once per mode before any is used again.
-
-    Raises:
-        NotFound: the split holds no record.
-        InvalidInput: it has no captions or no masks for a mode that is wanted.
+    once per mode before any is used again. Errors as in :func:`require_conditions`.
     """
     require_conditions(study, allot_modes(n, mix), split)
     records = record_conditions(study, split)

@@ -148,11 +148,7 @@ def merge_lora(unet: UNet2DConditionModel) -> None:
 
 
 def load_generator(found: FoundGenerator, device: str = "cpu", *, with_controlnet: bool = True) -> GeneratorStack:
-    """The stack of a generator; without its ControlNet where one is to be grown anew.
-
-    Raises:
-        InvalidInput: a part is missing or broken, or does not fit.
-    """
+    """The stack of a generator; without its ControlNet where one is to be grown anew. Errors as :func:`load_stack`."""
     options = found.options
     if not with_controlnet:
         options = replace(options or ModelOptions(), with_controlnet=False)

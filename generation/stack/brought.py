@@ -137,12 +137,7 @@ def controlnet_folder(folder: Path) -> Path:
 
 
 def read_controlnet(folder: Path, options: ModelOptions) -> ControlNetModel:
-    """A ControlNet from its diffusers directory.
-
-    Raises:
-        NotFound: there is none.
-        InvalidInput: it is another kind of network, or broken.
-    """
+    """A ControlNet from its diffusers directory; errors as in :func:`controlnet_folder` and :func:`read_network`."""
     inner = controlnet_folder(folder)
     network: ControlNetModel = read_network(inner.parent, inner.name, ControlNetModel, options.variant)
     return network

@@ -70,11 +70,7 @@ class BestWeights:
             self.value = best[0]
 
     def offer(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Keep the model's present weights if the figure is the lowest yet.
-
-        Raises:
-            StorageFull: the disk is full; the older file stays.
-        """
+        """Keep the model's present weights if the figure is the lowest yet; errors as in :func:`write_tensors`."""
         value = figures.get(self.figure)
         if value is None or not value < self.value:
             return

@@ -50,11 +50,7 @@ class Checkpoint:
     generator: torch.Generator | None
 
     def save(self, metadata: Mapping[str, str]) -> None:
-        """Write the present state, and metadata such as the step.
-
-        Raises:
-            StorageFull: the disk is full; the older checkpoint stays.
-        """
+        """Write the present state, and metadata such as the step; errors as in :func:`write_tensors`."""
         tensors = {} if self.generator is None else {"generator": self.generator.get_state()}
         for index, parameter in enumerate(self.parameters):
             tensors[f"parameter.{index}"] = stored(parameter)

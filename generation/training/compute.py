@@ -70,11 +70,7 @@ class Compute:
         return slice(start, start + size)
 
     def check_batch(self, n: int, n_parts: int) -> None:
-        """Refuse a batch that cannot be cut evenly.
-
-        Raises:
-            InvalidInput: says which multiple to use.
-        """
+        """InvalidInput, with the multiple to use, for a batch that cannot be cut evenly."""
         if n % (self.world * n_parts):
             raise InvalidInput(
                 f"batch_size = {n} cannot be shared by {self.world} process(es) in {n_parts} part(s) each: "

@@ -140,10 +140,7 @@ def fresh_stack(
 ) -> GeneratorStack:
     """The embedded architecture with weights drawn from `seed` and a tokenizer of `texts`; no ControlNet yet.
 
-    vae: an autoencoder that is trained already; n_merges: of the tokenizer.
-
-    Raises:
-        InvalidInput: an image size that its three halvings do not divide.
+    vae: an autoencoder that is trained already; n_merges: of the tokenizer. Errors as in :func:`check_fresh_size`.
     """
     check_fresh_size(image_size)
     shape = shape or UnetSettings()
@@ -220,11 +217,7 @@ def stack_is_large(stack: GeneratorStack) -> bool:
 
 
 def check_recipe(recipe: Recipe, compute: Compute) -> None:
-    """Refuse early what the stages would refuse late: uneven batches, and fp16 without CUDA.
-
-    Raises:
-        InvalidInput: says which setting to change.
-    """
+    """InvalidInput early for what the stages would refuse late: uneven batches, and fp16 without CUDA."""
     for stage in (recipe.text, recipe.masks):
         if stage is not None:
             compute.check_batch(stage.batch_size, stage.accumulation)

@@ -81,21 +81,13 @@ def warn_without_validation(study: Study) -> None:
 
 
 def require_size(study: Study, drawn: int) -> None:
-    """Refuse to train a generator on images of another size than it makes, pixels.
-
-    Raises:
-        InvalidInput: the study's differ.
-    """
+    """InvalidInput where the study's images have another size than the generator makes, pixels."""
     if (size := study.config.data.image_size) != drawn:
         raise InvalidInput(f"data.image_size = {size}, but the generator makes {drawn}; set it to that")
 
 
 def check_fresh_size(size: int) -> None:
-    """Refuse an image size that the halvings of a fresh model do not divide, pixels.
-
-    Raises:
-        InvalidInput: it is not a multiple of `FRESH_MULTIPLE`.
-    """
+    """InvalidInput where the halvings of a fresh model do not divide an image size, pixels."""
     if size % FRESH_MULTIPLE:
         raise InvalidInput(
             f"data.image_size = {size} does not suit train.start = 'fresh': take a multiple of {FRESH_MULTIPLE}"

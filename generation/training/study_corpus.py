@@ -30,11 +30,7 @@ BATCH = 64
 
 
 def training_records(study: Study, split: str = "train") -> list[StudyRecord]:
-    """Records of ``split`` with at least a caption or a mask.
-
-    Raises:
-        InvalidInput, NotFound: there are none.
-    """
+    """Records of ``split`` with at least a caption or a mask; errors as in :func:`require_material`."""
     require_material(study, split)
     return [record for record in record_conditions(study, split) if record["caption"] or record["masks"]]
 
