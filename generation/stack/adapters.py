@@ -191,11 +191,7 @@ def _model_on(study: Study, arm: str, base: str) -> dict[str, Any]:
 
 
 def generator_identity(found: FoundGenerator) -> str:
-    """SHA-256 of a generator as :func:`load_generator` would load it.
-
-    Raises:
-        InvalidInput: a part is missing.
-    """
+    """SHA-256 of a generator as :func:`load_generator` would load it; InvalidInput where a part is missing."""
     options = found.options or ModelOptions()
     if not (found.path / MANIFEST).exists():
         return identity(found.path, options)

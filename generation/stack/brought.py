@@ -76,11 +76,7 @@ def _load_directory(folder: Path, options: ModelOptions) -> GeneratorStack:
 
 
 def refuse_other_families(folder: Path) -> None:
-    """Say what a directory is where it is not Stable Diffusion 1.x/2.x.
-
-    Raises:
-        InvalidInput: it is another family, only pickles, or no model at all.
-    """
+    """InvalidInput that says what a directory is, where it is not Stable Diffusion 1.x/2.x."""
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     name = str(index.get("_class_name", ""))
     second = [
@@ -124,9 +120,7 @@ def family_of(class_name: str) -> str:
 def controlnet_folder(folder: Path) -> Path:
     """Where a ControlNet's ``config.json`` is: the folder itself, or ``controlnet/`` in it.
 
-    Raises:
-        NotFound: there is no such folder.
-        InvalidInput: it is a file.
+    NotFound where there is no such folder, InvalidInput where it is a file.
     """
     if folder.is_file():
         raise InvalidInput(f"generator.controlnet = {folder} is a file: give a diffusers directory with config.json")

@@ -11,11 +11,7 @@ from radpref.data.core.errors import InvalidInput
 
 
 def check_device(name: str) -> None:
-    """Refuse a word that names no device, before torch is loaded.
-
-    Raises:
-        InvalidInput: it is none of auto, cpu, cuda, cuda:N and mps.
-    """
+    """InvalidInput, before torch is loaded, for a word other than auto, cpu, cuda, cuda:N and mps."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise InvalidInput(f"device '{name}' is unknown: use auto, cpu, cuda, cuda:N or mps")
 

@@ -51,11 +51,7 @@ def brought_stack(
 
 
 def check_parts(stack: GeneratorStack, label: str) -> None:
-    """Whether UNet, text encoder, tokenizer and autoencoder belong together.
-
-    Raises:
-        InvalidInput: they do not; says which two and how they differ.
-    """
+    """InvalidInput where UNet, text encoder, tokenizer and autoencoder do not belong together: which two, and how."""
     unet, vae, text = stack.unet.config, stack.vae.config, stack.text_encoder.config
     if unet.addition_embed_type is not None or unet.class_embed_type is not None or unet.num_class_embeds is not None:
         what = "Stable Diffusion XL" if unet.addition_embed_type == "text_time" else "a model with class conditions"

@@ -56,10 +56,7 @@ def find_generator(study: Study, name: str | None = None) -> FoundGenerator:
     """The study's generator, or the one called ``name`` in study.toml.
 
     What [generator] says about a brought model (ControlNet, LoRA, ...) counts for a model named by its place; one that
-    was trained here was saved with it.
-
-    Raises:
-        NotFound: it is not there.
+    was trained here was saved with it. Errors as in :func:`require_generator`.
     """
     name = name or study.config.generator.model
     path = require_generator(study, name)

@@ -59,11 +59,7 @@ def refusing(what: str, way_out: str) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A configuration file.
-
-    Raises:
-        InvalidInput: it is missing or not a JSON object.
-    """
+    """A configuration file; InvalidInput where it is missing or not a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -76,11 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def part_folder(folder: Path, name: str) -> Path:
-    """The folder of a part.
-
-    Raises:
-        InvalidInput: it is not there.
-    """
+    """The folder of a part; InvalidInput where it is not there."""
     part = folder / name
     if not part.is_dir():
         raise InvalidInput(f"generator {folder} lacks its part {name!r}: copy the folder {name}/ into it")

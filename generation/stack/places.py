@@ -124,11 +124,7 @@ def training_command(arm: str) -> str:
 
 
 def require_arms(study: Study, arms: Iterable[str]) -> None:
-    """Refuse arms that have no model, and a study whose generator is not there.
-
-    Raises:
-        NotFound: which one.
-    """
+    """NotFound for an arm that has no model, and for a study whose generator is not there."""
     require_generator(study)
     for arm in arms:
         if arm != BASELINE:

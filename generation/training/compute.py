@@ -200,11 +200,7 @@ def prepare_module(module: nn.Module, compute: Compute, *, checkpointing: bool =
 
 @contextmanager
 def memory_errors(step: int, way_out: str) -> Iterator[None]:
-    """Turn "out of memory" in a training step into one line that says what to change: `way_out`.
-
-    Raises:
-        RadprefError: the device's memory did not suffice.
-    """
+    """Turn "out of memory" in a training step into a RadprefError of one line that says what to change: `way_out`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
