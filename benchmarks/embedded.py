@@ -12,7 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
+import timeit
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,7 @@ LIMITS_MB = {"embedded": 30.0, "measure": 12.0}
 
 def best(action: Callable[[], Any], repeats: int) -> float:
     """The shortest wall time of ``action`` in seconds."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return min(timeit.repeat(action, number=1, repeat=repeats))
 
 
 def phantom_row(n: int, repeats: int) -> dict[str, Any]:

@@ -14,13 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 
@@ -117,10 +116,8 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{self.port}{self._ready}", timeout=2).close()
-        except urllib.error.HTTPError:
-            return True
-        except OSError:
+            httpx.get(f"http://127.0.0.1:{self.port}{self._ready}", timeout=2, trust_env=False)
+        except httpx.TransportError:
             return False
         return True
 

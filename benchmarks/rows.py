@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas
+
 Row = dict[str, Any]
 COLUMNS = ("ours", "peer", "ratio", "target", "met", "verdict")
 
@@ -41,11 +43,7 @@ def command_line(
 
 def show(rows: Sequence[Row], as_json: bool, **more: Any) -> None:
     """The rows as a table on standard error, and as one JSON line with ``more`` beside them on standard output."""
-    names = [name for name in COLUMNS if any(entry.get(name) is not None for entry in rows)]
-    width = max((len(entry["metric"]) for entry in rows), default=0) + 2
-    print(" " * width + "".join(f"{name:>12}" for name in names), file=sys.stderr)
-    for entry in rows:
-        cells = ["" if entry.get(name) is None else entry[name] for name in names]
-        print(f"{entry['metric']:<{width}}" + "".join(f"{cell!s:>12}" for cell in cells), file=sys.stderr)
+    table = pandas.DataFrame(rows, columns=["metric", *COLUMNS]).set_index("metric").dropna(axis=1, how="all")
+    print(table.astype(object).fillna("").to_string(index_names=False), file=sys.stderr)
     if as_json:
         print(json.dumps({"rows": rows, **more}))

@@ -10,12 +10,12 @@ event is looked for in the database.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 
 from benchmarks.room import (
@@ -119,10 +119,7 @@ def peer(root: Path, size: dict[str, int]) -> dict[str, Any]:
 
 def _radios(port: int) -> list[list[int]]:
     """(fn_index, trigger id) of every radio, as the page learns them from /config."""
-    import urllib.request
-
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=30) as answer:
-        config = json.load(answer)
+    config = httpx.get(f"http://127.0.0.1:{port}/config", timeout=30, trust_env=False).json()
     return [[part["id"], part["targets"][0][0]] for part in config["dependencies"]]
 
 

@@ -7,7 +7,7 @@ patient), and for samples the conditions that were asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,11 +58,6 @@ class ImageSource:
     def batch(self, rows: Sequence[int] | npt.NDArray[Any]) -> IMAGES:
         """Some of the images, (B, H, W) uint8."""
         return np.stack([self.read(int(row)) for row in rows])
-
-    def batches(self) -> Iterator[tuple[int, IMAGES]]:
-        """(start, images) of one batch after the other."""
-        for start in range(0, self.n, BATCH):
-            yield start, self.batch(range(start, min(start + BATCH, self.n)))
 
 
 def record_source(study: Study, split: str) -> ImageSource:

@@ -105,19 +105,15 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def share(found: Estimate | None) -> str:
     """A share with its interval, in percent; a dash where it was not measured."""
-    if found is None or found.value is None:
-        return "–"
-    if found.low is None or found.high is None:
-        return percent(found.value)
-    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return figure(found, 1, 100, " %")
 
 
-def figure(found: Estimate | float | None, digits: int = 3, scale: float = 1.0) -> str:
+def figure(found: Estimate | float | None, digits: int = 3, scale: float = 1.0, unit: str = "") -> str:
     """A figure with its interval, where it has one; a dash where it was not measured."""
     value = found.value if isinstance(found, Estimate) else found
     if value is None:
         return "–"
-    text = f"{value * scale:.{digits}f}"
+    text = f"{value * scale:.{digits}f}{unit}"
     if isinstance(found, Estimate) and found.low is not None and found.high is not None:
         text += f" [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"
     return text

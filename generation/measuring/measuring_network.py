@@ -99,9 +99,7 @@ class MeasureNet:
 
 
 def _stack(rows: Sequence[Tensor], empty_shape: tuple[int, ...]) -> FLOAT:
-    if not rows:
-        return np.zeros(empty_shape, np.float32)
-    return torch.cat(list(rows)).float().numpy()
+    return torch.cat([torch.zeros(empty_shape), *rows]).numpy()
 
 
 def check_images(images: npt.NDArray[Any]) -> None:

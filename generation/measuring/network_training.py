@@ -34,7 +34,6 @@ class MeasureSettings:
     batch_size: int = 32
     learning_rate: float = 2e-3  # AdamW, peak, after a warm-up of 5 %
     weight_decay: float = 0.02
-    mask_weight: float = 1.0  # weight of the structure loss beside the attribute loss
     bfloat16: bool = True  # autocast; weights stay float32
 
 
@@ -220,21 +219,15 @@ def _fit(module: torch.nn.Module, data: MeasureData, size: int, seed: int, setti
             order = torch.randperm(n, generator=generator)
         rows = order[at : at + batch]
         x, m = augment(images[rows].float() / 255, masks[rows].float() / 255, generator)
-        return _loss(module, x, m, labels[rows], has_mask[rows], settings)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+            logits, maps, _ = module(standardise(x).to(memory_format=torch.channels_last))
+        loss = attribute_loss(logits.float(), labels[rows])
+        if maps is not None and m.shape[1]:
+            target = F.interpolate(m, size=maps.shape[-2:], mode="area")
+            loss = loss + structure_loss(maps.float(), target, has_mask[rows])
+        return loss
 
     return run_steps(module, settings, settings.weight_decay, loss_of)
-
-
-def _loss(
-    module: torch.nn.Module, x: Tensor, masks: Tensor, labels: Tensor, has_mask: Tensor, settings: MeasureSettings
-) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-        logits, maps, _ = module(standardise(x).to(memory_format=torch.channels_last))
-    loss = attribute_loss(logits.float(), labels)
-    if maps is not None and masks.shape[1]:
-        target = F.interpolate(masks, size=maps.shape[-2:], mode="area")
-        loss = loss + settings.mask_weight * structure_loss(maps.float(), target, has_mask)
-    return loss
 
 
 # --- figures ---------------------------------------------------------------------------------------------------

@@ -97,7 +97,11 @@ def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0) -> None:
     n_steps = max(1, round(scale * plan.n_steps))
     log.info("%s: %d phantoms, %d steps", plan.name, n_train, n_steps)
     if plan.role == "proxy":
-        _train_proxy(plan, train, validation, out, n_steps)
+        from radpref.generation.measuring.proxy_training import train_proxy
+
+        settings = MeasureSettings(n_steps, batch_size=64, learning_rate=1.5e-3)
+        data = captioned(train, plan.seed), captioned(validation, plan.seed + 40)
+        train_proxy(*data, out / plan.name, seed=plan.seed, settings=settings)
         return
     shape = NetworkShape(
         plan.architecture, len(train.attributes), len(train.structures), plan.input_size, plan.widths, plan.depth
@@ -108,16 +112,6 @@ def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0) -> None:
         plan.name, plan.role, train, validation, shape=shape, seed=plan.seed, settings=settings, test=test
     )
     save_measure(net, out)
-
-
-def _train_proxy(plan: Plan, train: MeasureData, validation: MeasureData, out: Path, n_steps: int) -> None:
-    from radpref.generation.measuring.proxy_training import train_proxy
-
-    settings = MeasureSettings(n_steps=n_steps, batch_size=64, learning_rate=1.5e-3)
-    train_proxy(
-        captioned(train, plan.seed), captioned(validation, plan.seed + 40), out / plan.name,
-        seed=plan.seed, settings=settings,
-    )  # fmt: skip
 
 
 def captioned(data: MeasureData, draw: int) -> Any:

@@ -208,12 +208,12 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     broken = tmp_path / "broken.tgz"
     broken.write_bytes(b"no archive")
     empty = archive(tmp_path / "empty.tgz", {"r/1.xml": report(["normal"])})
-    for path, words in ((tmp_path / "none.tgz", "is no file"), (broken, "no archive"), (empty, "holds no report")):
+    for path in (tmp_path / "none.tgz", broken, empty):
         monkeypatch.setattr(sys, "argv", ["captions", str(path)])
         with pytest.raises(SystemExit) as stopped:
             captions.main()
         said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert (stopped.value.code, words in said) == (2, True), said
+        assert (stopped.value.code, str(path) in said) == (2, True), said
 
 
 @pytest.mark.parametrize("benchmark", [captions, copies, imports, memory])
