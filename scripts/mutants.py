@@ -48,7 +48,7 @@ source_paths = ["src"]
 only_mutate = ["src/radpref/{file}"]
 pytest_add_cli_args = ["-p", "no:cacheprovider", "-W", "ignore"]
 pytest_add_cli_args_test_selection = {tests}
-also_copy = ["docs", "README.md"]
+also_copy = ["docs", "benchmarks", "README.md"]
 use_git_change_detection = false
 """
 
@@ -59,7 +59,7 @@ def prepare(name: str) -> Path:
     tree = WORK / name
     shutil.rmtree(tree, ignore_errors=True)
     unneeded = shutil.ignore_patterns("*.safetensors", "__pycache__", "node_modules")
-    for folder in ("src", "tests", "docs"):
+    for folder in ("src", "tests", "docs", "benchmarks"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=unneeded)
     shutil.copy2(ROOT / "README.md", tree)
     settings = SETTINGS.format(file=file, tests=json.dumps(tests.split()))
@@ -78,8 +78,8 @@ def mutate(name: str) -> tuple[int, list[str]]:
         subprocess.run([*command, "run"], cwd=tree, env=environment, stdout=log, stderr=log, check=False)
     done = subprocess.run([*command, "results", "--all", "true"], cwd=tree, env=environment, capture_output=True)
     states = dict(re.findall(r"^\s*(\S+__mutmut_\d+): (.+)$", done.stdout.decode(), re.MULTILINE))
-    if not states:
-        raise SystemExit(f"{name}: mutmut made no mutants; see {tree / 'mutmut.log'}")
+    if not {"killed", "timeout"} & set(states.values()):
+        raise SystemExit(f"{name}: mutmut could not run the tests, or none noticed anything; see {tree / 'mutmut.log'}")
     return len(states), sorted(mutant for mutant, state in states.items() if state not in ("killed", "timeout"))
 
 
