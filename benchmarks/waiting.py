@@ -51,15 +51,12 @@ def work(n_steps: int) -> float:
     return time.perf_counter() - started
 
 
-def environment(policy: str) -> dict[str, str]:
-    """This environment with one wait policy and torch's own number of threads."""
-    return {**os.environ, "OMP_WAIT_POLICY": policy}
-
-
 def measured(policy: str, n_steps: int) -> float:
     """Seconds of the steps in a separate process."""
     command = [sys.executable, "-m", "benchmarks.waiting", "--steps", str(n_steps)]
-    done = subprocess.run(command, env=environment(policy), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_WAIT_POLICY": policy}, capture_output=True, text=True, check=True
+    )
     return float(done.stdout)
 
 
@@ -67,7 +64,7 @@ def measured(policy: str, n_steps: int) -> float:
 def company(policy: str) -> Iterator[None]:
     """Another program of the same kind and policy, at work all the while."""
     command = [sys.executable, "-m", "benchmarks.waiting", "--steps", "1000000"]
-    with subprocess.Popen(command, env=environment(policy), stdout=subprocess.DEVNULL) as other:
+    with subprocess.Popen(command, env=os.environ | {"OMP_WAIT_POLICY": policy}, stdout=subprocess.DEVNULL) as other:
         time.sleep(8)  # until it has loaded and trains
         try:
             yield

@@ -108,21 +108,16 @@ def run_evaluate(
 
     def work(run: Run) -> dict[str, Any]:
         conditions = fresh_conditions(study, net, n_conditions, seed)
-        samples = {arm: _sample_arm(study, run, arm, conditions, n_images, seed, device) for arm in names}
+        samples = {}
+        for arm in names:  # seeds are equal in all arms; what an interrupted evaluation sampled is read back
+            kept = KeptSamples(run.folder / "samples" / arm, conditions, n_images, study.config.generator.batch_size)
+            kept.sample(study, arm, "evaluate", seed, device)
+            samples[arm] = kept.read_all()
         result = asdict(_measure(study, run, net, conditions, samples, seed))
         write_atomic(run.folder / "result.json", json.dumps(result, indent=2) + "\n")
         return result
 
     return once(study, "evaluate", config, work, {"judge": net.sha256}).outcome
-
-
-def _sample_arm(
-    study: Study, run: Run, arm: str, conditions: Sequence[StoredCondition], n_images: int, seed: int, device: str
-) -> Images:
-    """(n, k, H, W) uint8; what an interrupted evaluation sampled is read back. Seeds are equal in all arms."""
-    samples = KeptSamples(run.folder / "samples" / arm, conditions, n_images, study.config.generator.batch_size)
-    samples.sample(study, arm, "evaluate", seed, device)
-    return samples.read_all()
 
 
 def judge_arm(study: Study, net: MeasureNet, conditions: Sequence[StoredCondition], images: Images) -> Judged:

@@ -16,11 +16,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from radpref.data.reader_study.scores import ScoreEvent, record_event
+from radpref.data.reader_study.scores import CRITERIA, N_SLOTS, ScoreEvent, record_event
 from radpref.data.study.study import Study
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-CRITERIA = {"T2I": ("text",), "M2I": ("mask",), "TM2I": ("text", "mask")}
 
 
 def places(study: Study, n: int) -> list[tuple[int, int, int, str]]:
@@ -32,7 +31,7 @@ def places(study: Study, n: int) -> list[tuple[int, int, int, str]]:
     found = [
         (int(row["presentation_id"]), int(row["rater_id"]), slot, criterion)
         for row in rows
-        for slot in range(4)
+        for slot in range(N_SLOTS)
         for criterion in CRITERIA[row["mode"]]
     ]
     return found[:n]

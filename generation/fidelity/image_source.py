@@ -86,9 +86,6 @@ def folder_source(folder: Path, size: int, n: int | None = None) -> ImageSource:
 
     Images in one subfolder count as images of one prompt. All are set on a black square of `size` pixels as real
     images are when they are imported.
-
-    Raises:
-        NotFound: no such folder, or fewer than two images in it.
     """
     files = image_files(folder)
     if n is not None and n < len(files):

@@ -70,9 +70,11 @@ def _open(name: str, device: str, overrides: Mapping[str, Any]) -> tuple[Any, To
     try:
         import open_clip
 
-        tag = None if ":" in name else _first_tag(name)
+        tags = [None] if ":" in name else open_clip.list_pretrained_tags_by_model(name)
+        if not tags:
+            raise InvalidInput(f"open_clip has no weights for {name!r}: give 'embedded', a folder or 'hf-hub:NAME'")
         model = open_clip.create_model(
-            name, pretrained=tag, device=device, pretrained_text=False, require_pretrained=True, **overrides
+            name, pretrained=tags[0], device=device, pretrained_text=False, require_pretrained=True, **overrides
         )
         tokenizer = open_clip.get_tokenizer(name)
     except RadprefError:
@@ -87,15 +89,6 @@ def _open(name: str, device: str, overrides: Mapping[str, Any]) -> tuple[Any, To
         tokenizer.context_length = min(BERT_CONTEXT, int(getattr(bert, "max_position_embeddings", BERT_CONTEXT)))
     _check_vocabulary(name, model, tokenizer)
     return model.eval(), tokenizer
-
-
-def _first_tag(name: str) -> str:
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if not tags:
-        raise InvalidInput(f"open_clip has no weights for {name!r}: give 'embedded', a folder or 'hf-hub:NAME'")
-    return str(tags[0])
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:

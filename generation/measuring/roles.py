@@ -29,12 +29,10 @@ def register_network(study: Study, sha256: str, role: Role, name: str) -> None:
 
 
 def load_network(study: Study, name: str, role: Role) -> MeasureNet:
-    """Load a network and enter it in the study under `role`.
+    """Load a network and enter it in the study under `role`; errors as `load_measure` and `register_network`.
 
     Raises:
-        NotFound: there is no such network.
         InvalidInput: it was trained for another role.
-        Conflict: this study uses it in another role already.
     """
     net = load_measure(network_path(study, name))
     if net.role != role:
