@@ -83,9 +83,11 @@ def run(archive: Path, n: int | None) -> list[dict[str, Any]]:
         NotFound, InvalidInput: the archive is missing, broken, or holds no report with a text.
     """
     from radpref.data.text.caption_rules import NORMAL, broken_rules
-    from radpref.data.text.rule_captions import caption_of_report
+    from radpref.data.text.reports import impression
+    from radpref.data.text.rule_captions import caption_of_text
 
-    found = [(r, caption_of_report(r.text)) for r in read_reports(archive, n) if r.text]
+    reports = [report for report in read_reports(archive, n) if report.text]
+    found = [(r, caption_of_text(said.text) if (said := impression(r.text)) else None) for r in reports]
     if not found:
         raise InvalidInput(f"{archive} holds no report with findings or an impression; is it NLMCXR_reports.tgz?")
     normal = [caption for report, caption in found if report.headings == CODED_NORMAL]

@@ -38,7 +38,8 @@ def best(action: Callable[[], Any], repeats: int) -> float:
 
 def phantom_row(n: int, repeats: int) -> dict[str, Any]:
     """Phantom radiographs per second at 128 x 128, one process."""
-    from radpref.data.phantom.render import draw_spec, render
+    from radpref.data.phantom.render import render
+    from radpref.data.phantom.spec import draw_spec
 
     specs = [draw_spec(np.random.default_rng(seed)) for seed in range(n)]
     seconds = best(lambda: [render(spec, 128) for spec in specs], repeats)

@@ -59,15 +59,6 @@ def finding_columns(config: DataConfig) -> dict[str, str]:
     return {column: label for column, label in FINDINGS.items() if label in kept}
 
 
-def _code(cell: str) -> int:
-    if not cell:
-        return BLANK
-    try:
-        return {1.0: 1, 0.0: 0, -1.0: -1}.get(float(cell), BAD)
-    except ValueError:
-        return BAD
-
-
 @dataclass(frozen=True)
 class FindingRows:
     """The findings of a table's rows: codes (N, L) for the labels ``names``; bad: row -> what is wrong in it."""
@@ -83,7 +74,10 @@ class FindingRows:
         codes = np.full((len(table), len(names)), BLANK, np.int8)
         for k, column in enumerate(names):
             cells = table[column].astype("category").cat
-            codes[:, k] = np.array([_code(str(name)) for name in cells.categories], np.int8)[cells.codes]
+            written = pd.Series(cells.categories.astype(str))
+            numbers = pd.to_numeric(written, errors="coerce")
+            known = np.select([written == "", numbers.isin((1, 0, -1))], [BLANK, numbers], BAD)
+            codes[:, k] = known.astype(np.int8)[cells.codes]
         bad = {
             int(i): f"label column '{names[k]}' holds {str(table[names[k]].iat[int(i)])!r}; "
             "use 1, 0, -1 (uncertain) or blank"

@@ -75,13 +75,8 @@ def change_geometry(anatomy: Anatomy, findings: tuple[Finding, ...], patient_see
     return replace(anatomy, heart_ratio=ratio, raise_right=raised["right"], raise_left=raised["left"], shift=shift)
 
 
-def _index(finding: Finding) -> int:
-    return 0 if finding.side == "right" else 1
-
-
-def _effusion(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effect:
+def _effusion(scene: Scene, i: int, level: int, rng: np.random.Generator) -> Effect:
     """Fluid with a meniscus: blunted angle, then a level that climbs to mid-lung, highest at the wall."""
-    i, level = _index(finding), SEVERITIES.index(finding.severity)
     anatomy, frame = scene.anatomy, scene.frame
     u = np.clip(np.abs(frame.x) / scene.cavity.lateral, 0, 1)
     top = anatomy.dome_y(2 * i - 1)
@@ -97,9 +92,8 @@ def _effusion(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effec
     return Effect(fill.astype(np.float32), (cover(depth_below, 0.4) * scene.field[i]).astype(np.float32))
 
 
-def _atelectasis(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effect:
+def _atelectasis(scene: Scene, i: int, level: int, rng: np.random.Generator) -> Effect:
     """Plate-like bands above a raised diaphragm; severe ones add a collapsed base."""
-    i, level = _index(finding), SEVERITIES.index(finding.severity)
     side, frame = 2 * i - 1, scene.frame
     ax = frame.x * np.float32(side)
     top = scene.anatomy.dome_y(side)
@@ -122,9 +116,8 @@ def _atelectasis(scene: Scene, finding: Finding, rng: np.random.Generator) -> Ef
     return Effect(np.clip(fill, 0, 0.9).astype(np.float32), region.astype(np.float32))
 
 
-def _consolidation(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effect:
+def _consolidation(scene: Scene, i: int, level: int, rng: np.random.Generator) -> Effect:
     """A dense homogeneous lobe that ends at a fissure; the rest of its border is ragged."""
-    i, level = _index(finding), SEVERITIES.index(finding.severity)
     frame, anatomy = scene.frame, scene.anatomy
     ax = np.abs(frame.x)
     ragged = texture(rng, frame.size, 1.3, 24)
@@ -152,9 +145,8 @@ def _bronchograms(scene: Scene, i: int) -> Array:
     return np.maximum(blur(drawn, max(0.5, 0.09 / scene.frame.px_cm)), 0)
 
 
-def _pneumonia(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effect:
+def _pneumonia(scene: Scene, i: int, level: int, rng: np.random.Generator) -> Effect:
     """Patchy ill-defined foci of one lung, with air bronchograms."""
-    i, level = _index(finding), SEVERITIES.index(finding.severity)
     side, frame, anatomy = 2 * i - 1, scene.frame, scene.anatomy
     patch = texture(rng, frame.size, 1.3, 30, 4)
     low = anatomy.dome_y(side)
@@ -193,9 +185,8 @@ def _kerley(scene: Scene, rng: np.random.Generator, count: int) -> Array:
     return np.maximum(blur(drawn, max(0.45, 0.05 / scene.frame.px_cm)), 0)
 
 
-def _edema(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effect:
+def _edema(scene: Scene, i: int, level: int, rng: np.random.Generator) -> Effect:
     """Perihilar bat-wing haze of both lungs, prominent vessels, Kerley lines."""
-    level = SEVERITIES.index(finding.severity)
     frame, anatomy = scene.frame, scene.anatomy
     hilum_y = 0.5 * (anatomy.dome_right_y + anatomy.dome_left_y) - 4.6
     cloud, mesh = texture(rng, frame.size, 1.4, 40, 3), texture(rng, frame.size, 0.3, 48, 18)
@@ -213,9 +204,8 @@ def _edema(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effect:
     )
 
 
-def _pneumothorax(scene: Scene, finding: Finding, rng: np.random.Generator) -> Effect:
+def _pneumothorax(scene: Scene, i: int, level: int, rng: np.random.Generator) -> Effect:
     """Pleural air over a shrunken lung: no markings outside a thin visceral pleural line."""
-    i, level = _index(finding), SEVERITIES.index(finding.severity)
     side, frame, anatomy = 2 * i - 1, scene.frame, scene.anatomy
     ax = frame.x * np.float32(side) - np.float32(0.35 * side * anatomy.shift)
     height = (frame.y - np.float32(anatomy.apex_y)) / np.float32(anatomy.costophrenic_y - anatomy.apex_y)
@@ -241,7 +231,7 @@ def _pneumothorax(scene: Scene, finding: Finding, rng: np.random.Generator) -> E
     )
 
 
-_DRAW: dict[str, Callable[[Scene, Finding, np.random.Generator], Effect]] = {
+_DRAW: dict[str, Callable[[Scene, int, int, np.random.Generator], Effect]] = {
     "atelectasis": _atelectasis,
     "consolidation": _consolidation,
     "edema": _edema,
@@ -249,8 +239,13 @@ _DRAW: dict[str, Callable[[Scene, Finding, np.random.Generator], Effect]] = {
     "pneumonia": _pneumonia,
     "pneumothorax": _pneumothorax,
 }
+"""Finding -> its opacity: of the lung ``i`` (0: right), of severity ``level`` (place in `SEVERITIES`)."""
 
 
 def draw_effects(scene: Scene, findings: tuple[Finding, ...], patient_seed: int) -> list[Effect]:
     """The opacities of all findings but cardiomegaly, which is geometry alone."""
-    return [_DRAW[f.name](scene, f, finding_rng(patient_seed, f)) for f in findings if f.name in _DRAW]
+    return [
+        _DRAW[f.name](scene, int(f.side != "right"), SEVERITIES.index(f.severity), finding_rng(patient_seed, f))
+        for f in findings
+        if f.name in _DRAW
+    ]

@@ -31,25 +31,9 @@ from radpref.data.phantom.anatomy import (  # fmt: skip
 from radpref.data.phantom.detector import MU_AIR, MU_BONE, MU_LUNG, MU_SOFT, display, draw_exposure, expose
 from radpref.data.phantom.findings import Effect, Scene, change_geometry, draw_effects
 from radpref.data.phantom.raster import Array, Frame, cover, texture
-from radpref.data.phantom.spec import (  # fmt: skip
-    CHEXPERT_LABELS,
-    FINDINGS,
-    HELD_OUT,
-    SEVERITIES,
-    STRUCTURES,
-    Finding,
-    PhantomSpec,
-    check_spec,
-    combinations,
-    draw_spec,
-)
-from radpref.data.phantom.text import canonical_caption, paraphrases, report
+from radpref.data.phantom.spec import FINDINGS, STRUCTURES, PhantomSpec, check_spec
+from radpref.data.phantom.text import canonical_caption, report
 from radpref.data.phantom.tubes import airways, bones, vessel_tree, vessels
-
-__all__ = [
-    "CHEXPERT_LABELS", "FINDINGS", "HELD_OUT", "SEVERITIES", "STRUCTURES", "Finding", "PhantomImage", "PhantomSpec",
-    "canonical_caption", "combinations", "draw_spec", "paraphrases", "render", "report",
-]  # fmt: skip
 
 MIN_SIZE, MAX_SIZE = 16, 4096
 

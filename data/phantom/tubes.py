@@ -6,7 +6,7 @@ line integral is exact up to the sampling, edges are anti-aliased and cortical r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -72,6 +72,12 @@ def _curve(points: list[tuple[float, float]], n: int) -> tuple[Points, Points]:
     return drawn[:, 0], drawn[:, 1]
 
 
+def _splat_tubes(frame: Frame, tubes: list[Tube]) -> Array:
+    parts = [_tube_points(tube) for tube in tubes]
+    x, y, volume = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return splat(frame, x, y, volume)
+
+
 def _flat_tube(points: list[tuple[float, float]], height: float, depth: float, wall: float, n: int = 100) -> Tube:
     x, y = _curve(points, n)
     return Tube(x, y, np.zeros(n), np.full(n, height), np.full(n, depth), wall)
@@ -127,12 +133,12 @@ def _girdle(anatomy: Anatomy, rng: np.random.Generator, yaw: float) -> list[Tube
         top = [(10.2 + dx, -12.6), (11.6 + dx, -13.1), (13.4 + dx, -12.0), (14.6 + dx, -11.6)]
         for line, h, d in ((medial, 0.16, 0.15), (outer, 0.30, 0.28), (spine, 0.38, 0.3), (top, 0.14, 0.14)):
             flat = _flat_tube(line, h, d, 0.5)
-            tubes.append(Tube(side * flat.x, flat.y + up, flat.z, flat.half_height, flat.half_depth, flat.wall))
+            tubes.append(replace(flat, x=side * flat.x, y=flat.y + up))
         arm = anatomy.arm_x
         course = [(arm - 2.0, -10.6), (arm - 0.9, -7.0), (arm + 0.2, 1.0), (arm + 1.8, 16.0)]
         shaft = _flat_tube(course, 1.05, 1.05, 0.33, 280)
         fade = np.clip(np.linspace(0, 6, len(shaft.x)), 0.02, 1)
-        tubes.append(Tube(side * shaft.x, shaft.y + up, shaft.z, shaft.half_height, shaft.half_depth * fade, 0.33))
+        tubes.append(replace(shaft, x=side * shaft.x, y=shaft.y + up, half_depth=shaft.half_depth * fade))
     return tubes
 
 
@@ -167,9 +173,7 @@ def bones(frame: Frame, anatomy: Anatomy, rng: np.random.Generator) -> Array:
     """All bone along the beam, cm of compact bone, (H, W)."""
     n = int(np.clip(26 / frame.px_cm, 60, 240))
     tubes = [_ribs(anatomy, rng, frame.pose.yaw_cm, n), *_girdle(anatomy, rng, frame.pose.yaw_cm)]
-    parts = [_tube_points(tube) for tube in tubes]
-    x, y, volume = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    thin = blur(splat(frame, x, y, volume), max(0.45, 0.075 / frame.px_cm))
+    thin = blur(_splat_tubes(frame, tubes), max(0.45, 0.075 / frame.px_cm))
     return np.maximum(thin, 0) + _plates(frame, anatomy) + _spine(frame, anatomy)
 
 
@@ -189,9 +193,8 @@ def airways(frame: Frame, anatomy: Anatomy) -> Array:
             0.52,
         ),
     ]
-    parts = [_tube_points(_flat_tube(points, r, 0.8 * r, 0.999, 120)) for points, r in lines]
-    x, y, volume = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return np.maximum(blur(splat(frame, x, y, volume), max(0.5, 0.14 / frame.px_cm)), 0)
+    tubes = [_flat_tube(points, r, 0.8 * r, 0.999, 120) for points, r in lines]
+    return np.maximum(blur(_splat_tubes(frame, tubes), max(0.5, 0.14 / frame.px_cm)), 0)
 
 
 @dataclass(frozen=True)

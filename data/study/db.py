@@ -122,7 +122,7 @@ class StudyDatabase:
                 yield
                 connection.execute(end)
             except BaseException:
-                for statement in undo if _is_open(connection) else ():
+                for statement in undo if connection.in_transaction else ():
                     connection.execute(statement)
                 raise
         except sqlite3.Error as error:
@@ -144,10 +144,6 @@ class StudyDatabase:
         if database is not None:
             database.conn.close()
             self._local.database = None
-
-
-def _is_open(connection: sqlite3.Connection) -> bool:
-    return connection.in_transaction
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -6,18 +6,20 @@ Input: an open sqlite-utils Database. Output: the newest schema. See docs/schema
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from sqlite_utils import Database
 
 from radpref.data.core.errors import Conflict
 from radpref.data.core.sqlite import sqlite3
 from radpref.data.study.schema import m001_initial, m002_reader_study, m003_large_imports, m004_captions
+from radpref.data.study.schema.script import run_script
 
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
-    m001_initial.apply,
+    partial(run_script, script=m001_initial.INITIAL + m001_initial.SCORE_EVENTS),
     m002_reader_study.apply,
-    m003_large_imports.apply,
-    m004_captions.apply,
+    partial(run_script, script=m003_large_imports.LARGE_IMPORTS),
+    partial(run_script, script=m004_captions.CAPTIONS),
 )
 
 

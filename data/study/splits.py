@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -129,9 +130,7 @@ def real_fraction(
     if not len(patients):
         raise InvalidInput("no patients to draw from; import records first")
     order, n_minimum = real_order(patients, labels, rng)
-    counts = dict.fromkeys(order, 0)
-    for patient in patients:
-        counts[patient] += 1
+    counts = Counter(patients)
     total = np.cumsum([counts[patient] for patient in order])
     n_patients = max(int((total <= math.ceil(fraction * len(patients))).sum()), n_minimum, min(2, len(order)))
     chosen = set(order[:n_patients])

@@ -72,25 +72,19 @@ _FRESH = re.compile(
     re.I,
 )
 
-SEVERITIES: dict[str, str] = {
-    "trace": "trace", "tiny": "tiny", "minimal": "minimal", "minimally": "minimal", "minor": "mild", "slight": "mild",
-    "slightly": "mild", "mild": "mild", "mildly": "mild", "small": "small", "borderline": "borderline",
-    "subtle": "subtle", "faint": "faint", "moderate": "moderate", "moderately": "moderate", "large": "large",
-    "moderate-sized": "moderate", "large-sized": "large", "severe": "severe", "severely": "severe",
-    "massive": "massive", "marked": "marked", "markedly": "marked", "extensive": "extensive", "gross": "marked",
-    "diffuse": "diffuse",
-    "multifocal": "multifocal", "tension": "tension", "loculated": "loculated", "calcified": "calcified",
-    "healed": "healed", "healing": "healing", "old": "old", "acute": "acute", "chronic": "chronic", "patchy": "patchy",
-    "focal": "focal", "linear": "linear", "interstitial": "interstitial", "hazy": "hazy", "compressive": "compressive",
-    "subsegmental": "subsegmental", "platelike": "platelike", "discoid": "discoid", "nodular": "nodular",
-    "aspiration": "aspiration", "lobar": "lobar", "multiple": "multiple", "enlarged": "",
-}  # fmt: skip
-"""Word before a finding -> word of the caption. Sizes and kinds; what compares with an earlier film is not here."""
 SIZES = ("trace", "tiny", "minimal", "subtle", "faint", "borderline", "mild", "small", "moderate", "large", "marked",
           "extensive", "severe", "massive")  # fmt: skip
 _KINDS = ("tension", "loculated", "calcified", "linear", "interstitial", "hazy", "compressive", "subsegmental",
           "patchy", "focal", "platelike", "discoid", "nodular", "aspiration", "lobar")  # fmt: skip
-"""Kinds stand next to the noun ("left tension pneumothorax"), sizes first ("small left pneumothorax")."""
+"""Kinds come next to the noun ("left tension pneumothorax"), sizes first ("small left pneumothorax")."""
+SEVERITIES: dict[str, str] = {
+    **{word: word for word in (*SIZES, *_KINDS, "diffuse", "multifocal", "healed", "healing", "old", "acute",
+                               "chronic", "multiple")},
+    "minimally": "minimal", "minor": "mild", "slight": "mild", "slightly": "mild", "mildly": "mild",
+    "moderately": "moderate", "moderate-sized": "moderate", "large-sized": "large", "severely": "severe",
+    "markedly": "marked", "gross": "marked", "enlarged": "",
+}  # fmt: skip
+"""Word before a finding -> word of the caption. Sizes and kinds; what compares with an earlier film is not here."""
 _SITES = re.compile(
     r"\b(?:(upper|lower|middle|mid)[ -]?(?:to[ -](?:mid|lower)[ -])?(?:lobes?|lungs?(?: zones?)?|zones?)|"
     r"(apical|apex|apices)|(basilar|basal|lung bases?|lower lungs?|bases?|bibasilar|bibasal)|(retrocardiac)|"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import takewhile
 
 from radpref.data.text.scrub import scrub
 
@@ -133,14 +134,9 @@ def _final(parts: list[Section]) -> list[Section]:
 
 def clean(text: str) -> str:
     """A section's text scrubbed, without numbering, signature and notices; one item or sentence group per line."""
-    lines = []
-    for line in scrub(text).splitlines():
-        if _SIGNATURE.match(line):
-            break
-        lines.append(line)
     items: list[str] = []
     fresh = True
-    for line in lines:
+    for line in takewhile(lambda line: not _SIGNATURE.match(line), scrub(text).splitlines()):
         if not line.strip():
             fresh = True
             continue

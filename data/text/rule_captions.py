@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from radpref.data.text.caption_rules import MAX_WORDS, NORMAL, n_words
 from radpref.data.text.findings import NORMAL_LABELS, label_sides, main_finding, of_label
 from radpref.data.text.mentions import RANK, SIZES, Mention, mentions
-from radpref.data.text.reports import impression
 
 CAPTIONER_VERSION = 1
 """Goes up when the same report may get another caption."""
@@ -32,13 +31,6 @@ _NORMAL = re.compile(
     re.I,
 )
 _ABNORMAL = re.compile(r"\b(?:abnormal(?! contour)|not (?:normal|clear|unremarkable))\b", re.I)
-
-
-def caption_of_report(report: str, labels: Mapping[str, float | None] | None = None) -> str | None:
-    """Caption of a report: of its impression (see `radpref.data.text.reports.impression`); None where nothing is
-    understood."""
-    found = impression(report)
-    return caption_of_text(found.text, labels) if found else None
 
 
 def caption_of_text(text: str, labels: Mapping[str, float | None] | None = None) -> str | None:

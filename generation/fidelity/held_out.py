@@ -65,7 +65,9 @@ def _condition(
 ) -> HeldOutCondition:
     from dataclasses import replace
 
-    from radpref.data.phantom.render import HELD_OUT, PhantomSpec, canonical_caption, draw_spec, paraphrases, render
+    from radpref.data.phantom.render import render
+    from radpref.data.phantom.spec import HELD_OUT, PhantomSpec, draw_spec
+    from radpref.data.phantom.text import canonical_caption, paraphrases
 
     if group == "held-out combination":
         kept_back = sorted(HELD_OUT, key=lambda f: (f.name, str(f.side), f.severity))

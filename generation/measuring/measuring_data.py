@@ -99,7 +99,7 @@ def phantom_specs(n: int, draw: int, seed: int) -> list[Any]:
     """`n` phantom specs with patients of range `draw` only (all combinations, held-out ones too)."""
     from dataclasses import replace
 
-    from radpref.data.phantom.render import draw_spec
+    from radpref.data.phantom.spec import draw_spec
 
     if not 0 <= n <= PATIENTS_PER_DRAW:
         raise InvalidInput(f"cannot draw {n} phantoms: give 0 to {PATIENTS_PER_DRAW}")
@@ -110,8 +110,7 @@ def phantom_specs(n: int, draw: int, seed: int) -> list[Any]:
 
 def phantom_attributes() -> tuple[str, ...]:
     """The attributes of phantom records, in a fixed order: findings, "normal", then "<finding>/<side>"."""
-    from radpref.data.phantom.render import FINDINGS
-    from radpref.data.phantom.spec import SIDES
+    from radpref.data.phantom.spec import FINDINGS, SIDES
 
     sided = [f"{name}/{side}" for name in FINDINGS for side in ("left", "right") if side in SIDES[name]]
     return (*FINDINGS, "normal", *sided)
@@ -131,7 +130,8 @@ def phantom_asked(findings: Sequence[Any]) -> dict[str, int]:
 
 def phantom_data(n: int, draw: int, seed: int, size: int, cache: Path | None = None) -> MeasureData:
     """Render `n` phantoms of `size` pixels; kept in `cache` (npz), so that an interrupted training goes on."""
-    from radpref.data.phantom.render import STRUCTURES, render
+    from radpref.data.phantom.render import render
+    from radpref.data.phantom.spec import STRUCTURES
 
     path = None if cache is None else cache / f"phantoms-{draw}-{seed}-{n}-{size}.npz"
     attributes = phantom_attributes()

@@ -116,7 +116,7 @@ def train_one(plan: Plan, out: Path, work: Path, *, scale: float = 1.0) -> None:
 
 def captioned(data: MeasureData, draw: int) -> Any:
     """Phantom `data` of range `draw` (seed 0) with its captions: the canonical one first, then training paraphrases."""
-    from radpref.data.phantom.render import canonical_caption, paraphrases
+    from radpref.data.phantom.text import canonical_caption, paraphrases
     from radpref.generation.measuring.proxy_training import CaptionedData
 
     specs = phantom_specs(len(data), draw, 0)

@@ -102,7 +102,9 @@ def load_corpus(folder: Path) -> Corpus:
 
 def _render_shard(job: tuple[str, int, int, int, int]) -> str:
     """Worker: render one shard of phantoms into `<folder>/shards/<index>.npz` and their captions into `.json`."""
-    from radpref.data.phantom import render as phantom
+    from radpref.data.phantom.render import render
+    from radpref.data.phantom.spec import HELD_OUT, draw_spec
+    from radpref.data.phantom.text import paraphrases
 
     folder, index, count, size, seed = job
     target = Path(folder) / "shards" / f"{index:05d}.npz"
@@ -113,12 +115,12 @@ def _render_shard(job: tuple[str, int, int, int, int]) -> str:
     masks = np.zeros((count, len(EMBEDDED_STRUCTURES), size, size), dtype=bool)
     captions: list[list[str]] = []
     for k in range(count):
-        spec = phantom.draw_spec(rng, exclude=phantom.HELD_OUT)
-        rendered = phantom.render(spec, size)
+        spec = draw_spec(rng, exclude=HELD_OUT)
+        rendered = render(spec, size)
         images[k] = high_byte(rendered.image)
         for channel, name in enumerate(EMBEDDED_STRUCTURES):
             masks[k, channel] = rendered.masks[name]
-        captions.append(caption_alternatives(rendered, phantom.paraphrases(spec.findings, unseen=False)))
+        captions.append(caption_alternatives(rendered, paraphrases(spec.findings, unseen=False)))
     target.with_suffix(".json").write_text(json.dumps(captions), encoding="utf-8")
     temporary = target.with_suffix(f".{os.getpid()}.part.npz")
     np.savez(temporary, images=images, masks=np.packbits(masks, axis=-1))

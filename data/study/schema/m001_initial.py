@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from radpref.data.core.sqlite import sqlite3
-from radpref.data.study.schema.script import run_script
-
 INITIAL = """
 CREATE TABLE runs (
   run_id TEXT PRIMARY KEY,
@@ -244,8 +241,3 @@ SELECT p.*, CASE (SELECT kind FROM score_events e WHERE e.presentation_id = p.pr
 FROM presentations p;
 """
 """The triggers and views of score_events, made again where the table is rebuilt."""
-
-
-def apply(connection: sqlite3.Connection) -> None:
-    """All tables of an empty database."""
-    run_script(connection, INITIAL + SCORE_EVENTS)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from radpref.data.core.sqlite import sqlite3
-from radpref.data.study.schema.script import run_script
-
 CAPTIONS = """
 -- Who wrote which caption, by which rules or model, in which run; the last row of a record is the caption it has,
 -- unless the data set's own stands. source 'fallback': by rules, after the endpoint's answers broke the rules.
@@ -37,8 +34,3 @@ CREATE TABLE caption_answers (
   created_at TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-
-
-def apply(connection: sqlite3.Connection) -> None:
-    """The log of captions, its triggers, and the kept answers."""
-    run_script(connection, CAPTIONS)

@@ -12,7 +12,7 @@ from radpref.data.datasets.labels import parse_rule
 from radpref.data.datasets.registry import READERS, get_reader
 from radpref.data.datasets.table import clean_caption
 from radpref.data.imaging.framing import fit_image, fit_mask
-from radpref.data.phantom.render import CHEXPERT_LABELS, FINDINGS
+from radpref.data.phantom.spec import CHEXPERT_LABELS, FINDINGS
 from radpref.data.study.study import Study
 from tests.support.data import gray, label_table, table_study
 from tests.support.datasets import load_all

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from radpref.data.core.errors import InvalidInput
-from radpref.data.phantom.render import (  # fmt: skip
+from radpref.data.phantom.render import render
+from radpref.data.phantom.spec import (
     CHEXPERT_LABELS,
     FINDINGS,
     HELD_OUT,
@@ -14,13 +15,10 @@ from radpref.data.phantom.render import (  # fmt: skip
     STRUCTURES,
     Finding,
     PhantomSpec,
-    canonical_caption,
     combinations,
     draw_spec,
-    paraphrases,
-    render,
-    report,
 )
+from radpref.data.phantom.text import canonical_caption, paraphrases, report
 
 SIDED = tuple(name for name in FINDINGS if name not in ("edema", "cardiomegaly"))
 COMPARISONS = {"unchanged", "improved", "worsened", "increased", "decreased", "new", "stable", "worsening", "improving"}

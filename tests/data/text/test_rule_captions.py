@@ -18,7 +18,8 @@ from radpref.data.study.conditions import asked_attributes
 from radpref.data.text.caption_rules import MAX_CHARACTERS, MAX_WORDS, broken_rules, n_words
 from radpref.data.text.findings import ALIASES, FINDINGS, main_finding, of_label
 from radpref.data.text.mentions import mentions
-from radpref.data.text.rule_captions import caption_of_labels, caption_of_report, caption_of_text, rule_caption
+from radpref.data.text.reports import impression
+from radpref.data.text.rule_captions import caption_of_labels, caption_of_text, rule_caption
 
 # --- the validator -----------------------------------------------------------------------------------------------
 
@@ -182,6 +183,11 @@ def test_states_of_all_findings_of_a_report() -> None:
         ("atelectasis", "possible", "", ""),
         ("pulmonary edema", "absent", "", ""),
     ]
+
+
+def caption_of_report(report: str) -> str | None:
+    found = impression(report)
+    return caption_of_text(found.text) if found else None
 
 
 def test_the_impression_decides_not_the_findings() -> None:

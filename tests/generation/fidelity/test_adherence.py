@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from radpref.data.core.errors import InvalidInput
-from radpref.data.phantom.render import FINDINGS, HELD_OUT, canonical_caption, combinations, paraphrases
+from radpref.data.phantom.spec import FINDINGS, HELD_OUT, combinations
+from radpref.data.phantom.text import canonical_caption, paraphrases
 from radpref.generation.fidelity import adherence
 from radpref.generation.fidelity.adherence import Proportion, condition_report, judge_answers, sheet_rows, text_hits
 from radpref.generation.fidelity.held_out import Answers, held_out_conditions

@@ -275,7 +275,7 @@ def test_phantom_data_of_disjoint_patients_is_kept_and_reread(tmp_path: Path) ->
 
 
 def test_asked_names_finding_and_side() -> None:
-    from radpref.data.phantom.render import Finding
+    from radpref.data.phantom.spec import Finding
 
     asked = measuring_data.phantom_asked([Finding("pleural_effusion", "left", "severe")])
     assert asked == {"pleural_effusion": 1, "pleural_effusion/left": 1}

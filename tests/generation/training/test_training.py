@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from radpref.data.core.errors import InvalidInput, NotFound
-from radpref.data.phantom.render import HELD_OUT, Finding
+from radpref.data.phantom.spec import HELD_OUT, Finding
 from radpref.generation.stack.autoencoder import build_vae
 from radpref.generation.stack.loading import load_stack
 from radpref.generation.stack.models import UnetSettings, tiny_stack
