@@ -304,12 +304,13 @@ def test_freeze_says_who_is_not_done(rated: Study, at: tuple[str, str]) -> None:
 
 
 def test_a_person_at_the_terminal_is_asked(rated: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    from radpref.data.cli import study_commands as cli
+    from radpref.data.cli import study_commands
+    from radpref.data.core import console
 
     asked: list[str] = []
-    monkeypatch.setattr(cli.sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(cli.typer, "confirm", lambda text, abort: asked.append(text))
-    cli.lock(rated.root, keep_scores=False, yes=False, as_json=False)
+    monkeypatch.setattr(console.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(console.typer, "confirm", lambda text, abort: asked.append(text))
+    study_commands.lock(rated.root, keep_scores=False, yes=False, as_json=False)
     assert "There is no way back. Go on?" in asked[0]
     assert lifecycle.stage(rated.db) == "locked"
 
