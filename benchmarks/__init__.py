@@ -1,5 +1,5 @@
 """Figures and ratios, each by one command: ``python -m benchmarks.NAME --size tiny|full --json``."""
 
-from radpref import before_torch
+from radpref import torchvision_compat
 
-before_torch.prepare()
+torchvision_compat.install()

@@ -1,5 +1,5 @@
 """Downstream proof: tasks, the grid of trainings, metrics, statistics and the report (paper, pipeline 6 and 7)."""
 
-from radpref import before_torch
+from radpref import torchvision_compat
 
-before_torch.prepare()
+torchvision_compat.install()

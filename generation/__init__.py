@@ -6,9 +6,9 @@ look at images) > `training` > `sampling` > `stack` (what a generator and its co
 
 from pathlib import Path
 
-from radpref import before_torch
+from radpref import torchvision_compat
 
-before_torch.prepare()
+torchvision_compat.install()
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 """What is shipped: a folder for each generator, and `measure` with the measuring networks and the proxy."""
