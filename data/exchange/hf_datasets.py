@@ -42,7 +42,6 @@ SET_COLUMNS = {
     "scores": "counted scores of submitted sets: rater, slot, criterion, value 0-5",
     "simulated": "true: programs scored, not people",
 }
-RATER_KINDS = ("human", "simulated")
 _SCORES = """
 SELECT v.set_id, v.username AS rater, v.slot, v.criterion, v.value FROM current_scores v
 JOIN counted_presentations p USING (presentation_id)

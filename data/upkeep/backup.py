@@ -1,11 +1,10 @@
-"""Back up, restore and export a study.
+"""Back up and restore a study.
 
 A backup is a folder: MANIFEST.json (name -> SHA-256, written last) and ``objects/ab/<sha256>``, the files by content.
 study.db is copied by SQLite's online backup, so the reading room may go on; so may a training, whose drafts are left
 out with what it has renamed or removed by the time its turn comes. A later backup into the same folder adds
 only what is new, and until it is complete the earlier one stays whole. Logins and open invitations are left out: a link
-used after the backup would otherwise work again. The export is one CSV per table of the database, for whoever wants
-them all; `--format tables` writes what statistics programs want.
+used after the backup would otherwise work again.
 """
 
 from __future__ import annotations
